@@ -1,0 +1,32 @@
+"""Text and cameras in, consistent views of one object out.
+
+Names are imported when first used: `import spad` loads neither torch nor diffusers.
+"""
+
+from importlib import import_module
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "Cameras": "spad.cameras",
+    "load_cameras": "spad.camera_formats",
+    "MultiViewUNet": "spad.model",
+    "PatchAutoencoderKL": "spad.autoencoder",
+    "SPADPipeline": "spad.pipeline",
+    "load_model": "spad.models",
+    "epipolar_mask": "spad.epipolar",
+    "plucker": "spad.epipolar",
+    "rays": "spad.epipolar",
+}
+
+__all__ = ["__version__", *_HOMES]
+
+
+def __getattr__(name: str):
+    if name not in _HOMES:
+        raise AttributeError(f"module 'spad' has no attribute {name!r}")
+    return getattr(import_module(_HOMES[name]), name)
+
+
+def __dir__():
+    return sorted([*globals(), *_HOMES])

@@ -1,0 +1,220 @@
+"""The `spad` command: parsing and printing only. Whatever is heavy is imported when a command runs."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shlex
+import sys
+import time
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Annotated
+
+import tyro
+from tyro.conf import Positional, subcommand
+
+from spad.config import AutoencoderTraining, DenoiserTraining, Generation, RenderConfig
+
+BAD_INPUT, MACHINE_FAILURE, STOPPED = 2, 1, 130
+
+# Modules of optional features, and the extra that installs them.
+_EXTRAS = {"trimesh": "data", "embreex": "data", "rtree": "data"}
+
+
+@dataclass(frozen=True)
+class Train:
+    """Train a model on what `spad render` wrote. Ctrl-C saves; the same command resumes."""
+
+    job: (
+        Annotated[AutoencoderTraining, subcommand("autoencoder")]
+        | Annotated[DenoiserTraining, subcommand("denoiser")]
+    )
+
+
+@dataclass(frozen=True)
+class Models:
+    """List the embedded models, or say all that is known of one."""
+
+    model: Positional[str | None] = None
+    """Name of an embedded model or a folder."""
+    captions: bool = False
+    """List the captions it was trained on."""
+
+
+Command = (
+    Annotated[Generation, subcommand("generate")]
+    | Annotated[RenderConfig, subcommand("render")]
+    | Annotated[Train, subcommand("train")]
+    | Annotated[Models, subcommand("models")]
+)
+
+
+class Stop(Exception):
+    """A command ends early: what to tell the user, and the exit code."""
+
+    def __init__(self, message: str, code: int):
+        super().__init__(message)
+        self.code = code
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code: 0, 1 (machine), 2 (input) or 130 (Ctrl-C).
+
+    Raises: SystemExit: from the parser, after help or a command line it cannot read.
+    """
+    argv = list(sys.argv[1:] if argv is None else argv)
+    command = tyro.cli(
+        Command,
+        args=argv,
+        prog="spad",
+        description="Text and cameras in, consistent views of one object out.",
+        config=(tyro.conf.OmitArgPrefixes, tyro.conf.OmitSubcommandPrefixes),
+    )
+    run: dict[type, Callable] = {
+        Generation: _generate,
+        RenderConfig: _render,
+        Train: _train,
+        Models: _models,
+    }
+    with _log_to_stderr():
+        try:
+            run[type(command)](command, ["spad", *argv])
+        except Stop as stop:
+            return _fail(str(stop), stop.code, "")
+        except KeyboardInterrupt:
+            return _fail("stopped by Ctrl-C; nothing was left half-written", STOPPED, "")
+        except ValueError as error:
+            return _fail(str(error), BAD_INPUT)
+        except ModuleNotFoundError as error:
+            extra = _EXTRAS.get((error.name or "").split(".")[0])
+            if extra is None:
+                raise
+            message = f"this command needs {error.name}; install it with: pip install 'spad[{extra}]'"
+            return _fail(message, MACHINE_FAILURE)
+        except (OSError, FloatingPointError) as error:
+            return _fail(str(error) or type(error).__name__, MACHINE_FAILURE)
+        except (MemoryError, RuntimeError) as error:
+            if not _is_out_of_memory(error):
+                raise
+            advice = "out of memory; try fewer --views, a smaller --size or another --device"
+            return _fail(advice, MACHINE_FAILURE)
+    return 0
+
+
+def _generate(settings: Generation, argv: list[str]) -> None:
+    started = time.monotonic()
+    from spad.generate import draw, plan_generation
+
+    plan = plan_generation(settings)
+    folder = draw(plan, argv)
+    for name in ("grid.png", "turntable.webp", "transforms.json", "run.json"):
+        if (folder / name).exists():
+            print(folder / name)
+    pictures = "images" if len(plan.prompts) == 1 else "*"
+    print(f"{folder / pictures}{os.sep}")
+    print(f"{time.monotonic() - started:.1f} s")
+
+
+def _render(settings: RenderConfig, argv: list[str]) -> None:
+    from spad.data.render_job import render_all
+
+    try:
+        print(render_all(settings))
+    except KeyboardInterrupt:
+        message = f"stopped by Ctrl-C; go on with the same command: {shlex.join(argv)}"
+        raise Stop(message, STOPPED) from None
+
+
+def _train(command: Train, argv: list[str]) -> None:
+    if isinstance(command.job, AutoencoderTraining):
+        from spad.train_autoencoder import train_autoencoder as train
+    else:
+        from spad.train import train_denoiser as train
+    from spad.training_run import Interrupted
+
+    try:
+        print(train(command.job))
+    except Interrupted as stop:
+        message = f"{stop}; resume with the same command: {shlex.join(argv)}"
+        raise Stop(message, STOPPED) from None
+
+
+def _models(command: Models, _argv: list[str]) -> None:
+    from spad.models import find_model, list_models
+
+    if command.model is None:
+        models = list_models()
+        if command.captions:
+            raise ValueError("expected the name of a model with --captions; see: spad models")
+        rows = [("name", "MB", "pixels", "knows")]
+        rows += [
+            (m.name, f"{m.size_mb:.1f}", f"{m.image_size}x{m.image_size}", m.description)
+            for m in models
+        ]
+        widths = [max(len(row[column]) for row in rows) for column in range(3)]
+        for row in rows:
+            cells = [cell.ljust(width) for cell, width in zip(row, widths, strict=False)]
+            print("  ".join([*cells, row[3]]))
+        return
+    model = find_model(command.model)
+    captions = model.captions()
+    if command.captions:
+        print("\n".join(captions))
+        return
+    print(f"{model.name}: {model.description}")
+    print(f"pictures   {model.image_size}x{model.image_size}, sides in steps of {model.size_multiple}")
+    print(f"size       {model.size_mb:.1f} MB in {model.path}")
+    print(f"captions   {len(captions)}; list them with --captions")
+    for title, text in (("licence", model.licence), ("author", model.author)):
+        if text:
+            print(f"{title:10} {text}")
+
+
+def _fail(message: str, code: int, kind: str = "error: ") -> int:
+    one_line = " ".join(message.split())
+    print(f"spad: {kind}{one_line}", file=sys.stderr)
+    return code
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    # torch raises a RuntimeError subclass on accelerators and a plain RuntimeError on the CPU.
+    return (
+        isinstance(error, MemoryError)
+        or type(error).__name__ == "OutOfMemoryError"
+        or "can't allocate memory" in str(error)
+    )
+
+
+class _LineHandler(logging.Handler):
+    """Records as lines of this command on stderr."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        kind = "" if record.levelno == logging.INFO else f"{record.levelname.lower()}: "
+        print(f"spad: {kind}{record.getMessage()}", file=sys.stderr)
+
+
+@contextmanager
+def _log_to_stderr() -> Iterator[None]:
+    """Show this package's log, and keep other libraries' notes for developers to themselves."""
+    for name, value in (
+        ("HF_HUB_OFFLINE", "1"),
+        ("HF_HUB_DISABLE_PROGRESS_BARS", "1"),
+        ("TRANSFORMERS_VERBOSITY", "error"),
+        ("DIFFUSERS_VERBOSITY", "error"),
+    ):
+        os.environ.setdefault(name, value)
+    log, handler = logging.getLogger("spad"), _LineHandler()
+    level = log.level
+    log.addHandler(handler)
+    log.setLevel(logging.INFO)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)
+            warnings.simplefilter("ignore", DeprecationWarning)
+            yield
+    finally:
+        log.removeHandler(handler)
+        log.setLevel(level)

@@ -1,0 +1,67 @@
+"""From cameras to what a MultiViewUNet takes: camera vectors, Plücker maps, epipolar masks."""
+
+import torch
+from torch import Tensor
+
+from spad.attention import ViewConditioning
+from spad.cameras import Cameras
+from spad.epipolar import NARROWEST_BAND, epipolar_mask, plucker_map, scale_intrinsics
+from spad.model import MultiViewUNet
+
+
+def camera_vectors(cameras: Cameras, num_views: int, relative: bool, with_intrinsics: bool) -> Tensor:
+    """Numbers that the camera embedding reads: (b, num_views, 4), or 8 with intrinsics.
+
+    The four are polar angle from +z in radians, sin and cos of the azimuth, and radius, of the
+    camera's centre; `relative` first subtracts those of view 0. Intrinsics are those of
+    `Cameras.intrinsics_ndc`.
+
+    Source: SPAD, section 3.3, and the release's two-view (relative) and four-view (absolute)
+    configurations.
+    """
+    spherical = [torch.deg2rad(90 - cameras.elevation_deg), torch.deg2rad(cameras.azimuth_deg)]
+    polar, azimuth, radius = (
+        x.unflatten(0, (-1, num_views)) for x in (*spherical, cameras.radius)
+    )
+    if relative:
+        polar, azimuth, radius = (x - x[:, :1] for x in (polar, azimuth, radius))
+    vectors = torch.stack([polar, azimuth.sin(), azimuth.cos(), radius], dim=-1)
+    if not with_intrinsics:
+        return vectors
+    return torch.cat([vectors, cameras.intrinsics_ndc.unflatten(0, (-1, num_views))], dim=-1)
+
+
+def condition_on_cameras(
+    unet: MultiViewUNet, cameras: Cameras, height: int, width: int, num_views: int | None = None
+) -> ViewConditioning:
+    """Camera vectors, Plücker maps and masks of `cameras`, prepared for `unet`.
+
+    Args:
+        height, width: size of the latents.
+        num_views: views per object when `cameras` holds those of several objects in a row.
+    """
+    num_views = num_views or len(cameras)
+    config = unet.config
+
+    def per_object(x: Tensor) -> Tensor:
+        return x.unflatten(0, (-1, num_views))
+
+    poses = per_object(cameras.world_from_cam)
+    pixels = per_object(cameras.intrinsics)
+
+    def on_grid(grid: tuple[int, int]) -> Tensor:
+        return scale_intrinsics(pixels, (cameras.height, cameras.width), grid)
+
+    camera = plucker = None
+    if config.use_camera_embedding:
+        is_relative = config.camera_vector == "relative"
+        camera = camera_vectors(cameras, num_views, is_relative, config.camera_intrinsics)
+    if config.use_plucker:
+        plucker = plucker_map(poses, on_grid((height, width)), height, width)
+    masks = {}
+    if config.epipolar == "exact" and num_views > 1:
+        for grid in unet.attention_grids(height, width):
+            # The same band of the picture at every resolution, as far as the cells allow.
+            band = max(config.band_width * grid[0] / height, NARROWEST_BAND)
+            masks[grid[0] * grid[1]] = epipolar_mask(poses, on_grid(grid), *grid, band)
+    return unet.prepare_views(num_views, camera, plucker, masks)

@@ -1,0 +1,205 @@
+"""Rays, Plücker coordinates and epipolar masks. Needs nothing but torch.
+
+Functions take tensors with any leading batch dimensions, so that a training batch of many
+objects is one call; `mask_of` and `plucker_of` take `Cameras`.
+"""
+
+import math
+
+import torch
+from torch import Tensor
+
+from spad.cameras import Cameras
+
+# A point within half a pixel diagonal of a pixel's centre may lie in that pixel. A narrower band
+# could miss the pixel that holds the projection of a point on the ray.
+NARROWEST_BAND = math.sqrt(2)
+
+
+def pixel_grid(height: int, width: int, like: Tensor) -> Tensor:
+    """Pixel centres (x, y, 1), row-major: (height * width, 3); the first is (0.5, 0.5, 1)."""
+    ys = torch.arange(height, device=like.device, dtype=like.dtype) + 0.5
+    xs = torch.arange(width, device=like.device, dtype=like.dtype) + 0.5
+    y, x = torch.meshgrid(ys, xs, indexing="ij")
+    return torch.stack([x, y, torch.ones_like(x)], dim=-1).reshape(-1, 3)
+
+
+def scale_intrinsics(intrinsics: Tensor, image_size: tuple[int, int], grid: tuple[int, int]) -> Tensor:
+    """Intrinsics (..., 3, 3) of an image (h, w) in units of the cells of a grid (h, w) over it."""
+    rows = [grid[1] / image_size[1], grid[0] / image_size[0], 1.0]
+    return intrinsics * intrinsics.new_tensor(rows)[:, None]
+
+
+def rays(world_from_cam: Tensor, intrinsics: Tensor, height: int, width: int) -> tuple[Tensor, Tensor]:
+    """Rays through pixel centres, world frame.
+
+    Args:
+        world_from_cam: (..., 4, 4), OpenCV camera axes.
+        intrinsics: (..., 3, 3) in pixels of a height x width picture.
+
+    Returns: origins and unit directions, both (..., height, width, 3).
+    """
+    origins, directions = _depth_rays(world_from_cam, intrinsics, height, width)
+    directions = directions / directions.norm(dim=-1, keepdim=True)
+    shape = (*directions.shape[:-2], height, width, 3)
+    return origins[..., None, :].expand_as(directions).reshape(shape), directions.reshape(shape)
+
+
+def plucker(origins: Tensor, directions: Tensor) -> Tensor:
+    """Plücker coordinates (d, o × d) of rays, world frame, in the last dimension.
+
+    Source: SPAD, section 3.3. The moment does not depend on the point chosen on the ray.
+    """
+    moments = torch.linalg.cross(origins.expand_as(directions), directions, dim=-1)
+    return torch.cat([directions, moments], dim=-1)
+
+
+def plucker_map(world_from_cam: Tensor, intrinsics: Tensor, height: int, width: int) -> Tensor:
+    """Plücker coordinates of all pixels as channels: (..., 6, height, width)."""
+    return plucker(*rays(world_from_cam, intrinsics, height, width)).movedim(-1, -3)
+
+
+def epipolar_mask(
+    world_from_cam: Tensor,
+    intrinsics: Tensor,
+    height: int,
+    width: int,
+    band_width: float = 3.0,
+    near: float = 0.0,
+    far: float = math.inf,
+) -> Tensor:
+    """Which tokens of all views each token may attend to: the `exact` epipolar mask.
+
+    A token sees its whole own view, and in every other view the cells whose centre lies within
+    `band_width / 2` cells of the projection of its ray in front of both cameras.
+
+    Args:
+        world_from_cam: (..., v, 4, 4), OpenCV camera axes; any poses, also coinciding centres
+            (the band is then a disc around the one point the ray projects to).
+        intrinsics: (..., v, 3, 3) in units of the cells of a height x width grid.
+        band_width: in cells, at least sqrt(2), so that no point on the ray can be missed.
+        near, far: depths along the query camera's axis that the ray is cut to, world units.
+
+    Returns: bool (..., v * height * width, v * height * width); rows are queries, columns keys,
+        view-major, then row-major within a view.
+
+    Source: SPAD, section 3.2. Differs from the release, which draws quantised full lines between
+    image borders at one resolution and resizes the flattened matrix.
+    """
+    if not 0 <= near < far:
+        raise ValueError(f"expected 0 <= near < far, got near={near}, far={far}")
+    if not band_width >= NARROWEST_BAND - 1e-6:
+        raise ValueError(f"expected a band of at least sqrt(2) cells, got {band_width}")
+    num_views, num_cells = world_from_cam.shape[-3], height * width
+    perpendicular, before, after = _segments(world_from_cam, intrinsics, height, width, near, far)
+    cells = pixel_grid(height, width, perpendicular).T
+    # One query view at a time bounds the memory; pixels and target views stay vectorised.
+    rows = []
+    for view in range(num_views):
+        across = perpendicular[..., view, :, :, :] @ cells
+        along = torch.maximum(before[..., view, :, :, :] @ cells, after[..., view, :, :, :] @ cells)
+        inside = across.square_().add_(along.clamp_(min=0).square_()) <= (band_width / 2) ** 2
+        inside[..., view, :, :] = True
+        rows.append(inside.transpose(-3, -2).flatten(-2))
+    return torch.stack(rows, dim=-3).reshape(
+        *world_from_cam.shape[:-3], num_views * num_cells, num_views * num_cells
+    )
+
+
+def mask_of(
+    cameras: Cameras,
+    height: int,
+    width: int,
+    band_width: float = 3.0,
+    near: float = 0.0,
+    far: float = math.inf,
+) -> Tensor:
+    """`epipolar_mask` of `cameras` on a height x width grid over their pictures."""
+    intrinsics = scale_intrinsics(
+        cameras.intrinsics, (cameras.height, cameras.width), (height, width)
+    )
+    return epipolar_mask(cameras.world_from_cam, intrinsics, height, width, band_width, near, far)
+
+
+def plucker_of(cameras: Cameras, height: int, width: int) -> Tensor:
+    """`plucker_map` of `cameras` on a height x width grid over their pictures: (v, 6, h, w)."""
+    intrinsics = scale_intrinsics(
+        cameras.intrinsics, (cameras.height, cameras.width), (height, width)
+    )
+    return plucker_map(cameras.world_from_cam, intrinsics, height, width)
+
+
+def _depth_rays(world_from_cam, intrinsics, height, width) -> tuple[Tensor, Tensor]:
+    """Camera centres (..., 3) and directions (..., h * w, 3) of length one along the camera axis."""
+    pixels = pixel_grid(height, width, intrinsics)
+    in_camera = pixels @ torch.linalg.inv(intrinsics).transpose(-1, -2)
+    return world_from_cam[..., :3, 3], in_camera @ world_from_cam[..., :3, :3].transpose(-1, -2)
+
+
+def _segments(world_from_cam, intrinsics, height, width, near, far) -> tuple[Tensor, Tensor, Tensor]:
+    """Every pixel's ray as a segment in every other view, as three affine functions of (x, y, 1).
+
+    Returns: three tensors (..., v_query, v_key, h * w, 3): signed distance across the line, and
+        how far a point lies before the segment's start and behind its end (negative inside).
+    """
+    # The ends of a segment come from differences of nearly equal numbers: double, which MPS lacks.
+    device = "cpu" if world_from_cam.device.type == "mps" else world_from_cam.device
+    poses = world_from_cam.to(device, torch.float64)
+    intrinsics = intrinsics.to(device, torch.float64)
+    centers, directions = _depth_rays(poses, intrinsics, height, width)
+    rotations = poses[..., :3, :3].transpose(-1, -2)
+    project = intrinsics @ rotations
+    # Homogeneous image of centre + depth * direction: at_zero + depth * per_depth.
+    offsets = centers[..., :, None, :] - centers[..., None, :, :]
+    at_zero = torch.einsum("...jkl,...ijl->...ijk", project, offsets)[..., None, :]
+    per_depth = torch.einsum("...jkl,...inl->...ijnk", project, directions)
+    at_zero = at_zero.expand_as(per_depth)
+    start, end, empty = _clip_to_front(at_zero, per_depth, near, far)
+
+    # Direction of travel on the image plane; a weight (third entry) of zero is a point at infinity.
+    travel = end[..., :2] * start[..., 2:] - start[..., :2] * end[..., 2:]
+    length = travel.norm(dim=-1, keepdim=True)
+    is_point = length < 1e-12
+    unit = torch.where(is_point, travel.new_tensor([1.0, 0.0]), travel / length.clamp(min=1e-300))
+    normal = torch.stack([-unit[..., 1], unit[..., 0]], dim=-1)
+
+    def anchored(vector: Tensor, point: Tensor) -> Tensor:
+        """(x, y, 1) -> vector · (position - point)."""
+        weight = point[..., 2:]
+        position = point[..., :2] / torch.where(weight == 0, torch.ones_like(weight), weight)
+        return torch.cat([vector, -(vector * position).sum(-1, keepdim=True)], dim=-1)
+
+    # A line is anchored at its end that is not at infinity; nothing lies behind infinity.
+    never = travel.new_tensor([0.0, 0.0, -1.0])
+    start_at_infinity, end_at_infinity = start[..., 2:] <= 0, end[..., 2:] <= 0
+    anchor = torch.where(start_at_infinity, end, start)
+    across = anchored(normal, anchor)
+    before = torch.where(start_at_infinity, never, anchored(-unit, start))
+    after = torch.where(end_at_infinity, never, anchored(unit, end))
+    nowhere = travel.new_tensor([0.0, 0.0, 1e6])
+    result = [torch.where(empty[..., None], nowhere, x) for x in (across, before, after)]
+    return tuple(x.to(world_from_cam) for x in result)
+
+
+def _clip_to_front(at_zero, per_depth, near, far) -> tuple[Tensor, Tensor, Tensor]:
+    """Ends of the part of a ray before the key camera, homogeneous, scaled to unit length.
+
+    Also says where no part of it is, (...,) bool. An end on the camera's plane is at infinity.
+    """
+    # Rounding leaves a weight of about 1e-17 where the camera plane is met; call that the plane.
+    scale = (at_zero.norm(dim=-1) + per_depth.norm(dim=-1))[..., None]
+
+    def cleaned(point: Tensor) -> Tensor:
+        return torch.where(point.abs() < 1e-9 * scale, 0.0, point)
+
+    at_near = cleaned(at_zero + near * per_depth)
+    at_far = cleaned(per_depth if math.isinf(far) else at_zero + far * per_depth)
+    # A camera's own centre has no image; the ray then starts where all of it projects.
+    at_near = torch.where((at_near == 0).all(-1, keepdim=True), at_far, at_near)
+    near_weight, far_weight = at_near[..., 2:], at_far[..., 2:]
+    crossing = at_near * far_weight.abs() + at_far * near_weight.abs()
+    crossing = torch.cat([crossing[..., :2], torch.zeros_like(far_weight)], dim=-1)
+    start = torch.where(near_weight <= 0, crossing, at_near)
+    end = torch.where(far_weight < 0, crossing, at_far)
+    start, end = (x / x.norm(dim=-1, keepdim=True).clamp(min=1e-300) for x in (start, end))
+    return start, end, ((near_weight <= 0) & (far_weight <= 0))[..., 0]

@@ -1,0 +1,368 @@
+"""Models that ship with the package, and any pipeline folder: what they are, and loading them.
+
+A model is a diffusers pipeline folder with three more files: `spad.json` (what it is and its
+defaults), `captions.txt` (what it was trained on, one caption per line) and `sha256.txt` (in the
+format of `sha256sum`). All but the pipeline itself may be missing. Only `load_model` needs torch.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import torch
+
+    from spad.pipeline import SPADPipeline
+
+EMBEDDED = Path(__file__).parent / "weights"
+MANIFEST, CAPTIONS, HASHES = "spad.json", "captions.txt", "sha256.txt"
+
+# The classes a pipeline folder may name. Anything else it asks for is refused, never imported.
+_CLASSES = {
+    "unet": {"MultiViewUNet": "spad.model"},
+    "vae": {"PatchAutoencoderKL": "spad.autoencoder", "AutoencoderKL": "diffusers"},
+    "text_encoder": {"CLIPTextModel": "transformers"},
+    "tokenizer": {
+        "PreTrainedTokenizerFast": "transformers",
+        "TokenizersBackend": "transformers",
+        "CLIPTokenizer": "transformers",
+        "CLIPTokenizerFast": "transformers",
+    },
+    "scheduler": {
+        "DDIMScheduler": "diffusers",
+        "DPMSolverMultistepScheduler": "diffusers",
+        "UniPCMultistepScheduler": "diffusers",
+        "EulerDiscreteScheduler": "diffusers",
+        "DDPMScheduler": "diffusers",
+        "PNDMScheduler": "diffusers",
+    },
+}
+_WITH_WEIGHTS = ("unet", "vae", "text_encoder")
+
+
+@dataclass(frozen=True)
+class GenerationDefaults:
+    """What a model draws with unless told otherwise; angles in degrees."""
+
+    elevation_deg: float = 20.0
+    radius: float = 3.5
+    fov_deg: float = 40.2657513
+    cfg_scale: float = 5.0
+    blob_sigma: float = 0.5
+    steps: int = 25
+    scheduler: str = "ddim"
+
+
+@dataclass(frozen=True)
+class ModelInfo:
+    """What is known of a model without loading it.
+
+    `image_size` is the side in pixels of the pictures it was trained on; sides must be multiples
+    of `size_multiple`. `size_mb` counts all files, in 10^6 bytes.
+    """
+
+    name: str
+    path: Path
+    description: str
+    licence: str
+    author: str
+    image_size: int
+    size_multiple: int
+    size_mb: float
+    defaults: GenerationDefaults = field(default_factory=GenerationDefaults)
+
+    def captions(self) -> list[str]:
+        """Captions it was trained on; empty if it does not say."""
+        path = self.path / CAPTIONS
+        if not path.is_file():
+            return []
+        return [line for line in _read_text(path).splitlines() if line.strip()]
+
+
+def list_models() -> list[ModelInfo]:
+    """The embedded models, by name."""
+    return [read_info(path.parent) for path in sorted(EMBEDDED.glob("*/model_index.json"))]
+
+
+def find_model(name_or_folder: str | os.PathLike) -> ModelInfo:
+    """An embedded model by its name, or the model in a folder.
+
+    Raises: ValueError: there is no such model, or its folder is incomplete.
+    """
+    embedded = sorted(path.parent.name for path in EMBEDDED.glob("*/model_index.json"))
+    if name_or_folder in embedded:
+        return read_info(EMBEDDED / name_or_folder)
+    folder = Path(name_or_folder)
+    if not folder.is_dir():
+        names = ", ".join(embedded) or "(none here)"
+        raise ValueError(
+            f"expected a model among {names} or the folder of one, got {str(name_or_folder)!r}"
+        )
+    return read_info(folder)
+
+
+def read_info(folder: Path) -> ModelInfo:
+    """Describe the model in `folder` from its JSON files.
+
+    Raises: ValueError: a file is missing or malformed, or the folder names a class it may not.
+    """
+    folder = Path(folder)
+    _class_names(folder)
+    unet, vae = (_read_json(folder / part / "config.json") for part in ("unet", "vae"))
+    manifest = _read_json(folder / MANIFEST) if (folder / MANIFEST).exists() else {}
+    try:
+        multiple = vae.get("patch_size", 1) * 2 ** (len(vae["block_out_channels"]) - 1)
+        return ModelInfo(
+            name=str(manifest.get("name", folder.resolve().name)),
+            path=folder,
+            description=str(manifest.get("description", "")),
+            licence=str(manifest.get("licence", "")),
+            author=str(manifest.get("author", "")),
+            image_size=int(unet["sample_size"]) * multiple,
+            size_multiple=multiple,
+            size_mb=sum(p.stat().st_size for p in folder.rglob("*") if p.is_file()) / 1e6,
+            defaults=GenerationDefaults(**manifest.get("defaults", {})),
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{folder}: its configuration is malformed ({error})") from error
+
+
+def check_files(model: ModelInfo) -> None:
+    """Compare all files with `sha256.txt`, or without one look at the weights' headers.
+
+    Raises: ValueError: a file is missing, cut short or changed.
+    """
+    path = model.path / HASHES
+    if path.is_file():
+        for line in _read_text(path).splitlines():
+            digest, _, name = line.partition("  ")
+            file = model.path / name
+            if not name or not file.is_file():
+                raise _damaged(model.path, f"{name or line!r} is missing")
+            if _sha256(file) != digest:
+                raise _damaged(model.path, f"{name} is not what {HASHES} says")
+        return
+    for part in _WITH_WEIGHTS:
+        files = sorted((model.path / part).glob("*.safetensors"))
+        if not files:
+            raise _damaged(model.path, f"{part} has no .safetensors file")
+        for file in files:
+            _check_safetensors(model.path, file)
+
+
+def weights_hash(model: ModelInfo) -> str:
+    """One hash of all weights of a model, to name it in records."""
+    digest = hashlib.sha256()
+    for file in sorted(model.path.rglob("*.safetensors")):
+        digest.update(f"{file.relative_to(model.path).as_posix()} {_sha256(file)}\n".encode())
+    return digest.hexdigest()
+
+
+def check_prompt_length(model: ModelInfo, prompt: str) -> None:
+    """Raises: ValueError: the prompt is longer than the model reads."""
+    path = model.path / "tokenizer" / "tokenizer.json"
+    if not path.is_file():
+        return
+    from tokenizers import Tokenizer
+
+    try:
+        tokenizer = Tokenizer.from_file(str(path))
+    # The library raises bare Exception for a malformed file.
+    except Exception as error:
+        raise _damaged(model.path, f"tokenizer/{path.name}: {error}") from error
+    tokenizer.no_truncation()
+    most = _read_json(path.with_name("tokenizer_config.json")).get("model_max_length")
+    ends = tokenizer.num_special_tokens_to_add(is_pair=False)
+    tokenizer.no_padding()
+    length = len(tokenizer.encode(prompt, add_special_tokens=False).ids)
+    if isinstance(most, int) and length > most - ends:
+        raise ValueError(
+            f"expected a prompt of at most {most - ends} words or word parts, which is what "
+            f"{model.name} reads, got {length}: {prompt[:40]!r}…; shorten it"
+        )
+
+
+def load_model(
+    name_or_folder: str | os.PathLike,
+    device: str | torch.device | None = None,
+    dtype: torch.dtype | None = None,
+) -> SPADPipeline:
+    """Load a model from its safetensors, never from the network.
+
+    Args:
+        name_or_folder: name of an embedded model, or a pipeline folder.
+        device: the best there is if None: CUDA, then MPS, then CPU.
+        dtype: of weights and computation, float32 if None, whatever the files hold.
+
+    Raises: ValueError: no such model; files missing, cut short or changed; unknown device.
+    """
+    model = find_model(name_or_folder)
+    check_files(model)
+    for variable in ("HF_HUB_OFFLINE", "DIFFUSERS_OFFLINE", "TRANSFORMERS_OFFLINE"):
+        os.environ.setdefault(variable, "1")
+    import torch
+
+    from spad.pipeline import SPADPipeline
+
+    device = choose_device(device)
+    parts = {
+        part: _load_part(model.path, part, name, dtype or torch.float32)
+        for part, name in _class_names(model.path).items()
+    }
+    return SPADPipeline(**parts).to(device)
+
+
+def choose_device(device: str | torch.device | None) -> torch.device:
+    """`device` if it works here; the best there is if None.
+
+    Raises: ValueError: it does not.
+    """
+    import torch
+
+    if device is None:
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    try:
+        chosen = torch.device(device)
+        torch.zeros(1, device=chosen)
+    # Builds without an accelerator raise AssertionError or NotImplementedError.
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise ValueError(f"expected a device that works here, got {str(device)!r}; try cpu") from error
+    if chosen.type == "meta":
+        raise ValueError("expected a device that holds numbers, got 'meta'; try cpu")
+    return chosen
+
+
+def save_model_manifest(
+    folder: Path,
+    name: str,
+    description: str,
+    captions: Iterable[str],
+    defaults: GenerationDefaults | Mapping[str, Any] | None = None,
+    licence: str = "",
+    author: str = "",
+) -> None:
+    """Complete the pipeline folder `folder`: write `spad.json`, `captions.txt`, `sha256.txt`.
+
+    Call it last: the hashes are those of all other files at this moment.
+    """
+    folder = Path(folder)
+    if not isinstance(defaults, GenerationDefaults):
+        defaults = GenerationDefaults(**(defaults or {}))
+    manifest = {
+        "name": name,
+        "description": description,
+        "licence": licence,
+        "author": author,
+        "defaults": dataclasses.asdict(defaults),
+    }
+    _write_text(folder / MANIFEST, json.dumps(manifest, indent=2) + "\n")
+    _write_text(folder / CAPTIONS, "".join(f"{caption}\n" for caption in sorted(set(captions))))
+    (folder / HASHES).unlink(missing_ok=True)
+    files = sorted(p for p in folder.rglob("*") if p.is_file() and not p.name.startswith("."))
+    lines = [f"{_sha256(p)}  {p.relative_to(folder).as_posix()}\n" for p in files]
+    _write_text(folder / HASHES, "".join(lines))
+
+
+def _load_part(folder: Path, part: str, class_name: str, dtype: torch.dtype) -> Any:
+    """One component. `DiffusionPipeline.from_pretrained` cannot load classes of other packages."""
+    from safetensors import SafetensorError
+
+    part_class = getattr(import_module(_CLASSES[part][class_name]), class_name)
+    options: dict[str, Any] = {"local_files_only": True}
+    if part in _WITH_WEIGHTS:
+        options |= {"dtype": dtype, "use_safetensors": True, "output_loading_info": True}
+    try:
+        loaded = part_class.from_pretrained(folder / part, **options)
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise _damaged(folder, f"{part} cannot be loaded: {reason}") from error
+    if part not in _WITH_WEIGHTS:
+        return loaded
+    module, report = loaded
+    wrong = [*report["missing_keys"], *report["unexpected_keys"], *report["mismatched_keys"]]
+    if wrong:
+        raise _damaged(folder, f"{part} has other weights than its config.json, such as {wrong[0]}")
+    return module.eval()
+
+
+def _class_names(folder: Path) -> dict[str, str]:
+    """The class of every component, as `model_index.json` names it."""
+    index = _read_json(folder / "model_index.json")
+    names = {}
+    for part, allowed in _CLASSES.items():
+        entry = index.get(part)
+        name = entry[1] if isinstance(entry, list) and len(entry) == 2 else None
+        if name not in allowed:
+            raise ValueError(
+                f"{folder / 'model_index.json'}: expected {part} to be {' or '.join(allowed)}, "
+                f"got {name}"
+            )
+        names[part] = name
+    return names
+
+
+def _check_safetensors(folder: Path, file: Path) -> None:
+    """Read the header: its length, its JSON, and whether the file holds all it announces."""
+    size = file.stat().st_size
+    with file.open("rb") as stream:
+        header_size = int.from_bytes(stream.read(8), "little")
+        try:
+            if not 2 <= header_size <= size - 8:
+                raise ValueError
+            header = json.loads(stream.read(header_size))
+            ends = [v["data_offsets"][1] for k, v in header.items() if k != "__metadata__"]
+            if max(ends, default=0) != size - 8 - header_size:
+                raise ValueError
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise _damaged(folder, f"{file.relative_to(folder)} is cut short or corrupt") from error
+
+
+def _damaged(folder: Path, what: str) -> ValueError:
+    return ValueError(f"{folder}: expected a whole model, but {what}; install or copy it again")
+
+
+def _sha256(file: Path) -> str:
+    with file.open("rb") as stream:
+        digest = hashlib.sha256()
+        while chunk := stream.read(1 << 20):
+            digest.update(chunk)
+        return digest.hexdigest()
+
+
+def _read_text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except FileNotFoundError as error:
+        raise ValueError(f"expected a file {path}; is this the folder of a model?") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path}: expected readable text ({error})") from error
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    text = _read_text(path)
+    try:
+        data = json.loads(text)
+    except ValueError as error:
+        raise ValueError(f"{path}: expected JSON ({error})") from error
+    if not isinstance(data, dict):
+        raise ValueError(f"{path}: expected a JSON object, got {type(data).__name__}")
+    return data
+
+
+def _write_text(path: Path, text: str) -> None:
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        temporary.write_text(text, encoding="utf-8")
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)

@@ -1,0 +1,218 @@
+"""SPADPipeline: a prompt and cameras in, one consistent picture per camera out."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from diffusers import (
+    DDIMScheduler,
+    DiffusionPipeline,
+    DPMSolverMultistepScheduler,
+    EulerDiscreteScheduler,
+    UniPCMultistepScheduler,
+)
+from diffusers.loaders import StableDiffusionLoraLoaderMixin
+from diffusers.utils import BaseOutput
+from PIL import Image
+from torch import Tensor
+
+from spad.cameras import Cameras
+from spad.conditioning import condition_on_cameras
+from spad.model import MultiViewUNet
+from spad.text import tokenize
+
+SCHEDULERS = {
+    "ddim": DDIMScheduler,
+    "dpm++": DPMSolverMultistepScheduler,
+    "unipc": UniPCMultistepScheduler,
+    "euler": EulerDiscreteScheduler,
+}
+
+
+@dataclass
+class SPADOutput(BaseOutput):
+    """`images[i][j]` shows prompt i from camera j; `latents` is (b, v, c, h, w), scaled."""
+
+    images: list[list[Image.Image]]
+    latents: Tensor
+
+
+def gaussian_blob(height: int, width: int, sigma: float) -> Tensor:
+    """A dark Gaussian blob on white, (3, height, width) in [-1, 1]; the corners are white.
+
+    Sampling starts from it, noised, which keeps backgrounds white. `sigma` is in units of half
+    the picture. Source: the release's `blob_sigma`; the paper does not mention it.
+    """
+    y = torch.linspace(-1, 1, height)[:, None]
+    x = torch.linspace(-1, 1, width)[None, :]
+    density = torch.exp(-(x**2 + y**2) / (2 * sigma**2))
+    return (1 - 2 * (density - density.min())).expand(3, height, width)
+
+
+def picture_tensor(image: Image.Image, height: int, width: int) -> Tensor:
+    """A picture on white, padded to the shape asked for and resized: (3, height, width), [-1, 1]."""
+    rgba = image.convert("RGBA")
+    scale = min(width / rgba.width, height / rgba.height)
+    size = (max(1, round(rgba.width * scale)), max(1, round(rgba.height * scale)))
+    canvas = Image.new("RGBA", (width, height), "white")
+    corner = ((width - size[0]) // 2, (height - size[1]) // 2)
+    canvas.alpha_composite(rgba.resize(size, Image.Resampling.LANCZOS), corner)
+    pixels = torch.from_numpy(np.array(canvas.convert("RGB"), dtype=np.float32))
+    return pixels.movedim(-1, 0) / 127.5 - 1
+
+
+class SPADPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
+    """Multi-view text-to-image diffusion; every view is denoised together with all others.
+
+    Components are those of a Stable Diffusion pipeline, with a `MultiViewUNet` as `unet`. Any
+    diffusers scheduler for ε- or v-prediction fits; see `use_scheduler`.
+
+    Source: SPAD (Kant et al., CVPR 2024).
+    """
+
+    model_cpu_offload_seq = "text_encoder->unet->vae"
+    _callback_tensor_inputs = ["latents"]
+
+    def __init__(self, vae, text_encoder, tokenizer, unet: MultiViewUNet, scheduler):
+        super().__init__()
+        self.register_modules(
+            vae=vae,
+            text_encoder=text_encoder,
+            tokenizer=tokenizer,
+            unet=unet,
+            scheduler=scheduler,
+        )
+
+    @property
+    def vae_downscale(self) -> int:
+        """Pixels along one side of a latent."""
+        return getattr(self.vae, "downscale", 2 ** (len(self.vae.config.block_out_channels) - 1))
+
+    @property
+    def image_size(self) -> int:
+        """Side in pixels of the pictures the model was trained on."""
+        return self.unet.config.sample_size * self.vae_downscale
+
+    def use_scheduler(self, name: str) -> None:
+        """Sample with `ddim`, `dpm++`, `unipc` or `euler`, on the model's own noise schedule."""
+        if name not in SCHEDULERS:
+            raise ValueError(f"expected a scheduler among {', '.join(SCHEDULERS)}, got {name!r}")
+        self.scheduler = SCHEDULERS[name].from_config(self.scheduler.config)
+
+    @torch.no_grad()
+    def __call__(
+        self,
+        prompt: str | Sequence[str],
+        cameras: Cameras,
+        negative_prompt: str = "",
+        num_inference_steps: int = 50,
+        cfg_scale: float = 7.5,
+        blob_sigma: float = 0.5,
+        seed: int = 0,
+        image: Image.Image | None = None,
+        callback_on_step_end: Callable[["SPADPipeline", int, Tensor, dict], dict] | None = None,
+    ) -> SPADOutput:
+        """Draw every prompt from all cameras.
+
+        Args:
+            cameras: their picture size is that of the result, and must suit the autoencoder.
+            negative_prompt: what guidance leads away from.
+            num_inference_steps: 1 to the number of training steps.
+            cfg_scale: strength of text guidance; 1 turns it off. Cameras are never dropped.
+            blob_sigma: size of the blob that sampling starts from, see `gaussian_blob`.
+            seed: of the starting noise, the same for every prompt, so that a prompt's pictures
+                do not depend on its place in the list.
+            image: picture that the first camera sees; the other views are drawn to fit it. It is
+                held clean at timestep 0 and returned as the autoencoder renders it.
+            callback_on_step_end: called as `(pipeline, step, timestep, {"latents": ...})`; it may
+                return a dictionary with other latents.
+
+        Raises: ValueError: an argument is out of range; the message says which and what to try.
+        """
+        prompts = [prompt] if isinstance(prompt, str) else list(prompt)
+        self._check(prompts, cameras, num_inference_steps, cfg_scale, blob_sigma)
+        device, dtype = self._execution_device, self.unet.dtype
+        cameras = cameras.to(device)
+        height, width = (s // self.vae_downscale for s in (cameras.height, cameras.width))
+        views = condition_on_cameras(self.unet, cameras, height, width)
+        guided = cfg_scale != 1
+        text = self.encode_text([negative_prompt] * len(prompts) * guided + prompts)
+
+        self.scheduler.set_timesteps(num_inference_steps, device=device)
+        latents = self._start(cameras, blob_sigma, seed).expand(len(prompts), -1, -1, -1, -1)
+        given = None
+        if image is not None:
+            pixels = picture_tensor(image, cameras.height, cameras.width)
+            given = self._encode_picture(pixels)
+        with self.progress_bar(total=num_inference_steps) as progress:
+            for step, timestep in enumerate(self.scheduler.timesteps):
+                scaled = self.scheduler.scale_model_input(latents, timestep)
+                timesteps = timestep.expand(latents.shape[:2])
+                if given is not None:
+                    scaled = torch.cat([given.expand_as(scaled[:, :1]), scaled[:, 1:]], dim=1)
+                    timesteps = torch.cat([torch.zeros_like(timesteps[:, :1]), timesteps[:, 1:]], 1)
+                copies = 2 if guided else 1
+                predicted = self.unet(
+                    scaled.repeat(copies, 1, 1, 1, 1), timesteps.repeat(copies, 1), text, views
+                ).sample
+                if guided:
+                    without_text, with_text = predicted.chunk(2)
+                    predicted = without_text + cfg_scale * (with_text - without_text)
+                latents = self.scheduler.step(predicted, timestep, latents).prev_sample.to(dtype)
+                if callback_on_step_end is not None:
+                    changed = callback_on_step_end(self, step, timestep, {"latents": latents})
+                    latents = (changed or {}).get("latents", latents)
+                progress.update()
+        if given is not None:
+            latents = torch.cat([given.expand_as(latents[:, :1]), latents[:, 1:]], dim=1)
+        return SPADOutput(images=[self.decode(one) for one in latents], latents=latents)
+
+    def encode_text(self, prompts: Sequence[str]) -> Tensor:
+        """Text embeddings (b, length, d)."""
+        ids = tokenize(self.tokenizer, prompts).to(self._execution_device)
+        return self.text_encoder(ids).last_hidden_state.to(self.unet.dtype)
+
+    @torch.no_grad()
+    def decode(self, latents: Tensor, views_at_once: int = 8) -> list[Image.Image]:
+        """Scaled latents (v, c, h, w) -> pictures."""
+        pixels = torch.cat(
+            [
+                self.vae.decode((part / self.vae.config.scaling_factor).to(self.vae.dtype)).sample
+                for part in latents.split(views_at_once)
+            ]
+        )
+        levels = pixels.float().add(1).mul(127.5).round().clamp(0, 255).byte()
+        return [Image.fromarray(view) for view in levels.movedim(1, -1).cpu().numpy()]
+
+    def _encode_picture(self, pixels: Tensor) -> Tensor:
+        """Picture (3, h, w) in [-1, 1] -> scaled latents (1, 1, c, h, w), without sampling."""
+        moved = pixels[None].to(self._execution_device, self.vae.dtype)
+        mode = self.vae.encode(moved).latent_dist.mode() * self.vae.config.scaling_factor
+        return mode[None].to(self.unet.dtype)
+
+    def _start(self, cameras: Cameras, blob_sigma: float, seed: int) -> Tensor:
+        """The blob's latents at the noise level of the first step, (1, v, c, h, w)."""
+        blob = self._encode_picture(gaussian_blob(cameras.height, cameras.width, blob_sigma))
+        blob = blob.expand(-1, len(cameras), -1, -1, -1)
+        # Drawn on the CPU, so that a seed means the same on every device.
+        noise = torch.randn(blob.shape, generator=torch.Generator().manual_seed(seed)).to(blob)
+        first = self.scheduler.timesteps[:1]
+        return self.scheduler.add_noise(blob, noise, first).to(self.unet.dtype)
+
+    def _check(self, prompts, cameras, num_inference_steps, cfg_scale, blob_sigma) -> None:
+        if not prompts or not all(p.strip() for p in prompts):
+            raise ValueError("expected a prompt, got an empty one; describe one object")
+        for name, size in (("height", cameras.height), ("width", cameras.width)):
+            if size % self.vae_downscale:
+                raise ValueError(
+                    f"expected a picture {name} divisible by {self.vae_downscale}, got {size}; "
+                    f"try {max(1, round(size / self.vae_downscale)) * self.vae_downscale}"
+                )
+        most = self.scheduler.config.num_train_timesteps
+        if not 1 <= num_inference_steps <= most:
+            raise ValueError(f"expected 1 to {most} steps, got {num_inference_steps}")
+        if not 0 <= cfg_scale <= 100:
+            raise ValueError(f"expected a guidance scale of 0 to 100, got {cfg_scale}; try 5")
+        if not blob_sigma > 0:
+            raise ValueError(f"expected a positive blob_sigma, got {blob_sigma}; try 0.2 to 0.7")

@@ -1,0 +1,67 @@
+"""A small text encoder of our own: whole words in, diffusers-compatible embeddings out."""
+
+import re
+from collections.abc import Iterable, Sequence
+
+from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, processors
+from transformers import CLIPTextConfig, CLIPTextModel, PreTrainedTokenizerFast
+
+PAD, UNKNOWN, START, END = "<pad>", "<unk>", "<start>", "<end>"
+MAX_TOKENS = 24
+
+
+def words_of(text: str) -> list[str]:
+    """The words a `WordLevel` tokenizer of ours sees in a text: lower case, letters and digits."""
+    return re.findall(r"[a-z0-9]+", text.lower())
+
+
+def build_tokenizer(captions: Iterable[str]) -> PreTrainedTokenizerFast:
+    """A tokenizer that knows every word of `captions`, in alphabetical order."""
+    words = sorted({word for caption in captions for word in words_of(caption)})
+    special = [PAD, UNKNOWN, START, END]
+    vocabulary = {token: index for index, token in enumerate(special + words)}
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token=UNKNOWN))
+    tokenizer.normalizer = normalizers.Lowercase()
+    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex("[^a-z0-9]+"), behavior="removed")
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single=f"{START} $A {END}",
+        special_tokens=[(START, vocabulary[START]), (END, vocabulary[END])],
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        model_max_length=MAX_TOKENS,
+        pad_token=PAD,
+        unk_token=UNKNOWN,
+        bos_token=START,
+        eos_token=END,
+    )
+
+
+def build_text_encoder(
+    tokenizer: PreTrainedTokenizerFast, width: int = 256, num_layers: int = 2
+) -> CLIPTextModel:
+    """An untrained CLIP-style text transformer for `tokenizer`."""
+    return CLIPTextModel(
+        CLIPTextConfig(
+            vocab_size=len(tokenizer),
+            hidden_size=width,
+            intermediate_size=2 * width,
+            num_hidden_layers=num_layers,
+            num_attention_heads=width // 64,
+            max_position_embeddings=MAX_TOKENS,
+            pad_token_id=tokenizer.pad_token_id,
+            bos_token_id=tokenizer.bos_token_id,
+            eos_token_id=tokenizer.eos_token_id,
+        )
+    )
+
+
+def tokenize(tokenizer, prompts: Sequence[str]):
+    """Token ids (b, model_max_length), padded and cut."""
+    return tokenizer(
+        list(prompts),
+        padding="max_length",
+        max_length=tokenizer.model_max_length,
+        truncation=True,
+        return_tensors="pt",
+    ).input_ids

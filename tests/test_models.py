@@ -1,0 +1,158 @@
+"""spad.models: describing, checking and loading models."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from spad import models
+from spad.generate import SCHEDULER_NAMES
+from spad.models import (
+    check_files,
+    check_prompt_length,
+    find_model,
+    list_models,
+    load_model,
+    save_model_manifest,
+    weights_hash,
+)
+from spad.pipeline import SCHEDULERS
+
+
+@pytest.fixture
+def copy(tiny_pipeline_folder, tmp_path) -> Path:
+    return Path(shutil.copytree(tiny_pipeline_folder, tmp_path / "copy"))
+
+
+def unet_weights(folder: Path) -> Path:
+    return folder / "unet" / "diffusion_pytorch_model.safetensors"
+
+
+def test_loads_what_was_saved_in_float32(tiny_pipeline_folder):
+    from safetensors.torch import load_file
+
+    pipeline = load_model(tiny_pipeline_folder, device="cpu")
+    saved = load_file(unet_weights(tiny_pipeline_folder))
+    loaded = pipeline.unet.state_dict()
+    assert saved.keys() == loaded.keys()
+    for name, value in saved.items():
+        assert value.dtype == torch.float16 and loaded[name].dtype == torch.float32
+        torch.testing.assert_close(loaded[name], value.float(), rtol=0, atol=0)
+    for part in (pipeline.vae, pipeline.text_encoder):
+        assert part.dtype == torch.float32 and not part.training
+
+
+def test_info_is_read_from_the_files(tiny_pipeline_folder):
+    model = find_model(tiny_pipeline_folder)
+    assert (model.name, model.licence, model.author) == ("tiny", "Apache-2.0", "the tests")
+    assert (model.image_size, model.size_multiple, model.defaults.steps) == (128, 16, 2)
+    files = [p.stat().st_size for p in tiny_pipeline_folder.rglob("*") if p.is_file()]
+    assert model.size_mb == pytest.approx(sum(files) / 1e6)
+    assert "a blue fish" in model.captions()
+
+
+def test_info_agrees_with_the_pipeline(tiny_pipeline_folder):
+    model, pipeline = find_model(tiny_pipeline_folder), load_model(tiny_pipeline_folder, "cpu")
+    assert model.image_size == pipeline.image_size
+    assert model.size_multiple == pipeline.vae_downscale
+    assert tuple(SCHEDULERS) == SCHEDULER_NAMES
+
+
+def test_embedded_models_are_found_by_name(tiny_pipeline_folder, tmp_path, monkeypatch):
+    shutil.copytree(tiny_pipeline_folder, tmp_path / "one")
+    monkeypatch.setattr(models, "EMBEDDED", tmp_path)
+    assert [model.path.name for model in list_models()] == ["one"]
+    assert find_model("one").path == tmp_path / "one"
+    with pytest.raises(ValueError, match="among one or the folder of one, got 'two'"):
+        find_model("two")
+
+
+def test_a_plain_pipeline_folder_needs_no_manifest(copy):
+    for name in (models.MANIFEST, models.CAPTIONS, models.HASHES):
+        (copy / name).unlink()
+    model = find_model(copy)
+    assert model.name == "copy" and model.captions() == [] and model.defaults.cfg_scale == 5
+    assert isinstance(load_model(copy, "cpu").unet, torch.nn.Module)
+
+
+def test_hashes_cover_every_file_and_notice_one_changed_byte(copy):
+    listed = {line.split("  ")[1] for line in (copy / models.HASHES).read_text().splitlines()}
+    files = {p.relative_to(copy).as_posix() for p in copy.rglob("*") if p.is_file()}
+    assert listed == files - {models.HASHES}
+    before = weights_hash(find_model(copy))
+    path = unet_weights(copy)
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1
+    path.write_bytes(data)
+    assert weights_hash(find_model(copy)) != before
+    with pytest.raises(ValueError, match="is not what sha256.txt says"):
+        check_files(find_model(copy))
+
+
+@pytest.mark.parametrize("with_hashes", [True, False])
+@pytest.mark.parametrize("damage", ["cut", "empty", "garbage", "missing"])
+def test_damaged_weights_give_one_clear_error(copy, damage, with_hashes):
+    path = unet_weights(copy)
+    data = path.read_bytes()
+    if damage == "missing":
+        path.unlink()
+    else:
+        path.write_bytes({"cut": data[: len(data) // 2], "empty": b"", "garbage": b"x" * 99}[damage])
+    if not with_hashes:
+        (copy / models.HASHES).unlink()
+    with pytest.raises(ValueError, match="expected a whole model, but .*unet"):
+        load_model(copy, "cpu")
+
+
+def test_weights_of_another_model_are_refused(copy):
+    (copy / models.HASHES).unlink()
+    config = copy / "unet" / "config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"use_plucker": False}))
+    with pytest.raises(ValueError, match="unet"):
+        load_model(copy, "cpu")
+
+
+def test_pickles_are_never_read(copy):
+    (copy / models.HASHES).unlink()
+    path = unet_weights(copy)
+    torch.save({}, path.with_name("diffusion_pytorch_model.bin"))
+    path.unlink()
+    with pytest.raises(ValueError, match="no .safetensors file"):
+        load_model(copy, "cpu")
+
+
+@pytest.mark.parametrize("text", ["", "[]", '{"unet": ["os", "system"]}', "\x00"])
+def test_a_malformed_index_is_refused(copy, text):
+    (copy / "model_index.json").write_text(text)
+    with pytest.raises(ValueError, match="model_index.json"):
+        find_model(copy)
+
+
+@pytest.mark.parametrize("text", ['{"defaults": {"stepz": 1}}', '{"defaults": 3}', "{"])
+def test_a_malformed_manifest_is_refused(copy, text):
+    (copy / models.MANIFEST).write_text(text)
+    with pytest.raises(ValueError):
+        find_model(copy)
+
+
+def test_prompts_may_be_as_long_as_the_model_reads(tiny_pipeline_folder):
+    model = find_model(tiny_pipeline_folder)
+    check_prompt_length(model, "fish, " * 22)
+    with pytest.raises(ValueError, match="at most 22 words.*got 23"):
+        check_prompt_length(model, "fish " * 23)
+
+
+def test_unknown_devices_are_refused(tiny_pipeline_folder):
+    for device in ("gpu", "cuda:77", "meta"):
+        with pytest.raises(ValueError, match="try cpu"):
+            load_model(tiny_pipeline_folder, device)
+
+
+def test_a_manifest_can_be_written_again(copy):
+    save_model_manifest(copy, "other", "anything", ["b", "a", "b"])
+    model = find_model(copy)
+    check_files(model)
+    assert (model.name, model.captions()) == ("other", ["a", "b"])
+    assert not [p for p in copy.iterdir() if p.name.startswith(".")]

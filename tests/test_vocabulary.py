@@ -1,0 +1,84 @@
+"""spad.vocabulary: what a small model knows, and what it is asked for instead."""
+
+import pytest
+
+from spad.vocabulary import describe_reading, nearest_captions, read_prompt, unknown_words, words_of
+
+CAPTIONS = [
+    "a green dragon",
+    "a red dragon with wings",
+    "a blue fish",
+    "a tall oak tree",
+    "a grey rock",
+    "a gold axe",
+    "a loaf of bread",
+    "two berries",
+]
+
+
+@pytest.mark.parametrize(
+    "prompt, form",
+    [
+        ("trees", "tree"),
+        ("fishes", "fish"),
+        ("gray", "grey"),
+        ("the", "a"),
+        ("loaves", "loaf"),
+        ("berry", "berries"),
+        ("ax", "axe"),
+        ("wing", "wings"),
+    ],
+)
+def test_simple_forms_of_known_words_are_known(prompt, form):
+    reading = read_prompt(prompt, CAPTIONS)
+    assert reading.unknown == ()
+    assert reading.replaced == ((prompt, form),)
+    assert reading.prompt == form
+
+
+def test_known_words_stay_as_written():
+    prompt = "A Blue fish, with  wings!"
+    assert read_prompt(prompt, CAPTIONS).prompt == prompt
+    assert unknown_words(prompt, CAPTIONS) == []
+
+
+def test_unknown_words_come_in_order_and_once():
+    assert unknown_words("a zebra and a zebra on a quad", CAPTIONS) == ["zebra", "and", "on", "quad"]
+
+
+def test_every_caption_is_known_and_nearest_to_itself():
+    for caption in CAPTIONS:
+        assert unknown_words(caption, CAPTIONS) == []
+        assert nearest_captions(caption, CAPTIONS, count=1) == [caption]
+
+
+def test_nearest_goes_by_parts_of_words_then_by_shared_words():
+    assert nearest_captions("a dragonfly", CAPTIONS)[0] == "a green dragon"
+    assert nearest_captions("a red dragonfly", CAPTIONS)[0] == "a red dragon with wings"
+    assert nearest_captions("a blue zzz", CAPTIONS) == ["a blue fish"]
+    assert nearest_captions("bred", CAPTIONS, count=1) == ["a loaf of bread"]
+
+
+def test_nothing_like_it_is_said_so():
+    assert nearest_captions("qqqq", CAPTIONS) == []
+    (sentence,) = describe_reading(read_prompt("a qqqq", CAPTIONS), CAPTIONS, "mini")
+    assert "knows no word of this prompt" in sentence
+    assert "spad models mini --captions" in sentence
+
+
+def test_sentence_names_word_model_and_what_to_try():
+    (sentence,) = describe_reading(read_prompt("a green dragonfly", CAPTIONS), CAPTIONS, "mini")
+    assert sentence.startswith('"dragonfly" is not in mini\'s vocabulary; nearest things it knows:')
+    assert sentence.endswith('try: "a green dragon"')
+
+
+def test_order_of_captions_does_not_matter():
+    prompt = "a green zebra with bread"
+    assert nearest_captions(prompt, CAPTIONS) == nearest_captions(prompt, CAPTIONS[::-1])
+
+
+def test_words_are_those_of_the_tokenizer():
+    from spad.text import words_of as words_of_tokenizer
+
+    text = "Don't, a 2-door CAR\n(blue)"
+    assert words_of(text) == words_of_tokenizer(text)
