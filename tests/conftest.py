@@ -29,11 +29,11 @@ def shared_dir() -> Path:
 
 @pytest.fixture(scope="session")
 def tiny_pipeline_folder(tmp_path_factory) -> Path:
-    """A real but tiny and untrained model in half precision, with its manifest. Do not change it."""
+    """A real, tiny, untrained model in half precision, with its manifest; not to be changed."""
     import torch
     from diffusers import DDIMScheduler
 
-    from spad.autoencoder import PatchAutoencoderKL
+    from spad.autoencoder import PatchAutoencoder
     from spad.model import MultiViewUNet
     from spad.models import save_model_manifest
     from spad.pipeline import SPADPipeline
@@ -42,7 +42,9 @@ def tiny_pipeline_folder(tmp_path_factory) -> Path:
     torch.manual_seed(0)
     tokenizer = build_tokenizer(CAPTIONS)
     pipeline = SPADPipeline(
-        vae=PatchAutoencoderKL(block_out_channels=(16, 16, 32), norm_num_groups=8),
+        vae=PatchAutoencoder(
+            latent_channels=16, block_out_channels=(16, 16, 32), norm_num_groups=8
+        ),
         text_encoder=build_text_encoder(tokenizer, width=64),
         tokenizer=tokenizer,
         unet=MultiViewUNet(
@@ -68,6 +70,12 @@ def tiny_pipeline_folder(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("models") / "tiny"
     pipeline.to(torch.float16).save_pretrained(folder)
     save_model_manifest(
-        folder, "tiny", "nothing: it is untrained", CAPTIONS, {"steps": 2}, "Apache-2.0", "the tests"
+        folder,
+        name="tiny",
+        description="nothing: it is untrained",
+        captions=CAPTIONS,
+        defaults={"steps": 2},
+        licence="Apache-2.0",
+        author="the tests",
     )
     return folder

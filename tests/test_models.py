@@ -99,7 +99,8 @@ def test_damaged_weights_give_one_clear_error(copy, damage, with_hashes):
     if damage == "missing":
         path.unlink()
     else:
-        path.write_bytes({"cut": data[: len(data) // 2], "empty": b"", "garbage": b"x" * 99}[damage])
+        contents = {"cut": data[: len(data) // 2], "empty": b"", "garbage": b"x" * 99}
+        path.write_bytes(contents[damage])
     if not with_hashes:
         (copy / models.HASHES).unlink()
     with pytest.raises(ValueError, match="expected a whole model, but .*unet"):

@@ -11,7 +11,7 @@ _HOMES = {
     "Cameras": "spad.cameras",
     "load_cameras": "spad.camera_formats",
     "MultiViewUNet": "spad.model",
-    "PatchAutoencoderKL": "spad.autoencoder",
+    "PatchAutoencoder": "spad.autoencoder",
     "SPADPipeline": "spad.pipeline",
     "load_model": "spad.models",
     "epipolar_mask": "spad.epipolar",

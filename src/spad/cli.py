@@ -1,4 +1,4 @@
-"""The `spad` command: parsing and printing only. Whatever is heavy is imported when a command runs."""
+"""The `spad` command: parsing and printing only. What is heavy is imported by the command run."""
 
 from __future__ import annotations
 
@@ -92,8 +92,12 @@ def main(argv: Sequence[str] | None = None) -> int:
             extra = _EXTRAS.get((error.name or "").split(".")[0])
             if extra is None:
                 raise
-            message = f"this command needs {error.name}; install it with: pip install 'spad[{extra}]'"
+            message = f"this needs {error.name}; install it with: pip install 'spad[{extra}]'"
             return _fail(message, MACHINE_FAILURE)
+        except BrokenPipeError:
+            # The reader of our output left, as `head` does. Nor may Python flush into it at exit.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return MACHINE_FAILURE
         except (OSError, FloatingPointError) as error:
             return _fail(str(error) or type(error).__name__, MACHINE_FAILURE)
         except (MemoryError, RuntimeError) as error:
@@ -165,7 +169,8 @@ def _models(command: Models, _argv: list[str]) -> None:
         print("\n".join(captions))
         return
     print(f"{model.name}: {model.description}")
-    print(f"pictures   {model.image_size}x{model.image_size}, sides in steps of {model.size_multiple}")
+    side, step = model.image_size, model.size_multiple
+    print(f"pictures   {side}x{side}, sides in steps of {step}")
     print(f"size       {model.size_mb:.1f} MB in {model.path}")
     print(f"captions   {len(captions)}; list them with --captions")
     for title, text in (("licence", model.licence), ("author", model.author)):

@@ -12,7 +12,7 @@ _PASSES = ("depth", "normals", "mask")
 
 @dataclass(frozen=True)
 class AutoencoderTraining:
-    """Train the small autoencoder. Loss: L1 + edge_weight * L1 of image gradients + KL."""
+    """Fit the small autoencoder and train its decoder. Loss: L1 of pixels and of their gradients."""
 
     data: Path
     """Folder that `spad render` wrote."""
@@ -21,10 +21,15 @@ class AutoencoderTraining:
     steps: int = 2000
     batch_size: int = 24
     crop_size: int = 64
+    """In pixels, a multiple of 16."""
+    latent_channels: int = 32
+    """Principal components kept of every patch of 16 x 16 pixels."""
+    block_out_channels: tuple[int, ...] = (48, 96, 160)
     learning_rate: float = 1.5e-3
     warmup_steps: int = 50
-    kl_weight: float = 1e-3
     edge_weight: float = 0.5
+    latent_noise: float = 0.1
+    """Deviation of the noise the decoder learns to ignore; latents have about one."""
     seed: int = 0
 
 
@@ -63,10 +68,7 @@ class DenoiserTraining:
 
 @dataclass(frozen=True)
 class RenderConfig:
-    """Render views of 3D models, in the form that `spad train` and nerfstudio read.
-
-    Raises: ValueError: a value outside its range; the message names the field.
-    """
+    """Render views of 3D models, in the form that `spad train` and nerfstudio read."""
 
     assets: Positional[Path]
     """Folder of models (GLB, glTF, OBJ, PLY, STL), or a .jsonl index of them."""

@@ -100,7 +100,7 @@ def plan_generation(settings: Generation) -> GenerationPlan:
         scheduler=given(settings.scheduler, defaults.scheduler),
         size=given(settings.size, model.image_size),
     )
-    _check_numbers(settings, model.size_multiple)
+    _check_numbers(settings, model)
     orbit = None if settings.cameras is not None else _orbit(settings, model)
     if settings.cameras is not None:
         _refuse_orbit_flags(settings)
@@ -193,24 +193,27 @@ def _read_image(path: Path) -> Image.Image:
         raise ValueError(f"expected a picture to condition on, got {path}: {reason}") from error
 
 
-def _check_numbers(settings: Generation, size_multiple: int) -> None:
+def _check_numbers(settings: Generation, model: ModelInfo) -> None:
     if settings.scheduler not in SCHEDULER_NAMES:
         names = ", ".join(SCHEDULER_NAMES)
         raise ValueError(f"expected a scheduler among {names}, got {settings.scheduler!r}")
     if settings.views is not None and settings.views < 1:
         raise ValueError(f"expected 1 or more --views, got {settings.views}")
-    if settings.ddim_steps < 1:
-        raise ValueError(f"expected 1 or more --ddim-steps, got {settings.ddim_steps}; try 25")
+    if not 1 <= settings.ddim_steps <= model.max_steps:
+        raise ValueError(
+            f"expected 1 to {model.max_steps} --ddim-steps, got {settings.ddim_steps}; try 25"
+        )
     if not 0 <= settings.cfg_scale <= 100:
         raise ValueError(f"expected a --cfg-scale of 0 to 100, got {settings.cfg_scale:g}; try 5")
     if not 0 < settings.blob_sigma < math.inf:
         raise ValueError(f"expected a positive --blob-sigma, got {settings.blob_sigma:g}; try 0.5")
     if not 0 <= settings.seed < 2**63:
         raise ValueError(f"expected a --seed of 0 to 2^63 - 1, got {settings.seed}")
-    if settings.size < 1 or settings.size % size_multiple:
-        nearest = max(1, round(settings.size / size_multiple)) * size_multiple
+    multiple = model.size_multiple
+    if settings.size < 1 or settings.size % multiple:
+        nearest = max(1, round(settings.size / multiple)) * multiple
         raise ValueError(
-            f"expected a --size divisible by {size_multiple}, got {settings.size}; try {nearest}"
+            f"expected a --size divisible by {multiple}, got {settings.size}; try {nearest}"
         )
 
 
@@ -297,13 +300,15 @@ def _warn_about(cameras: Cameras) -> None:
         )
 
 
-def _record(plan: GenerationPlan, command: Sequence[str], device: str, seconds: float) -> dict:
+def _record(
+    plan: GenerationPlan, command: Sequence[str], device: str, seconds: float
+) -> dict[str, Any]:
     import diffusers
     import torch
     import transformers
 
     settings = plan.settings
-    record: dict[str, Any] = {
+    return {
         "prompts": list(plan.prompts),
         "read_as": {p: r for p, r in zip(plan.prompts, plan.read_as, strict=True) if p != r},
         "negative_prompt": settings.negative_prompt,
@@ -328,4 +333,3 @@ def _record(plan: GenerationPlan, command: Sequence[str], device: str, seconds: 
             "python": platform.python_version(),
         },
     }
-    return record

@@ -28,7 +28,7 @@ MANIFEST, CAPTIONS, HASHES = "spad.json", "captions.txt", "sha256.txt"
 # The classes a pipeline folder may name. Anything else it asks for is refused, never imported.
 _CLASSES = {
     "unet": {"MultiViewUNet": "spad.model"},
-    "vae": {"PatchAutoencoderKL": "spad.autoencoder", "AutoencoderKL": "diffusers"},
+    "vae": {"PatchAutoencoder": "spad.autoencoder", "AutoencoderKL": "diffusers"},
     "text_encoder": {"CLIPTextModel": "transformers"},
     "tokenizer": {
         "PreTrainedTokenizerFast": "transformers",
@@ -66,7 +66,8 @@ class ModelInfo:
     """What is known of a model without loading it.
 
     `image_size` is the side in pixels of the pictures it was trained on; sides must be multiples
-    of `size_multiple`. `size_mb` counts all files, in 10^6 bytes.
+    of `size_multiple`. `max_steps` is the length of its noise schedule. `size_mb` counts all
+    files, in 10^6 bytes.
     """
 
     name: str
@@ -76,6 +77,7 @@ class ModelInfo:
     author: str
     image_size: int
     size_multiple: int
+    max_steps: int
     size_mb: float
     defaults: GenerationDefaults = field(default_factory=GenerationDefaults)
 
@@ -117,9 +119,10 @@ def read_info(folder: Path) -> ModelInfo:
     folder = Path(folder)
     _class_names(folder)
     unet, vae = (_read_json(folder / part / "config.json") for part in ("unet", "vae"))
+    scheduler = _read_json(folder / "scheduler" / "scheduler_config.json")
     manifest = _read_json(folder / MANIFEST) if (folder / MANIFEST).exists() else {}
     try:
-        multiple = vae.get("patch_size", 1) * 2 ** (len(vae["block_out_channels"]) - 1)
+        multiple = vae.get("patch_size") or 2 ** (len(vae["block_out_channels"]) - 1)
         return ModelInfo(
             name=str(manifest.get("name", folder.resolve().name)),
             path=folder,
@@ -128,6 +131,7 @@ def read_info(folder: Path) -> ModelInfo:
             author=str(manifest.get("author", "")),
             image_size=int(unet["sample_size"]) * multiple,
             size_multiple=multiple,
+            max_steps=int(scheduler.get("num_train_timesteps", 1000)),
             size_mb=sum(p.stat().st_size for p in folder.rglob("*") if p.is_file()) / 1e6,
             defaults=GenerationDefaults(**manifest.get("defaults", {})),
         )
@@ -236,7 +240,7 @@ def choose_device(device: str | torch.device | None) -> torch.device:
         torch.zeros(1, device=chosen)
     # Builds without an accelerator raise AssertionError or NotImplementedError.
     except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise ValueError(f"expected a device that works here, got {str(device)!r}; try cpu") from error
+        raise ValueError(f"expected a device that works here, got {device}; try cpu") from error
     if chosen.type == "meta":
         raise ValueError("expected a device that holds numbers, got 'meta'; try cpu")
     return chosen

@@ -17,12 +17,13 @@ from torch import Tensor
 from tqdm import tqdm
 from transformers import CLIPTextModel, PreTrainedTokenizerFast
 
-from spad.autoencoder import PatchAutoencoderKL
+from spad.autoencoder import PatchAutoencoder
 from spad.cameras import Cameras
 from spad.conditioning import condition_on_cameras
 from spad.config import DenoiserTraining
 from spad.data.views import ObjectViews, image_tensor, is_held_out, load_all_images, read_renders
 from spad.model import MultiViewUNet
+from spad.models import load_model
 from spad.pipeline import SPADPipeline
 from spad.text import build_text_encoder, build_tokenizer, tokenize
 from spad.training_run import TrainingRun, step_generator, warmup_cosine, write_atomically
@@ -45,7 +46,7 @@ class LatentViews:
     right_angles: list[list[list[int]]]
 
 
-def encode_views(objects: list[ObjectViews], vae: PatchAutoencoderKL, cache: Path) -> Tensor:
+def encode_views(objects: list[ObjectViews], vae: PatchAutoencoder, cache: Path) -> Tensor:
     """Scaled latents (n, v, c, h, w) of all views, float16, read from `cache` if it fits."""
     if cache.exists():
         return load_file(cache)["latents"]
@@ -54,7 +55,7 @@ def encode_views(objects: list[ObjectViews], vae: PatchAutoencoderKL, cache: Pat
     with torch.inference_mode():
         for views in tqdm(images, desc="encoding", unit="object"):
             posterior = vae.encode(image_tensor(views)).latent_dist
-            rows.append((posterior.mean * vae.config.scaling_factor).half())
+            rows.append((posterior.mode() * vae.config.scaling_factor).half())
     latents = torch.stack(rows)
     write_atomically(cache, lambda path: save_file({"latents": latents}, path))
     return latents
@@ -76,11 +77,11 @@ def quarter_turns(cameras: Cameras) -> list[list[int]]:
     return groups
 
 
-def folder_hash(folder: Path) -> str:
-    """Hash of every file in a model folder, to name what was made with it."""
+def encoder_hash(vae: PatchAutoencoder) -> str:
+    """Names the latents of an autoencoder: the same for every decoder to one encoder."""
     digest = hashlib.sha256()
-    for path in sorted(p for p in folder.rglob("*") if p.is_file()):
-        digest.update(path.read_bytes())
+    for weight in vae.encoder.state_dict().values():
+        digest.update(weight.float().numpy().tobytes())
     return digest.hexdigest()[:12]
 
 
@@ -91,8 +92,8 @@ class DenoiserTrainer:
         torch.manual_seed(settings.seed)
         self.settings = settings
         objects = [o for o in read_renders(settings.data) if not is_held_out(o.uid)]
-        self.vae = PatchAutoencoderKL.from_pretrained(settings.vae).eval()
-        cache = settings.data / f"latents-{folder_hash(settings.vae)}.safetensors"
+        self.vae = PatchAutoencoder.from_pretrained(settings.vae).eval()
+        cache = settings.data / f"latents-{encoder_hash(self.vae)}.safetensors"
         self.tokenizer, self.text_encoder, self.unet = self._models(objects)
         self.scheduler = DDIMScheduler(
             beta_start=0.00085,
@@ -120,7 +121,7 @@ class DenoiserTrainer:
     def _models(self, objects) -> tuple[PreTrainedTokenizerFast, CLIPTextModel, MultiViewUNet]:
         settings = self.settings
         if settings.init is not None:
-            pipeline = SPADPipeline.from_pretrained(settings.init)
+            pipeline = load_model(settings.init)
             return pipeline.tokenizer, pipeline.text_encoder, pipeline.unet
         tokenizer = build_tokenizer(caption for o in objects for caption in o.captions)
         levels = len(settings.block_out_channels)

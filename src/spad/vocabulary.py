@@ -134,7 +134,7 @@ def _forms(word: str) -> list[str]:
 
 
 def _sought_words(prompt: str, uses: Counter) -> dict[str, float]:
-    """Known words to look for, with weights: those of the prompt, and some like its unknown ones."""
+    """Weights of known words: 1 for those of the prompt, less for some like its unknown ones."""
     weights: dict[str, float] = {}
     for word in words_of(prompt):
         form = _known_form(word, uses)

@@ -13,7 +13,9 @@ GLTF_SUFFIXES = (".glb", ".gltf")
 MODEL_SUFFIXES = (*GLTF_SUFFIXES, ".obj", ".ply", ".stl")
 NORMALIZATIONS = ("sphere", "cube")
 
-Z_UP_FROM_Y_UP = np.array([[1, 0, 0, 0], [0, 0, -1, 0], [0, 1, 0, 0], [0, 0, 0, 1]], dtype=np.float64)
+Z_UP_FROM_Y_UP = np.array(
+    [[1, 0, 0, 0], [0, 0, -1, 0], [0, 1, 0, 0], [0, 0, 0, 1]], dtype=np.float64
+)
 
 # A surface nothing is said about: light enough to shade, dark enough to stand out on white.
 DEFAULT_ALBEDO = 0.6
@@ -269,10 +271,10 @@ def _build(soup: _Soup, z_up_from_asset: np.ndarray, normalize: str) -> RenderOb
     if not keep.any():
         raise ValueError("expected a surface, got only triangles without area")
     centered, area_normals = centered[keep], area_normals[keep]
-    vertices, inverse = np.unique(
-        np.round(centered.reshape(-1, 3), 6) + 0.0, axis=0, return_inverse=True
-    )
-    # embree addresses whole triangles; the merge by position serves smoothing and picking.
+    # Joined by position, faces smooth across the seams that UVs and materials cut. Adding zero
+    # turns -0.0 into 0.0, which would count as another place.
+    places = np.round(centered.reshape(-1, 3), 6) + 0.0
+    vertices, inverse = np.unique(places, axis=0, return_inverse=True)
     faces = inverse.reshape(-1, 3).astype(np.int32)
     colors = None
     if any(part is not None for part in soup.colors):

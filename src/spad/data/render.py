@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+from embreex.mesh_construction import TriangleMesh
+from embreex.rtcore_scene import EmbreeScene
 
 from spad.data.objects import RenderObject, srgb_from_linear
 
@@ -18,7 +20,7 @@ class Light:
 
     Irradiance of a surface with unit normal n is the hemisphere's mix of `ground` and `sky` by
     n's height, plus `key` and `fill` times a wrapped cosine to their directions. With the
-    defaults it runs from 0.45 (turned away, facing down) to about 1: colours stay readable.
+    defaults it runs from 0.46 (turned away, facing down) to about 1: colours stay readable.
     Directions point towards the light, in world coordinates, any length.
     """
 
@@ -75,8 +77,7 @@ def render_views(
         light: how surfaces are lit.
         geometry: also make depth, normals and mask, at the cost of one more ray a pixel.
 
-    Raises:
-        ValueError: sizes or shapes do not fit, or embreex is not installed.
+    Raises: ValueError: sizes or shapes do not fit.
     """
     world_from_cam = np.asarray(world_from_cam, dtype=np.float64)
     intrinsics = np.asarray(intrinsics, dtype=np.float64)
@@ -95,7 +96,8 @@ def render_views(
         if rows.stop > rows.start and cols.stop > cols.start:
             rays = _ray_directions(pose, camera, rows, cols, samples_per_side)
             linear = caster.colors(pose[:3, 3], rays.reshape(-1, 3))
-            linear = linear.reshape(*rays.shape[:2], samples_per_side**2, 4).mean(axis=2)
+            linear = linear.reshape(*rays.shape[:2], samples_per_side**2, 4)
+            linear = np.einsum("hwsc->hwc", linear) / samples_per_side**2
             rgba[view, rows, cols] = _encode(linear)
             if geometry:
                 rays = _ray_directions(pose, camera, rows, cols, 1).reshape(-1, 3)
@@ -172,11 +174,6 @@ class _Caster:
     """An object in embree's tree, with what shading a hit needs laid out by face."""
 
     def __init__(self, obj: RenderObject, light: Light):
-        try:
-            from embreex.mesh_construction import TriangleMesh
-            from embreex.rtcore_scene import EmbreeScene
-        except ImportError as error:
-            raise ValueError("rendering needs embreex; pip install 'spad[render]'") from error
         self._obj = obj
         self._light = light
         self._scene = EmbreeScene()
@@ -210,9 +207,9 @@ class _Caster:
             solid = self._alpha(faces, weights) >= 0.5
             solid &= np.isinf(distances[ids])
             ids, faces, weights = ids[solid], faces[solid], weights[solid]
-            points = (weights[:, :, None] * self._obj.vertices[self._obj.faces[faces]]).sum(axis=1)
+            points = _interpolate(weights, self._obj.vertices[self._obj.faces[faces]])
             ray = rays[ids]
-            along = ((points - origin.astype(np.float32)) * ray).sum(-1) / (ray * ray).sum(-1)
+            along = _dot(points - origin.astype(np.float32), ray) / _dot(ray, ray)
             distances[ids] = along
             normals[ids] = self._normals(faces, weights, ray)
         return distances, normals
@@ -223,9 +220,9 @@ class _Caster:
         starts = np.zeros(len(rays), dtype=np.float32)
         passed = np.ones(len(rays), dtype=np.float32)
         base = origin.astype(np.float32)
+        origins, going_on = np.broadcast_to(base, rays.shape).copy(), rays
         for _ in range(MAX_LAYERS):
-            origins = base + starts[:, None] * rays[ids]
-            hit = self._scene.run(origins, np.ascontiguousarray(rays[ids]), output=True)
+            hit = self._scene.run(origins, going_on, output=True)
             found = hit["primID"] >= 0
             u, v = hit["u"][found], hit["v"][found]
             ids, faces, passed = ids[found], hit["primID"][found], passed[found]
@@ -242,12 +239,14 @@ class _Caster:
             ids, starts, passed = ids[going], starts[going], passed[going]
             if len(ids) == 0:
                 return
+            going_on = rays[ids]
+            origins = base + starts[:, None] * going_on
 
     def _base(self, faces, weights) -> np.ndarray:
         material = self._obj.face_materials[faces]
         base = self._factors[material]
         if self._obj.corner_colors is not None:
-            base = base * (weights[:, :, None] * self._obj.corner_colors[faces]).sum(axis=1)
+            base = base * _interpolate(weights, self._obj.corner_colors[faces])
         return self._textured(base, self._base_ids[material], faces, weights)
 
     def _textured(self, values, texture_ids, faces, weights) -> np.ndarray:
@@ -256,8 +255,7 @@ class _Caster:
                 continue
             chosen = texture_ids == texture_id
             part = slice(None) if chosen.all() else chosen
-            corner_uvs = self._obj.corner_uvs[faces[part]]
-            uv = (weights[part][:, :, None] * corner_uvs).sum(axis=1)
+            uv = _interpolate(weights[part], self._obj.corner_uvs[faces[part]])
             texels = sample_texture(self._obj.textures[texture_id], uv)
             values[part] *= texels[:, : values.shape[1]]
         return values
@@ -274,10 +272,11 @@ class _Caster:
         return np.where(self._opaque[material], np.float32(1), alpha)
 
     def _normals(self, faces, weights, rays) -> np.ndarray:
-        normals = _unit((weights[:, :, None] * self._obj.corner_normals[faces]).sum(axis=1))
+        normals = _unit(_interpolate(weights, self._obj.corner_normals[faces]))
         # Sides are told apart by the true surface: a smooth normal may lean past the outline.
-        behind = (self._obj.face_normals[faces] * rays).sum(axis=-1) > 0
-        return np.where(behind[:, None], -normals, normals)
+        behind = _dot(self._obj.face_normals[faces], rays) > 0
+        normals *= np.where(behind, np.float32(-1), np.float32(1))[:, None]
+        return normals
 
     def _shade(self, faces, weights, rays) -> tuple[np.ndarray, np.ndarray]:
         material = self._obj.face_materials[faces]
@@ -314,5 +313,17 @@ def sample_texture(texture: np.ndarray, uv: np.ndarray) -> np.ndarray:
     return upper * (1 - bottom_share) + lower * bottom_share
 
 
+# Sums over two to four entries, for which einsum is several times faster than `.sum(axis)`.
+
+
+def _interpolate(weights: np.ndarray, corners: np.ndarray) -> np.ndarray:
+    """(n, c) from barycentric weights (n, 3) and corner values (n, 3, c)."""
+    return np.einsum("nk,nkc->nc", weights, corners)
+
+
+def _dot(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    return np.einsum("...c,...c->...", a, b)
+
+
 def _unit(vectors: np.ndarray) -> np.ndarray:
-    return vectors / np.maximum(np.sqrt((vectors * vectors).sum(axis=-1, keepdims=True)), 1e-12)
+    return vectors / np.maximum(np.sqrt(_dot(vectors, vectors)), 1e-12)[..., None]

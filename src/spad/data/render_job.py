@@ -12,7 +12,8 @@ import shutil
 import signal
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -31,6 +32,7 @@ log = logging.getLogger(__name__)
 # Part of the settings' hash: raise it when the same settings begin to give other pictures.
 RENDERER_VERSION = 1
 DEPTH_UNIT = 1e-3
+
 
 @dataclass(frozen=True)
 class Asset:
@@ -172,18 +174,25 @@ def render_all(
         config: what to render, and how.
         progress: called with (done, total) after every object; a bar on stderr if None.
 
-    Raises: ValueError: no models, or the output holds folders made with other settings or from
-        other files.
+    Raises:
+        ValueError: no models, or the output holds folders made with other settings or from
+            other files.
+        OSError: the output cannot be written, or a worker process died.
     """
     assets = find_assets(config)
     output = Path(config.output)
+    if output.exists() and not output.is_dir():
+        raise ValueError(f"expected a folder for the output, got the file {output}")
     output.mkdir(parents=True, exist_ok=True)
     settings = _settings_hash(config)
     todo = [asset for asset in assets if not _is_rendered(asset, output, settings)]
     log.info("%d objects to render, %d already there", len(todo), len(assets) - len(todo))
     failures = {}
-    with _progress(progress, len(todo)) as advance:
-        for asset, reason in _run(config, settings, todo):
+    with (
+        _progress(progress, len(todo)) as advance,
+        closing(_run(config, settings, todo)) as results,
+    ):
+        for asset, reason in results:
             if reason is not None:
                 failures[asset.uid] = reason
                 log.warning("%s: %s", asset.uid, reason)
@@ -214,6 +223,11 @@ def _run(
         )
         try:
             yield from zip(assets, executor.map(_render_asset, jobs, chunksize=4), strict=True)
+        except BrokenProcessPool as error:
+            raise ChildProcessError(
+                "a worker died, perhaps of too little memory; the same command goes on where it "
+                "stopped, try fewer --workers"
+            ) from error
         finally:
             executor.shutdown(wait=True, cancel_futures=True)
 
