@@ -209,6 +209,9 @@ def _log_to_stderr() -> Iterator[None]:
         ("HF_HUB_DISABLE_PROGRESS_BARS", "1"),
         ("TRANSFORMERS_VERBOSITY", "error"),
         ("DIFFUSERS_VERBOSITY", "error"),
+        # Threads that spin while they wait make everything much slower where other work shares
+        # the cores.
+        ("OMP_WAIT_POLICY", "passive"),
     ):
         os.environ.setdefault(name, value)
     log, handler = logging.getLogger("spad"), _LineHandler()

@@ -56,7 +56,7 @@ def encode_views(objects: list[ObjectViews], vae: PatchAutoencoder, cache: Path)
         for views in tqdm(images, desc="encoding", unit="object"):
             posterior = vae.encode(image_tensor(views)).latent_dist
             rows.append((posterior.mode() * vae.config.scaling_factor).half())
-    latents = torch.stack(rows)
+    latents = torch.stack(rows).contiguous()
     write_atomically(cache, lambda path: save_file({"latents": latents}, path))
     return latents
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import trimesh
 from PIL import Image
+
+log = logging.getLogger(__name__)
 
 GLTF_SUFFIXES = (".glb", ".gltf")
 MODEL_SUFFIXES = (*GLTF_SUFFIXES, ".obj", ".ply", ".stl")
@@ -113,6 +116,8 @@ def load_object(path: str | Path, normalize: str = "sphere", up: str | None = No
         raise ValueError(f"cannot read {path.name}: {type(error).__name__}: {error}") from error
     try:
         soup = _collect(scene, is_gltf)
+        for note in sorted(soup.notes):
+            log.warning("%s: %s", path.name, note)
         y_up = up == "y" or (up is None and is_gltf)
         return _build(soup, Z_UP_FROM_Y_UP if y_up else np.eye(4), normalize)
     except ValueError as error:
@@ -129,10 +134,11 @@ class _Soup:
     material_ids: list[np.ndarray]
     materials: list[Material]
     textures: list[np.ndarray]
+    notes: set[str]
 
 
 def _collect(scene: trimesh.Scene, is_gltf: bool) -> _Soup:
-    soup = _Soup([], [], [], [], [], [])
+    soup = _Soup([], [], [], [], [], [], set())
     texture_ids: dict[int, int] = {}
     surfaces: dict[str, tuple] = {}
     for node in sorted(scene.graph.nodes_geometry):
@@ -141,7 +147,7 @@ def _collect(scene: trimesh.Scene, is_gltf: bool) -> _Soup:
         if not isinstance(mesh, trimesh.Trimesh) or len(mesh.faces) == 0:
             continue
         if name not in surfaces:
-            material, colors = _read_surface(mesh, is_gltf, texture_ids, soup.textures)
+            material, colors = _read_surface(mesh, is_gltf, texture_ids, soup)
             soup.materials.append(material)
             surfaces[name] = (len(soup.materials) - 1, colors)
         material_id, colors = surfaces[name]
@@ -172,7 +178,7 @@ def _corner_uvs(mesh: trimesh.Trimesh, faces: np.ndarray) -> np.ndarray:
 
 
 def _read_surface(
-    mesh: trimesh.Trimesh, is_gltf: bool, texture_ids: dict[int, int], textures: list[np.ndarray]
+    mesh: trimesh.Trimesh, is_gltf: bool, texture_ids: dict[int, int], soup: _Soup
 ) -> tuple[Material, np.ndarray | None]:
     """The material and the (f, 3, 4) linear corner colours of one mesh."""
     visual = mesh.visual
@@ -185,21 +191,21 @@ def _read_surface(
         else:
             corner_colors = np.asarray(visual.vertex_colors)[mesh.faces]
         # glTF stores linear vertex colours; PLY and OBJ files come from tools that show them as is.
-        return Material(), _linear_colors(corner_colors, encoded=not is_gltf)
+        return Material(), _linear_colors(corner_colors, encoded=not is_gltf, notes=soup.notes)
 
     def texture_id(image: Image.Image | None) -> int:
         if image is None or getattr(visual, "uv", None) is None:
             return -1
         if id(image) not in texture_ids:
-            texture_ids[id(image)] = len(textures)
-            textures.append(_linear_texture(image))
+            texture_ids[id(image)] = len(soup.textures)
+            soup.textures.append(_linear_texture(image))
         return texture_ids[id(image)]
 
     source = visual.material
     attributes = getattr(visual, "vertex_attributes", None) or {}
     if "color" in attributes and len(attributes["color"]) == len(mesh.vertices):
         colors = np.asarray(attributes["color"])[mesh.faces]
-        corner_colors = _linear_colors(colors, encoded=not is_gltf)
+        corner_colors = _linear_colors(colors, encoded=not is_gltf, notes=soup.notes)
     if isinstance(source, trimesh.visual.material.PBRMaterial):
         factor = _rgba(source.baseColorFactor)
         emissive = np.zeros(3) if source.emissiveFactor is None else source.emissiveFactor
@@ -231,9 +237,14 @@ def _rgba(value) -> np.ndarray:
     return rgba
 
 
-def _linear_colors(colors: np.ndarray, encoded: bool) -> np.ndarray:
+def _linear_colors(colors: np.ndarray, encoded: bool, notes: set[str]) -> np.ndarray:
     integer = np.issubdtype(colors.dtype, np.unsignedinteger)
     scale = np.iinfo(colors.dtype).max if integer else 1.0
+    # Some exporters cast floats in [0, 1] to bytes without scaling them. Read literally, such a
+    # mesh is black and nearly transparent, which no file means to say.
+    if integer and colors.max() <= 1:
+        notes.add("vertex colours are floats cut to integers; reading 1 as full strength")
+        scale = 1.0
     linear = np.ones((*colors.shape[:2], 4), dtype=np.float32)
     linear[..., : colors.shape[2]] = colors / scale
     if encoded:
