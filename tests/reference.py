@@ -10,10 +10,10 @@ from spad.epipolar import pixel_grid, rays
 def sampled_epipolar_mask(cameras: Cameras, height: int, width: int, band_width: float) -> Tensor:
     """The exact mask by walking along every ray: project many points, keep the cells near one."""
     small = cameras.resized(height, width).to(dtype=torch.float64)
-    origins, directions = (x.flatten(1, 2) for x in rays(
-        small.world_from_cam, small.intrinsics, height, width
-    ))
-    depths = torch.logspace(-3, 4, 4000, dtype=torch.float64)[:, None]
+    origins, directions = (
+        x.flatten(1, 2) for x in rays(small.world_from_cam, small.intrinsics, height, width)
+    )
+    depths = torch.logspace(-2, 4, 1500, dtype=torch.float64)[:, None]
     cells = pixel_grid(height, width, small.intrinsics)[:, :2]
     num_cells = height * width
     mask = torch.zeros(len(cameras), num_cells, len(cameras), num_cells, dtype=torch.bool)

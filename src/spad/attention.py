@@ -29,6 +29,10 @@ class ViewContext:
     def __init__(self) -> None:
         self.views = ViewConditioning(num_views=1)
 
+    def __deepcopy__(self, memo: dict) -> "ViewContext":
+        # What a model last ran on is no part of the model, and may hang on a gradient's graph.
+        return ViewContext()
+
 
 def multi_view_attention(
     query: Tensor, key: Tensor, value: Tensor, num_views: int, mask: Tensor | None = None

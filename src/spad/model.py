@@ -6,6 +6,7 @@ from collections.abc import Mapping
 import torch
 from diffusers import UNet2DConditionModel
 from diffusers.models.embeddings import TimestepEmbedding
+from diffusers.models.modeling_utils import ModelMixin
 from diffusers.models.transformers.transformer_2d import Transformer2DModel
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionOutput
 from torch import Tensor, nn
@@ -14,6 +15,9 @@ from torch.nn import functional as F
 from spad.attention import MultiViewAttnProcessor, ViewConditioning, ViewContext
 
 PLUCKER_CHANNELS = 6
+
+# A saved pipeline names this module, and diffusers loads a part by a base class it finds here.
+__all__ = ["ModelMixin", "MultiViewUNet", "PluckerProjection"]
 
 
 class PluckerProjection(nn.Module):

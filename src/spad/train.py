@@ -1,5 +1,6 @@
 """Train a MultiViewUNet on renders: captions and cameras in, views out."""
 
+import copy
 import dataclasses
 import hashlib
 import logging
@@ -23,7 +24,7 @@ from spad.conditioning import condition_on_cameras
 from spad.config import DenoiserTraining
 from spad.data.views import ObjectViews, image_tensor, is_held_out, load_all_images, read_renders
 from spad.model import MultiViewUNet
-from spad.models import load_model
+from spad.models import load_model, save_model_manifest
 from spad.pipeline import SPADPipeline
 from spad.text import build_text_encoder, build_tokenizer, tokenize
 from spad.training_run import TrainingRun, step_generator, warmup_cosine, write_atomically
@@ -117,6 +118,7 @@ class DenoiserTrainer:
             self.parameters, decay=settings.ema_decay, use_ema_warmup=True, power=0.75
         )
         self.no_caption = tokenize(self.tokenizer, [""])[0]
+        self.captions = sorted({caption for o in objects for caption in o.captions})
 
     def _models(self, objects) -> tuple[PreTrainedTokenizerFast, CLIPTextModel, MultiViewUNet]:
         settings = self.settings
@@ -224,15 +226,13 @@ class DenoiserTrainer:
         shutil.rmtree(temporary, ignore_errors=True)
         self.ema.store(self.parameters)
         self.ema.copy_to(self.parameters)
-        pipeline = SPADPipeline(
-            vae=self.vae,
-            text_encoder=self.text_encoder,
-            tokenizer=self.tokenizer,
-            unet=self.unet,
-            scheduler=self.scheduler,
-        )
-        pipeline.save_pretrained(temporary)
+        averaged = [copy.deepcopy(m).half() for m in (self.vae, self.text_encoder, self.unet)]
         self.ema.restore(self.parameters)
+        vae, text_encoder, unet = averaged
+        pipeline = SPADPipeline(vae, text_encoder, self.tokenizer, unet, self.scheduler)
+        pipeline.save_pretrained(temporary, max_shard_size="15MB")
+        description = f"trained on {len(self.data.token_ids)} objects"
+        save_model_manifest(temporary, self.settings.output.name, description, self.captions)
         shutil.rmtree(folder, ignore_errors=True)
         os.replace(temporary, folder)
 

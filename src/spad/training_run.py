@@ -84,27 +84,31 @@ class TrainingRun:
             FloatingPointError: the loss is no longer finite; the last checkpoint is kept.
         """
         start = self._resume()
+        if start == self.total_steps and after_save:
+            after_save(start)
         saved_at = time.monotonic()
         progress = tqdm(total=self.total_steps, initial=start, unit="step", smoothing=0.05)
         with _stop_requests() as stop, progress:
             sums: dict[str, float] = {}
+            counted = 0
             for step in range(start, self.total_steps):
                 numbers = train_step(step)
-                bad = [name for name, value in numbers.items() if value != value]
+                bad = [name for name, value in numbers.items() if not math.isfinite(value)]
                 if bad:
                     raise FloatingPointError(
-                        f"{', '.join(bad)} became NaN at step {step}; "
+                        f"{', '.join(bad)} became NaN or infinite at step {step}; "
                         f"the last good checkpoint is {self.folder / CHECKPOINT}"
                     )
                 for name, value in numbers.items():
                     sums[name] = sums.get(name, 0.0) + value
+                counted += 1
                 progress.update()
                 done = step + 1
                 if done % self.log_every == 0:
-                    means = {name: total / self.log_every for name, total in sums.items()}
+                    means = {name: total / counted for name, total in sums.items()}
                     self._log(done, means)
                     progress.set_postfix({k: f"{v:.4g}" for k, v in means.items()}, refresh=False)
-                    sums = {}
+                    sums, counted = {}, 0
                 stopping = stop.is_set()
                 due = time.monotonic() - saved_at > self.save_every_s
                 if stopping or due or done == self.total_steps:

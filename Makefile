@@ -1,0 +1,41 @@
+# `make demo` and `make test` set up all they need, in .venv. Another Python: make PYTHON=python3.12
+
+PYTHON ?= python3
+PROMPT ?= a blue fish
+OUTPUT ?= out/demo
+PYTEST_ARGS ?=
+
+VENV := .venv
+BIN := $(VENV)/bin
+
+.NOTPARALLEL:
+.PHONY: demo test lint bench clean
+
+# spad prints where the pictures are.
+demo: $(VENV)/.core
+	$(BIN)/spad generate "$(PROMPT)" --output "$(OUTPUT)" --overwrite
+
+test: $(VENV)/.test
+	$(BIN)/python -m pytest -q $(PYTEST_ARGS)
+
+lint: $(VENV)/.dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+bench: $(VENV)/.core
+	$(BIN)/python benchmarks/bench_start.py
+
+clean:
+	rm -rf $(VENV) out build dist .pytest_cache .ruff_cache
+	find src tests benchmarks -name __pycache__ -prune -exec rm -rf {} +
+
+# One file for every set of packages says that it is installed as these two files ask.
+$(VENV)/.core: EXTRAS :=
+$(VENV)/.test: EXTRAS := [data,test]
+$(VENV)/.dev: EXTRAS := [dev]
+$(VENV)/.core $(VENV)/.test $(VENV)/.dev: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 10) <= sys.version_info < (3, 14))' || \
+		{ echo "expected Python 3.10 to 3.13, got $$($(PYTHON) -V); try make PYTHON=python3.12"; exit 1; }
+	test -x $(BIN)/pip || $(PYTHON) -m venv --clear $(VENV)
+	$(BIN)/python -m pip install -c constraints.txt -e ".$(EXTRAS)"
+	touch $(VENV)/.core $@
