@@ -26,7 +26,7 @@ bench: $(VENV)/.core
 	$(BIN)/python benchmarks/bench_start.py
 
 clean:
-	rm -rf $(VENV) out build dist .pytest_cache .ruff_cache
+	rm -rf $(VENV) build dist .pytest_cache .ruff_cache
 	find src tests benchmarks -name __pycache__ -prune -exec rm -rf {} +
 
 # One file for every set of packages says that it is installed as these two files ask.

@@ -64,6 +64,7 @@ def tiny_pipeline_folder(tmp_path_factory) -> Path:
             beta_schedule="scaled_linear",
             clip_sample=False,
             set_alpha_to_one=False,
+            steps_offset=1,
             prediction_type="v_prediction",
         ),
     )

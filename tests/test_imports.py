@@ -77,7 +77,9 @@ def requirements(lines: list[str]) -> set[str]:
 
 def load_alone(modules: list[str]) -> set[str]:
     """The top-level packages in memory after a new process has imported `modules`."""
-    code = f"import sys, {', '.join(modules)}; print(*{{name.split('.')[0] for name in sys.modules}})"
+    code = (
+        f"import sys, {', '.join(modules)}; print(*{{name.split('.')[0] for name in sys.modules}})"
+    )
     environment = os.environ | {"PYTHONPATH": str(SRC), "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
         [sys.executable, "-c", code], env=environment, capture_output=True, text=True
@@ -97,7 +99,9 @@ def test_imports_point_one_way(module):
     assert not later, f"{module} may import only what stands before it in ORDER"
 
 
-@pytest.mark.parametrize("module", ["spad.attention", "spad.autoencoder", "spad.text", "spad.model"])
+@pytest.mark.parametrize(
+    "module", ["spad.attention", "spad.autoencoder", "spad.text", "spad.model"]
+)
 def test_networks_take_tensors_not_cameras(module):
     assert not [name for name in imports(module) if name.startswith("spad.camera")]
 

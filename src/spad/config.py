@@ -57,7 +57,9 @@ class DenoiserTraining:
     """Share of words replaced by the unknown word, so that unknown words do no harm later."""
     clean_view_share: float = 0.25
     """Share of steps of several views that hold view 0 clean at timestep 0."""
-    min_snr_gamma: float = 5.0
+    min_snr_gamma: float | None = None
+    """Cap on the signal-to-noise weight; none weighs all timesteps alike. Small latents need the
+    noisy timesteps, where text decides the shape, and this weight all but drops them."""
     ema_decay: float = 0.999
     block_out_channels: tuple[int, ...] = (160, 192)
     text_width: int = 256

@@ -47,6 +47,7 @@ def gaussian_blob(height: int, width: int, sigma: float) -> Tensor:
     y = torch.linspace(-1, 1, height)[:, None]
     x = torch.linspace(-1, 1, width)[None, :]
     density = torch.exp(-(x**2 + y**2) / (2 * sigma**2))
+    density = density / density.max()
     return (1 - 2 * (density - density.min())).expand(3, height, width)
 
 

@@ -101,6 +101,7 @@ class DenoiserTrainer:
             beta_end=0.012,
             beta_schedule="scaled_linear",
             clip_sample=False,
+            steps_offset=1,
             set_alpha_to_one=False,
             prediction_type=settings.prediction_type,
         )
@@ -202,6 +203,8 @@ class DenoiserTrainer:
 
     def _snr_weight(self, timesteps: Tensor) -> Tensor:
         """Min-SNR weights (Hang et al. 2023), for the quantity that is predicted."""
+        if self.settings.min_snr_gamma is None:
+            return torch.ones_like(timesteps, dtype=torch.float32)
         snr = compute_snr(self.scheduler, timesteps.flatten()).view(timesteps.shape)
         capped = snr.clamp(max=self.settings.min_snr_gamma)
         return capped / (snr + 1 if self.settings.prediction_type == "v_prediction" else snr)

@@ -6,6 +6,7 @@ would have done, with no random state to store.
 """
 
 import csv
+import hashlib
 import json
 import logging
 import math
@@ -29,9 +30,10 @@ SETTINGS = "settings.json"
 
 
 def step_generator(seed: int, step: int) -> torch.Generator:
-    """CPU random generator of one training step."""
-    # Seeds of neighbouring steps and runs must not overlap: 2^32 steps fit between two seeds.
-    return torch.Generator().manual_seed((seed << 32) + step)
+    """CPU random generator of one training step, different for every seed and step."""
+    # torch seeds its CPU generator from 32 bits alone, so both numbers are hashed into those.
+    digest = hashlib.sha256(f"{seed} {step}".encode()).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest[:4], "big"))
 
 
 def warmup_cosine(step: int, warmup_steps: int, total_steps: int, floor: float = 0.02) -> float:

@@ -1,0 +1,138 @@
+"""The small autoencoder: linear laws, and that training its decoder helps."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from spad.autoencoder import PatchAutoencoder
+from spad.camera_formats import save_transforms
+from spad.cameras import Cameras
+from spad.config import AutoencoderTraining
+from spad.data.views import image_tensor, load_all_images, read_renders
+from spad.train_autoencoder import fit_autoencoder, image_gradients, random_crops, train_autoencoder
+from spad.training_run import step_generator
+
+SMALL = dict(latent_channels=12, block_out_channels=(16, 16, 16))
+
+
+@pytest.fixture(scope="module")
+def renders(tmp_path_factory) -> Path:
+    """Coloured discs on nothing, six objects of three views, laid out as `spad render` does."""
+    folder = tmp_path_factory.mktemp("renders")
+    rows = []
+    for index in range(6):
+        views = folder / f"object{index}"
+        (views / "images").mkdir(parents=True)
+        cameras = Cameras.evenly_round(3, height=64, width=64)
+        names = [f"images/{view:03d}.png" for view in range(3)]
+        for view, name in enumerate(names):
+            y, x = torch.meshgrid(torch.arange(64), torch.arange(64), indexing="ij")
+            disc = (x - 28 - 4 * view) ** 2 + (y - 32) ** 2 < (10 + 2 * index) ** 2
+            rgba = torch.zeros(64, 64, 4, dtype=torch.uint8)
+            rgba[disc] = torch.tensor([40 * index, 200 - 30 * index, 90, 255], dtype=torch.uint8)
+            Image.fromarray(rgba.numpy()).save(views / name)
+        save_transforms(views / "transforms.json", cameras, names)
+        row = {"uid": f"object{index}", "captions": [f"disc {index}"], "folder": f"object{index}"}
+        rows.append(json.dumps(row))
+    (folder / "objects.jsonl").write_text("\n".join(rows) + "\n")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def images(renders):
+    return load_all_images(read_renders(renders))
+
+
+def settings(renders: Path, output: Path, **changes) -> AutoencoderTraining:
+    return AutoencoderTraining(
+        **{"data": renders, "output": output, "steps": 30, "batch_size": 4, "crop_size": 32}
+        | SMALL
+        | changes
+    )
+
+
+def test_pictures_are_read_on_white(images):
+    assert images.shape == (6, 3, 64, 64, 3)
+    assert (images[:, :, 0, 0] == 255).all()
+    assert images[2, 1, 32, 32].tolist() == [80, 140, 90]
+    assert image_tensor(images[0]).shape == (3, 3, 64, 64)
+
+
+def test_white_has_latents_of_zero_and_comes_back_white(renders, images, tmp_path):
+    model = fit_autoencoder(settings(renders, tmp_path), images)
+    white = torch.ones(1, 3, 32, 48)
+    latents = model.encode(white).latent_dist.mode()
+    assert latents.shape == (1, 12, 2, 3)
+    assert latents.abs().max() < 1e-4
+    assert torch.allclose(model.decode(latents).sample, white, atol=1e-4)
+
+
+def test_untrained_it_is_the_best_linear_projection(renders, images, tmp_path):
+    """Decoding and encoding again changes nothing, and more components never hurt."""
+    target = image_tensor(images[0])
+    errors = []
+    for channels in (4, 12, 40):
+        model = fit_autoencoder(settings(renders, tmp_path, latent_channels=channels), images)
+        latents = model.encode(target).latent_dist.mode()
+        decoded = model.decode(latents).sample
+        assert torch.allclose(model.encode(decoded).latent_dist.mode(), latents, atol=1e-3)
+        errors.append((decoded - target).square().mean().item())
+    assert errors == sorted(errors, reverse=True)
+    assert errors[-1] < 0.3 * errors[0]
+
+
+def test_scaled_latents_have_unit_variance(renders, images, tmp_path):
+    model = fit_autoencoder(settings(renders, tmp_path), images)
+    crops = random_crops(images, 200, 64, 64, step_generator(1, 0))
+    scaled = model.encode(crops).latent_dist.mode() * model.config.scaling_factor
+    assert 0.8 < scaled.square().mean() < 1.2
+
+
+def test_latents_are_certain(renders, images, tmp_path):
+    posterior = fit_autoencoder(settings(renders, tmp_path), images).encode(
+        image_tensor(images[0])
+    ).latent_dist
+    assert torch.allclose(posterior.sample(), posterior.mode(), atol=1e-5)
+
+
+def test_training_the_decoder_helps_and_keeps_the_latents(renders, images, tmp_path):
+    before = fit_autoencoder(settings(renders, tmp_path), images)
+    quick = dict(steps=80, learning_rate=4e-3, latent_noise=0.0, edge_weight=0.0)
+    folder = train_autoencoder(settings(renders, tmp_path, **quick))
+    after = PatchAutoencoder.from_pretrained(folder)
+    assert torch.equal(after.encoder.weight, before.encoder.weight)
+    assert after.config.scaling_factor == before.config.scaling_factor
+    target = image_tensor(images[:, 0])
+
+    def error(model) -> float:
+        decoded = model.decode(model.encode(target).latent_dist.mode()).sample
+        return (decoded - target).abs().mean().item()
+
+    with torch.no_grad():
+        assert error(after) < 0.9 * error(before)
+
+
+def test_crops_start_at_multiples(images):
+    crops = random_crops(images, 50, 32, 16, step_generator(0, 0))
+    assert crops.shape == (50, 3, 32, 32)
+    whole = image_tensor(images.reshape(-1, 64, 64, 3))
+    for crop in crops[:5]:
+        places = [
+            whole[:, :, row : row + 32, col : col + 32]
+            for row in (0, 16, 32)
+            for col in (0, 16, 32)
+        ]
+        assert (torch.cat(places) == crop).flatten(1).all(1).any()
+
+
+def test_image_gradients_of_a_ramp():
+    ramp = torch.arange(4.0).expand(1, 1, 4, 4)
+    assert image_gradients(ramp).tolist() == [1.0] * 12 + [0.0] * 12
+
+
+def test_odd_patch_sizes_are_refused():
+    with pytest.raises(ValueError, match="divisible by 4"):
+        PatchAutoencoder(patch_size=10)

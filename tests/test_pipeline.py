@@ -1,0 +1,223 @@
+"""SPADPipeline on a tiny real model."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from spad.cameras import Cameras
+from spad.pipeline import SCHEDULERS, SPADPipeline, gaussian_blob, picture_tensor
+
+
+@pytest.fixture
+def pipeline(tiny_pipeline_folder) -> SPADPipeline:
+    pipeline = SPADPipeline.from_pretrained(tiny_pipeline_folder)
+    pipeline.set_progress_bar_config(disable=True)
+    generator = torch.Generator().manual_seed(0)
+    # An untrained UNet has zero weights where views and cameras come in: wake them.
+    for name, weight in pipeline.unet.named_parameters():
+        if "plucker" in name or "camera_embedding" in name:
+            weight.data.normal_(0, 0.2, generator=generator)
+    return pipeline
+
+
+@pytest.fixture
+def cameras() -> Cameras:
+    return Cameras.evenly_round(3, elevation_deg=20.0, height=128, width=128)
+
+
+def test_one_picture_for_every_prompt_and_camera(pipeline, cameras):
+    result = pipeline(["a blue fish", "a grey rock"], cameras, num_inference_steps=2)
+    assert [len(views) for views in result.images] == [3, 3]
+    assert {view.size for views in result.images for view in views} == {(128, 128)}
+    assert result.latents.shape == (2, 3, 16, 8, 8)
+    assert result.latents.isfinite().all()
+
+
+def test_a_prompt_is_drawn_alike_alone_and_in_a_list(pipeline, cameras):
+    both = pipeline(["a blue fish", "a grey rock"], cameras, num_inference_steps=2).latents
+    alone = pipeline("a grey rock", cameras, num_inference_steps=2).latents
+    assert torch.allclose(both[1], alone[0], atol=1e-4)
+
+
+def test_seed_decides(pipeline, cameras):
+    first, again, other = (
+        pipeline("a grey rock", cameras, num_inference_steps=2, seed=seed).latents
+        for seed in (1, 1, 2)
+    )
+    assert torch.equal(first, again)
+    assert not torch.allclose(first, other)
+
+
+def test_guidance_of_one_is_the_prediction_with_text(pipeline, cameras):
+    """Linear in the scale: scale 0 ignores the prompt, 1 needs no second branch."""
+    without = [
+        pipeline(p, cameras, num_inference_steps=1, cfg_scale=0).latents
+        for p in ("a blue fish", "a grey rock")
+    ]
+    assert torch.allclose(*without, atol=1e-5)
+    one, two = (
+        pipeline("a blue fish", cameras, num_inference_steps=1, cfg_scale=scale).latents
+        for scale in (1, 2)
+    )
+    assert torch.allclose(one - without[0], two - one, atol=1e-3)
+
+
+def test_negative_prompt_changes_the_pictures(pipeline, cameras):
+    plain = pipeline("a blue fish", cameras, num_inference_steps=2).latents
+    led_away = pipeline(
+        "a blue fish", cameras, negative_prompt="a tall oak tree", num_inference_steps=2
+    ).latents
+    assert (plain - led_away).abs().max() > 1e-4
+
+
+@pytest.mark.parametrize("name", SCHEDULERS)
+@pytest.mark.parametrize("prediction_type", ["v_prediction", "epsilon"])
+def test_schedulers_draw(pipeline, cameras, name, prediction_type):
+    pipeline.scheduler.register_to_config(prediction_type=prediction_type)
+    pipeline.use_scheduler(name)
+    assert pipeline.scheduler.config.prediction_type == prediction_type
+    latents = pipeline("a blue fish", cameras, num_inference_steps=3).latents
+    assert latents.isfinite().all()
+
+
+def test_solvers_agree_on_where_they_lead(pipeline, cameras):
+    """Many steps of any solver follow the same path from the same start."""
+    ends = {}
+    for name in ("ddim", "dpm++", "euler"):
+        pipeline.use_scheduler(name)
+        ends[name] = pipeline("a fish", cameras, num_inference_steps=100, cfg_scale=1).latents
+    for name in ("dpm++", "euler"):
+        error = (ends[name] - ends["ddim"]).norm() / ends["ddim"].norm()
+        assert error < 0.15, (name, error)
+
+
+def test_a_given_picture_is_kept_and_leads_the_other_views(pipeline, cameras):
+    picture = Image.new("RGB", (128, 128), "white")
+    picture.paste((200, 30, 30), (40, 40, 90, 90))
+    free = pipeline("a blue fish", cameras, num_inference_steps=2)
+    seen_timesteps = []
+    forward = pipeline.unet.forward
+
+    def watched(sample, timestep, *args, **kwargs):
+        seen_timesteps.append(timestep)
+        return forward(sample, timestep, *args, **kwargs)
+
+    pipeline.unet.forward = watched
+    led = pipeline("a blue fish", cameras, num_inference_steps=2, image=picture)
+    expected = pipeline._encode_picture(picture_tensor(picture, 128, 128))[0, 0]
+    assert torch.equal(led.latents[0, 0], expected)
+    assert not torch.allclose(led.latents[0, 1:], free.latents[0, 1:], atol=1e-4)
+    assert all((t[:, 0] == 0).all() for t in seen_timesteps)
+    assert (seen_timesteps[0][:, 1:] > 0).all()
+
+
+def test_conditioning_is_computed_once(pipeline, cameras, monkeypatch):
+    calls = []
+    prepare = pipeline.unet.prepare_views
+    monkeypatch.setattr(
+        pipeline.unet, "prepare_views", lambda *a, **k: calls.append(1) or prepare(*a, **k)
+    )
+    pipeline("a blue fish", cameras, num_inference_steps=4)
+    assert len(calls) == 1
+
+
+def test_callback_sees_and_may_replace_latents(pipeline, cameras):
+    steps = []
+
+    def callback(_pipeline, step, _timestep, tensors):
+        steps.append(step)
+        return {"latents": torch.zeros_like(tensors["latents"])}
+
+    result = pipeline("a fish", cameras, num_inference_steps=3, callback_on_step_end=callback)
+    assert steps == [0, 1, 2]
+    assert not result.latents.any()
+
+
+def test_one_view_and_many_views(pipeline):
+    for count in (1, 12):
+        cameras = Cameras.evenly_round(count, height=64, width=64)
+        assert len(pipeline("a fish", cameras, num_inference_steps=1).images[0]) == count
+
+
+def test_rectangular_pictures(pipeline):
+    cameras = Cameras.evenly_round(2, height=64, width=96)
+    image = pipeline("a fish", cameras, num_inference_steps=1).images[0][0]
+    assert image.size == (96, 64)
+
+
+def test_saved_and_loaded_it_draws_the_same(pipeline, cameras, tmp_path):
+    pipeline.save_pretrained(tmp_path)
+    loaded = SPADPipeline.from_pretrained(tmp_path)
+    expected = pipeline("a blue fish", cameras, num_inference_steps=2).latents
+    assert torch.equal(loaded("a blue fish", cameras, num_inference_steps=2).latents, expected)
+
+
+def test_lora_layers_train_and_load(pipeline, cameras, tmp_path):
+    peft = pytest.importorskip("peft", reason="LoRA needs peft")
+    before = pipeline("a blue fish", cameras, num_inference_steps=3).latents
+    config = peft.LoraConfig(r=2, lora_alpha=2, target_modules=["to_q", "to_v", "proj_in"])
+    pipeline.unet.add_adapter(config)
+    for name, weight in pipeline.unet.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(weight, std=0.5)
+    adapted = pipeline("a blue fish", cameras, num_inference_steps=3).latents
+    assert (before - adapted).abs().max() > 1e-3
+    layers = peft.utils.get_peft_model_state_dict(pipeline.unet)
+    SPADPipeline.save_lora_weights(tmp_path, unet_lora_layers=layers)
+    pipeline.unet.delete_adapters("default")
+    pipeline.load_lora_weights(tmp_path)
+    loaded = pipeline("a blue fish", cameras, num_inference_steps=3).latents
+    assert torch.allclose(loaded, adapted, atol=1e-5)
+
+
+def test_blob_is_dark_inside_and_white_in_the_corners():
+    blob = gaussian_blob(64, 64, 0.5)
+    assert blob.shape == (3, 64, 64)
+    assert blob[:, 0, 0].tolist() == [1, 1, 1]
+    assert -1 < blob.min() < -0.9
+    assert gaussian_blob(64, 64, 0.2).mean() > blob.mean()
+
+
+def test_blob_equals_the_original(shared_dir):
+    recorded = np.load(shared_dir / "golden" / "gaussian_blob.npz")
+    for name, blob in {
+        "s5_256": gaussian_blob(256, 256, 0.5)[0],
+        "s5_64": gaussian_blob(64, 64, 0.5)[0],
+        "s2_256_row128": gaussian_blob(256, 256, 0.2)[0, 128],
+        "s7_256_row128": gaussian_blob(256, 256, 0.7)[0, 128],
+    }.items():
+        assert np.abs(blob.numpy() - recorded[name]).max() < 2e-6, name
+
+
+def test_pictures_are_put_on_white_and_padded():
+    picture = Image.new("RGBA", (40, 20), (255, 0, 0, 255))
+    picture.paste((0, 0, 0, 0), (0, 0, 20, 20))
+    pixels = picture_tensor(picture, 40, 40)
+    assert pixels[:, 0, 0].tolist() == [1, 1, 1], "padding is white"
+    assert pixels[:, 20, 5].tolist() == [1, 1, 1], "transparent is white"
+    assert pixels[:, 20, 35].tolist() == [1, -1, -1]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"prompt": " "}, "empty"),
+        ({"prompt": []}, "empty"),
+        ({"num_inference_steps": 0}, "steps"),
+        ({"num_inference_steps": 1001}, "steps"),
+        ({"cfg_scale": -1}, "guidance"),
+        ({"cfg_scale": float("nan")}, "guidance"),
+        ({"blob_sigma": 0}, "blob_sigma"),
+        ({"cameras": Cameras.evenly_round(2, height=100, width=128)}, "try 96"),
+    ],
+)
+def test_bad_arguments_are_refused(pipeline, cameras, change, message):
+    arguments = {"prompt": "a fish", "cameras": cameras, "num_inference_steps": 1} | change
+    with pytest.raises(ValueError, match=message):
+        pipeline(**arguments)
+
+
+def test_unknown_scheduler_is_refused(pipeline):
+    with pytest.raises(ValueError, match="ddim, dpm"):
+        pipeline.use_scheduler("magic")
