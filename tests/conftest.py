@@ -1,5 +1,6 @@
 """Parts that several test files share."""
 
+import json
 import os
 from pathlib import Path
 
@@ -79,4 +80,33 @@ def tiny_pipeline_folder(tmp_path_factory) -> Path:
         licence="Apache-2.0",
         author="the tests",
     )
+    return folder
+
+
+@pytest.fixture(scope="session")
+def renders(tmp_path_factory) -> Path:
+    """Coloured discs on nothing, six objects of four views, laid out as `spad render` does."""
+    import torch
+    from PIL import Image
+
+    from spad.camera_formats import save_transforms
+    from spad.cameras import Cameras
+
+    folder = tmp_path_factory.mktemp("renders")
+    rows = []
+    for index in range(6):
+        views = folder / f"object{index}"
+        (views / "images").mkdir(parents=True)
+        cameras = Cameras.evenly_round(4, height=64, width=64)
+        names = [f"images/{view:03d}.png" for view in range(4)]
+        for view, name in enumerate(names):
+            y, x = torch.meshgrid(torch.arange(64), torch.arange(64), indexing="ij")
+            disc = (x - 28 - 4 * view) ** 2 + (y - 32) ** 2 < (10 + 2 * index) ** 2
+            rgba = torch.zeros(64, 64, 4, dtype=torch.uint8)
+            rgba[disc] = torch.tensor([40 * index, 200 - 30 * index, 90, 255], dtype=torch.uint8)
+            Image.fromarray(rgba.numpy()).save(views / name)
+        save_transforms(views / "transforms.json", cameras, names)
+        row = {"uid": f"object{index}", "captions": [f"disc {index}"], "folder": f"object{index}"}
+        rows.append(json.dumps(row))
+    (folder / "objects.jsonl").write_text("\n".join(rows) + "\n")
     return folder

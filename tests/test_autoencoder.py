@@ -1,44 +1,17 @@
 """The small autoencoder: linear laws, and that training its decoder helps."""
 
-import json
 from pathlib import Path
 
 import pytest
 import torch
-from PIL import Image
 
 from spad.autoencoder import PatchAutoencoder
-from spad.camera_formats import save_transforms
-from spad.cameras import Cameras
 from spad.config import AutoencoderTraining
 from spad.data.views import image_tensor, load_all_images, read_renders
 from spad.train_autoencoder import fit_autoencoder, image_gradients, random_crops, train_autoencoder
 from spad.training_run import step_generator
 
 SMALL = dict(latent_channels=12, block_out_channels=(16, 16, 16))
-
-
-@pytest.fixture(scope="module")
-def renders(tmp_path_factory) -> Path:
-    """Coloured discs on nothing, six objects of three views, laid out as `spad render` does."""
-    folder = tmp_path_factory.mktemp("renders")
-    rows = []
-    for index in range(6):
-        views = folder / f"object{index}"
-        (views / "images").mkdir(parents=True)
-        cameras = Cameras.evenly_round(3, height=64, width=64)
-        names = [f"images/{view:03d}.png" for view in range(3)]
-        for view, name in enumerate(names):
-            y, x = torch.meshgrid(torch.arange(64), torch.arange(64), indexing="ij")
-            disc = (x - 28 - 4 * view) ** 2 + (y - 32) ** 2 < (10 + 2 * index) ** 2
-            rgba = torch.zeros(64, 64, 4, dtype=torch.uint8)
-            rgba[disc] = torch.tensor([40 * index, 200 - 30 * index, 90, 255], dtype=torch.uint8)
-            Image.fromarray(rgba.numpy()).save(views / name)
-        save_transforms(views / "transforms.json", cameras, names)
-        row = {"uid": f"object{index}", "captions": [f"disc {index}"], "folder": f"object{index}"}
-        rows.append(json.dumps(row))
-    (folder / "objects.jsonl").write_text("\n".join(rows) + "\n")
-    return folder
 
 
 @pytest.fixture(scope="module")
@@ -55,10 +28,10 @@ def settings(renders: Path, output: Path, **changes) -> AutoencoderTraining:
 
 
 def test_pictures_are_read_on_white(images):
-    assert images.shape == (6, 3, 64, 64, 3)
+    assert images.shape == (6, 4, 64, 64, 3)
     assert (images[:, :, 0, 0] == 255).all()
     assert images[2, 1, 32, 32].tolist() == [80, 140, 90]
-    assert image_tensor(images[0]).shape == (3, 3, 64, 64)
+    assert image_tensor(images[0]).shape == (4, 3, 64, 64)
 
 
 def test_white_has_latents_of_zero_and_comes_back_white(renders, images, tmp_path):
@@ -92,9 +65,11 @@ def test_scaled_latents_have_unit_variance(renders, images, tmp_path):
 
 
 def test_latents_are_certain(renders, images, tmp_path):
-    posterior = fit_autoencoder(settings(renders, tmp_path), images).encode(
-        image_tensor(images[0])
-    ).latent_dist
+    posterior = (
+        fit_autoencoder(settings(renders, tmp_path), images)
+        .encode(image_tensor(images[0]))
+        .latent_dist
+    )
     assert torch.allclose(posterior.sample(), posterior.mode(), atol=1e-5)
 
 

@@ -171,7 +171,8 @@ def test_batches_and_rectangles():
 
 
 @pytest.mark.parametrize(
-    "change", [{"near": -1.0}, {"near": 2.0, "far": 1.0}, {"band_width": 1.0}, {"band_width": np.nan}]
+    "change",
+    [{"near": -1.0}, {"near": 2.0, "far": 1.0}, {"band_width": 1.0}, {"band_width": np.nan}],
 )
 def test_impossible_settings_are_refused(change):
     with pytest.raises(ValueError, match="expected"):

@@ -33,7 +33,7 @@ ORDER = """
     spad.pipeline
     spad.models
     spad.results spad.generate
-    spad.training_run spad.train_autoencoder spad.train
+    spad.training_run spad.train_autoencoder spad.train spad.export
     spad.cli
     spad.__main__
 """.split()

@@ -26,7 +26,7 @@ class Walk:
         torch.nn.init.zeros_(self.model.weight)
         self.stop_at = None
         self.run = TrainingRun(
-            folder, {"model": self.model}, {"rate": 0.1} | settings, total_steps, log_every=5
+            folder, {"model": self.model}, {"rate": 0.1} | settings, total_steps, 180.0, 5
         )
 
     def step(self, step: int) -> dict[str, float]:

@@ -78,7 +78,7 @@ def test_order_of_captions_does_not_matter():
 
 
 def test_words_are_those_of_the_tokenizer():
-    from spad.text import words_of as words_of_tokenizer
+    from spad.text import build_tokenizer
 
     text = "Don't, a 2-door CAR\n(blue)"
-    assert words_of(text) == words_of_tokenizer(text)
+    assert build_tokenizer([text]).tokenize(text) == words_of(text)

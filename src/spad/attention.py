@@ -80,9 +80,7 @@ class MultiViewAttnProcessor:
             layer(hidden_states).unflatten(-1, (attn.heads, -1)).transpose(1, 2)
             for layer in (attn.to_q, attn.to_k, attn.to_v)
         )
-        attended = multi_view_attention(
-            query, key, value, views.num_views, views.masks.get(tokens)
-        )
+        attended = multi_view_attention(query, key, value, views.num_views, views.masks.get(tokens))
         joined = attended.transpose(1, 2).flatten(-2)
         # to_out is a projection and a dropout.
         return attn.to_out[1](attn.to_out[0](joined))

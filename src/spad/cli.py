@@ -16,7 +16,7 @@ from typing import Annotated
 import tyro
 from tyro.conf import Positional, subcommand
 
-from spad.config import AutoencoderTraining, DenoiserTraining, Generation, RenderConfig
+from spad.config import AutoencoderTraining, DenoiserTraining, Export, Generation, RenderConfig
 
 BAD_INPUT, MACHINE_FAILURE, STOPPED = 2, 1, 130
 
@@ -31,6 +31,7 @@ class Train:
     job: (
         Annotated[AutoencoderTraining, subcommand("autoencoder")]
         | Annotated[DenoiserTraining, subcommand("denoiser")]
+        | Annotated[Export, subcommand("export")]
     )
 
 
@@ -135,6 +136,8 @@ def _render(settings: RenderConfig, argv: list[str]) -> None:
 def _train(command: Train, argv: list[str]) -> None:
     if isinstance(command.job, AutoencoderTraining):
         from spad.train_autoencoder import train_autoencoder as train
+    elif isinstance(command.job, Export):
+        from spad.export import export_model as train
     else:
         from spad.train import train_denoiser as train
     from spad.training_run import Interrupted

@@ -9,7 +9,9 @@ from spad.epipolar import NARROWEST_BAND, epipolar_mask, plucker_map, scale_intr
 from spad.model import MultiViewUNet
 
 
-def camera_vectors(cameras: Cameras, num_views: int, relative: bool, with_intrinsics: bool) -> Tensor:
+def camera_vectors(
+    cameras: Cameras, num_views: int, relative: bool, with_intrinsics: bool
+) -> Tensor:
     """Numbers that the camera embedding reads: (b, num_views, 4), or 8 with intrinsics.
 
     The four are polar angle from +z in radians, sin and cos of the azimuth, and radius, of the
@@ -20,9 +22,7 @@ def camera_vectors(cameras: Cameras, num_views: int, relative: bool, with_intrin
     configurations.
     """
     spherical = [torch.deg2rad(90 - cameras.elevation_deg), torch.deg2rad(cameras.azimuth_deg)]
-    polar, azimuth, radius = (
-        x.unflatten(0, (-1, num_views)) for x in (*spherical, cameras.radius)
-    )
+    polar, azimuth, radius = (x.unflatten(0, (-1, num_views)) for x in (*spherical, cameras.radius))
     if relative:
         polar, azimuth, radius = (x - x[:, :1] for x in (polar, azimuth, radius))
     vectors = torch.stack([polar, azimuth.sin(), azimuth.cos(), radius], dim=-1)

@@ -31,6 +31,10 @@ class AutoencoderTraining:
     latent_noise: float = 0.1
     """Deviation of the noise the decoder learns to ignore; latents have about one."""
     seed: int = 0
+    save_every_s: float = 180.0
+    """Seconds between checkpoints."""
+    log_every: int = 20
+    """Steps that one row of loss.csv averages."""
 
 
 @dataclass(frozen=True)
@@ -66,6 +70,31 @@ class DenoiserTraining:
     band_width: float = 2.0
     prediction_type: Literal["v_prediction", "epsilon"] = "v_prediction"
     seed: int = 0
+    save_every_s: float = 180.0
+    """Seconds between checkpoints."""
+    log_every: int = 20
+    """Steps that one row of loss.csv averages."""
+
+
+@dataclass(frozen=True)
+class Export:
+    """Put a trained model and the record of its training into one folder, ready to ship."""
+
+    runs: Positional[tuple[Path, ...]]
+    """Folders of the denoiser's runs in the order they were made; the last one is shipped."""
+    autoencoder: Path
+    """Run folder of the autoencoder."""
+    data: Path
+    """Folder that `spad render` wrote, for the hash of what was learned from."""
+    output: Path
+    """Folder to make."""
+    description: str = ""
+    licence: str = ""
+    author: str = ""
+
+    def __post_init__(self) -> None:
+        if not self.runs:
+            raise ValueError("expected the run folders of the denoiser, got none")
 
 
 @dataclass(frozen=True)

@@ -24,13 +24,17 @@ def pixel_grid(height: int, width: int, like: Tensor) -> Tensor:
     return torch.stack([x, y, torch.ones_like(x)], dim=-1).reshape(-1, 3)
 
 
-def scale_intrinsics(intrinsics: Tensor, image_size: tuple[int, int], grid: tuple[int, int]) -> Tensor:
+def scale_intrinsics(
+    intrinsics: Tensor, image_size: tuple[int, int], grid: tuple[int, int]
+) -> Tensor:
     """Intrinsics (..., 3, 3) of an image (h, w) in units of the cells of a grid (h, w) over it."""
     rows = [grid[1] / image_size[1], grid[0] / image_size[0], 1.0]
     return intrinsics * intrinsics.new_tensor(rows)[:, None]
 
 
-def rays(world_from_cam: Tensor, intrinsics: Tensor, height: int, width: int) -> tuple[Tensor, Tensor]:
+def rays(
+    world_from_cam: Tensor, intrinsics: Tensor, height: int, width: int
+) -> tuple[Tensor, Tensor]:
     """Rays through pixel centres, world frame.
 
     Args:
@@ -136,7 +140,9 @@ def _depth_rays(world_from_cam, intrinsics, height, width) -> tuple[Tensor, Tens
     return world_from_cam[..., :3, 3], in_camera @ world_from_cam[..., :3, :3].transpose(-1, -2)
 
 
-def _segments(world_from_cam, intrinsics, height, width, near, far) -> tuple[Tensor, Tensor, Tensor]:
+def _segments(
+    world_from_cam, intrinsics, height, width, near, far
+) -> tuple[Tensor, Tensor, Tensor]:
     """Every pixel's ray as a segment in every other view, as three affine functions of (x, y, 1).
 
     Returns: three tensors (..., v_query, v_key, h * w, 3): signed distance across the line, and

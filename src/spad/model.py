@@ -175,13 +175,17 @@ class MultiViewUNet(UNet2DConditionModel):
         if encoder_hidden_states.ndim == 3:
             encoder_hidden_states = encoder_hidden_states[:, None].expand(-1, num_views, -1, -1)
         self.context.views = views
-        output = super().forward(
-            sample.flatten(0, 1),
-            timestep,
-            encoder_hidden_states.flatten(0, 1),
-            return_dict=False,
-            **kwargs,
-        )[0].unflatten(0, (batch, num_views))
+        output = (
+            super()
+            .forward(
+                sample.flatten(0, 1),
+                timestep,
+                encoder_hidden_states.flatten(0, 1),
+                return_dict=False,
+                **kwargs,
+            )[0]
+            .unflatten(0, (batch, num_views))
+        )
         return UNet2DConditionOutput(sample=output) if return_dict else (output,)
 
     def get_class_embed(self, sample: Tensor, class_labels: Tensor | None) -> Tensor | None:

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from spad.pipeline import SPADPipeline
 
 EMBEDDED = Path(__file__).parent / "weights"
+# Weights are saved in files below 20 MB, so that they can live in a git repository.
+SHARD_SIZE = "15MB"
 MANIFEST, CAPTIONS, HASHES = "spad.json", "captions.txt", "sha256.txt"
 
 # The classes a pipeline folder may name. Anything else it asks for is refused, never imported.

@@ -1,18 +1,14 @@
 """A small text encoder of our own: whole words in, diffusers-compatible embeddings out."""
 
-import re
 from collections.abc import Iterable, Sequence
 
 from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, processors
 from transformers import CLIPTextConfig, CLIPTextModel, PreTrainedTokenizerFast
 
+from spad.vocabulary import words_of
+
 PAD, UNKNOWN, START, END = "<pad>", "<unk>", "<start>", "<end>"
 MAX_TOKENS = 24
-
-
-def words_of(text: str) -> list[str]:
-    """The words a `WordLevel` tokenizer of ours sees in a text: lower case, letters and digits."""
-    return re.findall(r"[a-z0-9]+", text.lower())
 
 
 def build_tokenizer(captions: Iterable[str]) -> PreTrainedTokenizerFast:

@@ -1,7 +1,6 @@
 """Train a MultiViewUNet on renders: captions and cameras in, views out."""
 
 import copy
-import dataclasses
 import hashlib
 import logging
 import os
@@ -24,7 +23,7 @@ from spad.conditioning import condition_on_cameras
 from spad.config import DenoiserTraining
 from spad.data.views import ObjectViews, image_tensor, is_held_out, load_all_images, read_renders
 from spad.model import MultiViewUNet
-from spad.models import load_model, save_model_manifest
+from spad.models import SHARD_SIZE, load_model, save_model_manifest
 from spad.pipeline import SPADPipeline
 from spad.text import build_text_encoder, build_tokenizer, tokenize
 from spad.training_run import TrainingRun, step_generator, warmup_cosine, write_atomically
@@ -181,7 +180,9 @@ class DenoiserTrainer:
         clean, cameras, token_ids, generator = self.batch(step)
         batch, num_views = clean.shape[:2]
         noise = torch.randn(clean.shape, generator=generator)
-        steps = torch.randint(self.scheduler.config.num_train_timesteps, (batch,), generator=generator)
+        steps = torch.randint(
+            self.scheduler.config.num_train_timesteps, (batch,), generator=generator
+        )
         timesteps = steps[:, None].repeat(1, num_views)
         scored = torch.ones(batch, num_views, dtype=torch.bool)
         if num_views > 1:
@@ -233,7 +234,7 @@ class DenoiserTrainer:
         self.ema.restore(self.parameters)
         vae, text_encoder, unet = averaged
         pipeline = SPADPipeline(vae, text_encoder, self.tokenizer, unet, self.scheduler)
-        pipeline.save_pretrained(temporary, max_shard_size="15MB")
+        pipeline.save_pretrained(temporary, max_shard_size=SHARD_SIZE)
         description = f"trained on {len(self.data.token_ids)} objects"
         save_model_manifest(temporary, self.settings.output.name, description, self.captions)
         shutil.rmtree(folder, ignore_errors=True)
@@ -244,19 +245,12 @@ def train_denoiser(settings: DenoiserTraining) -> Path:
     """Train from renders; the pipeline is saved to `settings.output / "model"` and returned."""
     trainer = DenoiserTrainer(settings)
     folder = settings.output / "model"
-    recorded = {
-        k: str(v) if isinstance(v, Path) else v for k, v in dataclasses.asdict(settings).items()
+    parts = {
+        "unet": trainer.unet,
+        "text_encoder": trainer.text_encoder,
+        "optimizer": trainer.optimizer,
+        "ema": trainer.ema,
     }
-    run = TrainingRun(
-        folder=settings.output,
-        parts={
-            "unet": trainer.unet,
-            "text_encoder": trainer.text_encoder,
-            "optimizer": trainer.optimizer,
-            "ema": trainer.ema,
-        },
-        settings={k: v for k, v in recorded.items() if k not in ("data", "output")},
-        total_steps=settings.steps,
-    )
+    run = TrainingRun.of(settings, parts)
     run.run(trainer.train_step, after_save=lambda _: trainer.save_pipeline(folder))
     return folder

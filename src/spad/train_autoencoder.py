@@ -1,6 +1,5 @@
 """Train the small autoencoder whose latents the `mini` model denoises."""
 
-import dataclasses
 import math
 from pathlib import Path
 
@@ -96,13 +95,6 @@ def train_autoencoder(settings: AutoencoderTraining) -> Path:
         mse = F.mse_loss(result.detach(), target).item()
         return {"l1": l1.item(), "edges": edges.item(), "psnr": 10 * math.log10(4 / mse)}
 
-    run = TrainingRun(
-        folder=settings.output,
-        parts={"model": model, "optimizer": optimizer},
-        settings={
-            k: v for k, v in dataclasses.asdict(settings).items() if k not in ("data", "output")
-        },
-        total_steps=settings.steps,
-    )
+    run = TrainingRun.of(settings, {"model": model, "optimizer": optimizer})
     run.run(train_step, after_save=lambda _: model.save_pretrained(folder))
     return folder

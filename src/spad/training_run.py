@@ -6,11 +6,13 @@ would have done, with no random state to store.
 """
 
 import csv
+import dataclasses
 import hashlib
 import json
 import logging
 import math
 import os
+import platform
 import signal
 import threading
 import time
@@ -27,6 +29,8 @@ logger = logging.getLogger(__name__)
 
 CHECKPOINT = "checkpoint.pt"
 SETTINGS = "settings.json"
+RECORD = "record.json"
+LOSSES = "loss.csv"
 
 
 def step_generator(seed: int, step: int) -> torch.Generator:
@@ -55,13 +59,23 @@ def write_atomically(path: Path, write: Callable[[Path], Any]) -> None:
         temporary.unlink(missing_ok=True)
 
 
+def machine() -> dict[str, str]:
+    """What the run runs on, for the record."""
+    name = torch.cuda.get_device_name() if torch.cuda.is_available() else platform.processor()
+    return {
+        "hardware": f"{name or platform.machine()}, {os.cpu_count()} CPU cores",
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+    }
+
+
 class Interrupted(Exception):
     """A stop was asked for; the run is saved and can be resumed."""
 
 
 @dataclass
 class TrainingRun:
-    """Runs steps in a folder: `settings.json`, `loss.csv`, `checkpoint.pt`.
+    """Runs steps in a folder: `settings.json`, `record.json`, `loss.csv`, `checkpoint.pt`.
 
     `parts` maps names to objects with `state_dict` and `load_state_dict`. A folder that already
     holds a checkpoint is resumed, if it was made with the same `settings`.
@@ -71,8 +85,26 @@ class TrainingRun:
     parts: Mapping[str, Any]
     settings: Mapping[str, Any]
     total_steps: int
-    save_every_s: float = 180.0
-    log_every: int = 20
+    save_every_s: float
+    log_every: int
+
+    @classmethod
+    def of(cls, settings: Any, parts: Mapping[str, Any]) -> "TrainingRun":
+        """The run that a dataclass of settings with `output`, `steps` and so on describes."""
+        apart = ("data", "output", "save_every_s", "log_every")
+        recorded = {
+            name: str(value) if isinstance(value, Path) else value
+            for name, value in dataclasses.asdict(settings).items()
+            if name not in apart
+        }
+        return cls(
+            settings.output,
+            parts,
+            recorded,
+            settings.steps,
+            settings.save_every_s,
+            settings.log_every,
+        )
 
     def run(
         self,
@@ -114,7 +146,7 @@ class TrainingRun:
                 stopping = stop.is_set()
                 due = time.monotonic() - saved_at > self.save_every_s
                 if stopping or due or done == self.total_steps:
-                    self._save(done)
+                    self._save(done, time.monotonic() - saved_at)
                     if after_save and not stopping:
                         after_save(done)
                     saved_at = time.monotonic()
@@ -144,12 +176,18 @@ class TrainingRun:
         logger.info("resuming %s at step %d", self.folder, state["step"])
         return state["step"]
 
-    def _save(self, step: int) -> None:
+    def _save(self, step: int, seconds: float) -> None:
+        """Write the checkpoint, and add `seconds` of work to the record of the run."""
+        path = self.folder / RECORD
+        before = json.loads(path.read_text())["seconds"] if path.exists() else 0.0
+        record = {"steps": step, "seconds": round(before + seconds, 1), **machine()}
+        text = json.dumps(record, indent=2) + "\n"
+        write_atomically(path, lambda temporary: temporary.write_text(text))
         state = {name: part.state_dict() for name, part in self.parts.items()} | {"step": step}
         write_atomically(self.folder / CHECKPOINT, lambda path: torch.save(state, path))
 
     def _log(self, step: int, means: Mapping[str, float]) -> None:
-        path = self.folder / "loss.csv"
+        path = self.folder / LOSSES
         is_new = not path.exists()
         with path.open("a", newline="") as file:
             rows = csv.writer(file)
@@ -158,7 +196,7 @@ class TrainingRun:
             rows.writerow([step, *(f"{value:.6g}" for value in means.values())])
 
     def _forget_log_after(self, step: int) -> None:
-        path = self.folder / "loss.csv"
+        path = self.folder / LOSSES
         if path.exists():
             header, *rows = path.read_text().splitlines()
             kept = [row for row in rows if int(row.split(",")[0]) <= step]

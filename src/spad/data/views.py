@@ -52,7 +52,9 @@ def read_renders(folder: Path) -> list[ObjectViews]:
             row = json.loads(line)
             uid, captions = row["uid"], tuple(row["captions"])
         except (json.JSONDecodeError, KeyError, TypeError) as error:
-            raise ValueError(f"{index}, line {number}: expected uid and captions ({error})") from None
+            raise ValueError(
+                f"{index}, line {number}: expected uid and captions ({error})"
+            ) from None
         views = folder / row.get("folder", uid)
         loaded = load_cameras(views / "transforms.json")
         paths = tuple(views / path for path in loaded.image_paths)
@@ -75,7 +77,9 @@ def load_all_images(objects: list[ObjectViews]) -> np.ndarray:
     """
     counts = {len(views.image_paths) for views in objects}
     if len(counts) != 1:
-        raise ValueError(f"expected the same number of views for every object, got {sorted(counts)}")
+        raise ValueError(
+            f"expected the same number of views for every object, got {sorted(counts)}"
+        )
     with ThreadPoolExecutor() as pool:
         return np.stack(list(pool.map(ObjectViews.images, objects)))
 

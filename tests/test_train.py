@@ -1,0 +1,208 @@
+"""Training the denoiser, its resumption and its export, on a few coloured discs."""
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from spad.cameras import Cameras
+from spad.config import AutoencoderTraining, DenoiserTraining, Export
+from spad.export import export_model
+from spad.models import check_files, find_model, load_model
+from spad.train import DenoiserTrainer, quarter_turns, train_denoiser
+from spad.train_autoencoder import train_autoencoder
+
+
+@pytest.fixture(scope="module")
+def autoencoder(renders, tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("autoencoder")
+    train_autoencoder(
+        AutoencoderTraining(
+            renders,
+            folder,
+            steps=20,
+            batch_size=2,
+            crop_size=32,
+            latent_channels=8,
+            block_out_channels=(16, 16, 16),
+            log_every=5,
+        )
+    )
+    return folder
+
+
+@pytest.fixture
+def settings(renders, autoencoder, tmp_path) -> DenoiserTraining:
+    return DenoiserTraining(
+        data=renders,
+        output=tmp_path / "run",
+        vae=autoencoder / "vae",
+        steps=4,
+        views_per_object=(1, 2, 4),
+        views_per_step=8,
+        warmup_steps=1,
+        block_out_channels=(32, 32),
+        text_width=64,
+        save_every_s=0.0,
+        log_every=1,
+    )
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    return load_model(folder).unet.state_dict()
+
+
+def test_it_learns(settings):
+    """The same batch again and again: its loss falls by half."""
+    trainer = DenoiserTrainer(replace(settings, steps=1000, learning_rate=2e-3))
+    losses = []
+    for _ in range(40):
+        loss = trainer.loss(step=3)
+        trainer.optimizer.zero_grad()
+        loss.backward()
+        trainer.optimizer.step()
+        losses.append(loss.item())
+    assert min(losses[-5:]) < 0.5 * losses[0]
+
+
+@pytest.mark.parametrize("prediction_type", ["v_prediction", "epsilon"])
+@pytest.mark.parametrize("min_snr_gamma", [None, 5.0])
+def test_every_weight_learns(settings, prediction_type, min_snr_gamma):
+    changed = replace(settings, prediction_type=prediction_type, min_snr_gamma=min_snr_gamma)
+    trainer = DenoiserTrainer(changed)
+    before = [p.detach().clone() for p in trainer.parameters]
+    for step in range(3):
+        trainer.train_step(step)
+    still = [a.shape for a, b in zip(before, trainer.parameters, strict=True) if torch.equal(a, b)]
+    assert not still
+
+
+def test_a_stopped_and_resumed_run_gives_the_weights_of_one_never_stopped(settings, tmp_path):
+    whole = weights(train_denoiser(settings))
+    stopped = replace(settings, output=tmp_path / "stopped")
+    script = (
+        "import os, signal, sys; sys.path[:0] = {path!r}\n"
+        "from pathlib import Path, PosixPath, WindowsPath\n"
+        "from spad.config import DenoiserTraining\n"
+        "import spad.train as train\n"
+        "step = train.DenoiserTrainer.train_step\n"
+        "def killed(self, number):\n"
+        "    if number == 2: os.kill(os.getpid(), signal.SIGKILL)\n"
+        "    return step(self, number)\n"
+        "train.DenoiserTrainer.train_step = killed\n"
+        "train.train_denoiser({settings!r})\n"
+    ).format(path=[p for p in sys.path if p], settings=stopped)
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, env=os.environ)
+    assert done.returncode == -signal.SIGKILL, done.stderr.decode()
+    assert (stopped.output / "checkpoint.pt").is_file()
+    resumed = weights(train_denoiser(stopped))
+    for name, weight in whole.items():
+        assert torch.equal(weight, resumed[name]), name
+
+
+def test_a_run_goes_on_from_a_saved_model(settings, tmp_path):
+    first = train_denoiser(settings)
+    on = replace(settings, init=first, output=tmp_path / "on", steps=1, learning_rate=0.0)
+    assert all(
+        torch.allclose(a, b, atol=2e-3)
+        for a, b in zip(weights(first).values(), weights(train_denoiser(on)).values(), strict=True)
+    )
+
+
+def test_a_clean_view_is_given_at_timestep_zero_and_not_scored(settings):
+    trainer = DenoiserTrainer(replace(settings, views_per_object=(4,), clean_view_share=1.0))
+    clean = trainer.batch(0)[0]
+    seen = {}
+    forward = trainer.unet.forward
+
+    def watched(sample, timesteps, *args, **kwargs):
+        seen.update(sample=sample, timesteps=timesteps)
+        output = forward(sample, timesteps, *args, **kwargs)
+        output.sample.retain_grad()
+        seen["output"] = output.sample
+        return output
+
+    trainer.unet.forward = watched
+    trainer.loss(0).backward()
+    assert torch.equal(seen["sample"][:, 0], clean[:, 0])
+    assert not torch.equal(seen["sample"][:, 1], clean[:, 1])
+    assert (seen["timesteps"][:, 0] == 0).all()
+    assert (seen["timesteps"][:, 1:] == seen["timesteps"][:, 1:2]).all()
+    assert not seen["output"].grad[:, 0].any()
+    assert seen["output"].grad[:, 1:].any()
+
+
+def test_text_is_dropped_as_often_as_asked(settings):
+    trainer = DenoiserTrainer(replace(settings, text_dropout=0.5, word_dropout=0.0))
+    ids = torch.cat([trainer.batch(step)[2] for step in range(60)])
+    share = (ids == trainer.no_caption).all(-1).float().mean()
+    assert 0.35 < share < 0.65
+
+
+def test_batches_are_consistent(settings, renders):
+    """Latents, cameras and captions of a batch belong to the same views."""
+    trainer = DenoiserTrainer(replace(settings, text_dropout=0.0, word_dropout=0.0))
+    all_latents = trainer.data.latents.float()
+    for step in range(6):
+        latents, cameras, ids, _ = trainer.batch(step)
+        poses = cameras.world_from_cam.unflatten(0, latents.shape[:2])
+        for latent, pose, caption in zip(latents, poses, ids, strict=True):
+            owner = next(i for i, t in enumerate(trainer.data.token_ids) if (t == caption).all())
+            for one, world_from_cam in zip(latent, pose, strict=True):
+                view = (all_latents[owner] == one).flatten(1).all(1).nonzero()[0, 0]
+                index = owner * all_latents.shape[1] + view
+                assert torch.equal(trainer.data.cameras.world_from_cam[index], world_from_cam)
+
+
+def test_held_out_objects_are_never_seen(settings, monkeypatch):
+    import spad.train
+
+    monkeypatch.setattr(spad.train, "is_held_out", lambda uid: uid in ("object1", "object4"))
+    trainer = DenoiserTrainer(settings)
+    assert len(trainer.data.token_ids) == 4
+
+
+def test_quarter_turns_are_found():
+    ring = Cameras.evenly_round(4, elevation_deg=10.0, azimuth_start_deg=33.0)
+    others = Cameras.orbit([0.0, 10.0, 20.0], [5.0, 95.0, 185.0])
+    assert quarter_turns(Cameras.cat([others, ring, ring])) == [[3, 4, 5, 6], [7, 8, 9, 10]]
+
+
+def test_export_ships_a_working_model_with_its_record(settings, autoencoder, renders, tmp_path):
+    train_denoiser(settings)
+    output = tmp_path / "shipped"
+    export = Export((settings.output,), autoencoder, renders, output, "discs", "CC0-1.0", "us")
+    assert export_model(export) == output
+    model = find_model(output)
+    check_files(model)
+    assert (model.name, model.description, model.licence) == ("shipped", "discs", "CC0-1.0")
+    assert "disc 2" in model.captions()
+    pipeline = load_model(output)
+    pipeline.set_progress_bar_config(disable=True)
+    cameras = Cameras.evenly_round(2, height=64, width=64)
+    assert len(pipeline("disc 2", cameras, num_inference_steps=1).images[0]) == 2
+    card = (output / "README.md").read_text()
+    for run in ("0-", f"1-{settings.output.name}"):
+        (part,) = (output / "training").glob(run + "*")
+        assert json.loads((part / "record.json").read_text())["seconds"] > 0
+        assert list(csv.reader((part / "loss.csv").open()))[0][0] == "step"
+        assert (part / "loss.svg").read_text().startswith("<svg")
+        assert part.name in card
+    with pytest.raises(ValueError, match="exists"):
+        export_model(export)
+
+
+def test_a_run_without_its_record_is_not_shipped(settings, autoencoder, renders, tmp_path):
+    train_denoiser(settings)
+    (settings.output / "record.json").unlink()
+    output = tmp_path / "shipped"
+    with pytest.raises(ValueError, match=r"record\.json"):
+        export_model(Export((settings.output,), autoencoder, renders, output))
+    assert not output.exists()
