@@ -2,8 +2,8 @@
 
 import pytest
 import torch
-from reference import plain_multi_view_attention
 
+from reference import plain_multi_view_attention
 from spad.attention import multi_view_attention
 from spad.cameras import Cameras
 from spad.epipolar import mask_of

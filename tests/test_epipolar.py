@@ -5,8 +5,8 @@ import json
 import numpy as np
 import pytest
 import torch
-from reference import sampled_epipolar_mask
 
+from reference import sampled_epipolar_mask
 from spad.camera_formats import load_cameras
 from spad.cameras import Cameras
 from spad.epipolar import (

@@ -1,4 +1,4 @@
-"""Cameras in and out of nerfstudio's `transforms.json` and Blender, and `load_cameras` for any kind.
+"""Cameras in and out of nerfstudio's `transforms.json` and Blender, and `load_cameras` for all.
 
 Readers keep the world and the order of the views as the file has them, need no picture to exist,
 and answer every malformed file with a one-line `ValueError` that names the file and the field.
@@ -179,7 +179,7 @@ def from_blender(
 
 
 def to_blender(cameras: Cameras) -> tuple[Tensor, Tensor, Tensor]:
-    """Blender's `matrix_world` (v, 4, 4), `angle_x` (v,) in radians, and `shift_x`, `shift_y` (v, 2).
+    """Blender's `matrix_world` (v, 4, 4), `angle_x` (v,) in radians, and `shift` (v, 2).
 
     The inverse of `from_blender`, which says what they mean.
 
@@ -261,7 +261,7 @@ def _check_lens(where: str, fields: Mapping) -> None:
     if model not in _PINHOLE_MODELS or fields.get("is_fisheye"):
         kind = "a fisheye" if model in _PINHOLE_MODELS else short(model)
         raise ValueError(
-            f"{where}: expected a perspective camera_model, got {kind}; undistort the pictures first"
+            f"{where}: expected a perspective camera_model, got {kind}; undistort them first"
         )
     params = fields.get("distortion_params", [])
     if not isinstance(params, list):
@@ -318,7 +318,7 @@ def _picture_size(
             if size is not None:
                 return size
     raise ValueError(
-        f"{where}: expected {names[0]} and {names[1]} or a readable PNG or JPEG picture, got neither; "
+        f"{where}: expected {names[0]} and {names[1]} or a readable PNG or JPEG, got neither; "
         "give height and width"
     )
 

@@ -12,7 +12,7 @@ _PASSES = ("depth", "normals", "mask")
 
 @dataclass(frozen=True)
 class AutoencoderTraining:
-    """Fit the small autoencoder and train its decoder. Loss: L1 of pixels and of their gradients."""
+    """Fit the small autoencoder, train its decoder. Loss: L1 of pixels and of their gradients."""
 
     data: Path
     """Folder that `spad render` wrote."""

@@ -134,7 +134,7 @@ def plucker_of(cameras: Cameras, height: int, width: int) -> Tensor:
 
 
 def _depth_rays(world_from_cam, intrinsics, height, width) -> tuple[Tensor, Tensor]:
-    """Camera centres (..., 3) and directions (..., h * w, 3) of length one along the camera axis."""
+    """Camera centres (..., 3), directions (..., h * w, 3) of length one along the camera axis."""
     pixels = pixel_grid(height, width, intrinsics)
     in_camera = pixels @ torch.linalg.inv(intrinsics).transpose(-1, -2)
     return world_from_cam[..., :3, 3], in_camera @ world_from_cam[..., :3, :3].transpose(-1, -2)

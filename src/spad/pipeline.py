@@ -52,7 +52,7 @@ def gaussian_blob(height: int, width: int, sigma: float) -> Tensor:
 
 
 def picture_tensor(image: Image.Image, height: int, width: int) -> Tensor:
-    """A picture on white, padded to the shape asked for and resized: (3, height, width), [-1, 1]."""
+    """A picture on white, padded to the shape asked for, resized: (3, height, width), [-1, 1]."""
     rgba = image.convert("RGBA")
     scale = min(width / rgba.width, height / rgba.height)
     size = (max(1, round(rgba.width * scale)), max(1, round(rgba.height * scale)))

@@ -8,7 +8,6 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
 from diffusers import DDIMScheduler
 from diffusers.training_utils import EMAModel, compute_snr
@@ -143,7 +142,7 @@ class DenoiserTrainer:
         return tokenizer, build_text_encoder(tokenizer, settings.text_width), unet
 
     def batch(self, step: int) -> tuple[Tensor, Cameras, Tensor, torch.Generator]:
-        """Latents (b, v, c, h, w), cameras of b * v views, token ids (b, l), the step's randomness."""
+        """Latents (b, v, c, h, w), cameras of b * v views, token ids (b, l), the randomness."""
         settings, data = self.settings, self.data
         generator = step_generator(settings.seed, step)
 
