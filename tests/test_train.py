@@ -183,6 +183,9 @@ def test_export_ships_a_working_model_with_its_record(settings, autoencoder, ren
     check_files(model)
     assert (model.name, model.description, model.licence) == ("shipped", "discs", "CC0-1.0")
     assert "disc 2" in model.captions()
+    for path in output.rglob("*"):
+        if path.suffix in (".json", ".md", ".txt", ".csv"):
+            assert str(tmp_path) not in path.read_text(), path
     pipeline = load_model(output)
     pipeline.set_progress_bar_config(disable=True)
     cameras = Cameras.evenly_round(2, height=64, width=64)

@@ -35,6 +35,9 @@ def export_model(settings: Export) -> Path:
     pipeline.register_modules(vae=PatchAutoencoder.from_pretrained(autoencoder))
     runs = [settings.autoencoder, *settings.runs]
     with whole_folder(settings.output) as folder:
+        for part in (pipeline.unet, pipeline.vae):
+            # Where it was loaded from, on this machine, is nobody else's.
+            part.register_to_config(_name_or_path=settings.output.name)
         pipeline.to(dtype=torch.float16)
         pipeline.save_pretrained(folder, max_shard_size=SHARD_SIZE)
         for number, run in enumerate(runs):

@@ -93,7 +93,8 @@ class TrainingRun:
         """The run that a dataclass of settings with `output`, `steps` and so on describes."""
         apart = ("data", "output", "save_every_s", "log_every")
         recorded = {
-            name: str(value) if isinstance(value, Path) else value
+            # The last two parts name a run; where on this machine it lies is nobody else's.
+            name: "/".join(value.parts[-2:]) if isinstance(value, Path) else value
             for name, value in dataclasses.asdict(settings).items()
             if name not in apart
         }
