@@ -13,7 +13,7 @@ def sampled_epipolar_mask(cameras: Cameras, height: int, width: int, band_width:
     origins, directions = (
         x.flatten(1, 2) for x in rays(small.world_from_cam, small.intrinsics, height, width)
     )
-    depths = torch.logspace(-2, 4, 1500, dtype=torch.float64)[:, None]
+    depths = torch.logspace(-4, 4, 3000, dtype=torch.float64)[:, None]
     cells = pixel_grid(height, width, small.intrinsics)[:, :2]
     num_cells = height * width
     mask = torch.zeros(len(cameras), num_cells, len(cameras), num_cells, dtype=torch.bool)

@@ -133,7 +133,8 @@ def read_info(folder: Path) -> ModelInfo:
             author=str(manifest.get("author", "")),
             image_size=int(unet["sample_size"]) * multiple,
             size_multiple=multiple,
-            max_steps=int(scheduler.get("num_train_timesteps", 1000)),
+            max_steps=int(scheduler.get("num_train_timesteps", 1000))
+            - int(scheduler.get("steps_offset", 0)),
             size_mb=sum(p.stat().st_size for p in folder.rglob("*") if p.is_file()) / 1e6,
             defaults=GenerationDefaults(**manifest.get("defaults", {})),
         )

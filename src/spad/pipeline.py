@@ -210,7 +210,9 @@ class SPADPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
                     f"expected a picture {name} divisible by {self.vae_downscale}, got {size}; "
                     f"try {max(1, round(size / self.vae_downscale)) * self.vae_downscale}"
                 )
-        most = self.scheduler.config.num_train_timesteps
+        config = self.scheduler.config
+        # Steps start at the offset, so the last of them would fall off the schedule's end.
+        most = config.num_train_timesteps - config.get("steps_offset", 0)
         if not 1 <= num_inference_steps <= most:
             raise ValueError(f"expected 1 to {most} steps, got {num_inference_steps}")
         if not 0 <= cfg_scale <= 100:
