@@ -279,7 +279,7 @@ def test_python_dash_m_and_parse_errors():
 def test_ctrl_c_leaves_nothing(tiny_pipeline_folder, tmp_path):
     arguments = ["generate", "a fish", "--model", str(tiny_pipeline_folder), "--output", "out"]
     process = subprocess.Popen(
-        [sys.executable, "-m", "spad", *arguments, "--ddim-steps", "1000", "--views", "8"],
+        [sys.executable, "-m", "spad", *arguments, "--ddim-steps", "999", "--views", "8"],
         cwd=tmp_path,
         env=ENVIRONMENT,
         stderr=subprocess.PIPE,
