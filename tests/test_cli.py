@@ -288,7 +288,7 @@ def test_ctrl_c_leaves_nothing(tiny_pipeline_folder, tmp_path):
     seen = ""
     deadline = time.monotonic() + 60
     # The progress bar has moved: it is drawing.
-    while "/1000" not in seen and time.monotonic() < deadline and process.poll() is None:
+    while "/999" not in seen and time.monotonic() < deadline and process.poll() is None:
         seen += process.stderr.read(1)
     process.send_signal(signal.SIGINT)
     _, rest = process.communicate(timeout=60)
