@@ -162,7 +162,7 @@ def _segments(
     at_zero = at_zero.expand_as(per_depth)
     start, end, empty = _clip_to_front(at_zero, per_depth, near, far)
 
-    # Direction of travel on the image plane; a weight (third entry) of zero is a point at infinity.
+    # Direction of travel on the image plane; a weight (third entry) <= 0 is at infinity.
     travel = end[..., :2] * start[..., 2:] - start[..., :2] * end[..., 2:]
     length = travel.norm(dim=-1, keepdim=True)
     is_point = length < 1e-12
@@ -190,7 +190,9 @@ def _segments(
 def _clip_to_front(at_zero, per_depth, near, far) -> tuple[Tensor, Tensor, Tensor]:
     """Ends of the part of a ray before the key camera, homogeneous, scaled to unit length.
 
-    Also says where no part of it is, (...,) bool. An end on the camera's plane is at infinity.
+    Also says where no part of it is, (...,) bool. An end on or behind the camera's plane stands for
+    where the ray meets that plane, at infinity: its weight is not positive, and the direction from
+    one end to the other is the same.
     """
     # Rounding leaves a weight of about 1e-17 where the camera plane is met; call that the plane.
     scale = (at_zero.norm(dim=-1) + per_depth.norm(dim=-1))[..., None]
@@ -203,9 +205,5 @@ def _clip_to_front(at_zero, per_depth, near, far) -> tuple[Tensor, Tensor, Tenso
     # A camera's own centre has no image; the ray then starts where all of it projects.
     at_near = torch.where((at_near == 0).all(-1, keepdim=True), at_far, at_near)
     near_weight, far_weight = at_near[..., 2:], at_far[..., 2:]
-    crossing = at_near * far_weight.abs() + at_far * near_weight.abs()
-    crossing = torch.cat([crossing[..., :2], torch.zeros_like(far_weight)], dim=-1)
-    start = torch.where(near_weight <= 0, crossing, at_near)
-    end = torch.where(far_weight < 0, crossing, at_far)
-    start, end = (x / x.norm(dim=-1, keepdim=True).clamp(min=1e-300) for x in (start, end))
+    start, end = (x / x.norm(dim=-1, keepdim=True).clamp(min=1e-300) for x in (at_near, at_far))
     return start, end, ((near_weight <= 0) & (far_weight <= 0))[..., 0]
