@@ -25,7 +25,7 @@ ORDER = """
     spad.config spad.vocabulary
     spad.camera_checks spad.cameras spad.camera_parsing spad.camera_colmap spad.camera_formats
     spad.data spad.data.objects spad.data.render spad.data.render_job spad.data.views
-    spad.epipolar
+    spad.epipolar spad.original_epipolar
     spad.attention
     spad.autoencoder spad.text
     spad.model

@@ -7,6 +7,7 @@ from spad.attention import ViewConditioning
 from spad.cameras import Cameras
 from spad.epipolar import NARROWEST_BAND, epipolar_mask, plucker_map, scale_intrinsics
 from spad.model import MultiViewUNet
+from spad.original_epipolar import flat_resize, original_mask
 
 
 def camera_vectors(
@@ -64,4 +65,13 @@ def condition_on_cameras(
             # The same band of the picture at every resolution, as far as the cells allow.
             band = max(config.band_width * grid[0] / height, NARROWEST_BAND)
             masks[grid[0] * grid[1]] = epipolar_mask(poses, on_grid(grid), *grid, band)
+    elif config.epipolar == "original" and num_views > 1:
+        if (cameras.height, height) != (cameras.width, width):
+            raise ValueError(
+                f"expected square pictures for this model's original masks, got "
+                f"{cameras.height}x{cameras.width}"
+            )
+        finest = original_mask(poses, on_grid((height, width)), height)
+        for rows, columns in unet.attention_grids(height, width):
+            masks[rows * columns] = flat_resize(finest, num_views, rows * columns)
     return unet.prepare_views(num_views, camera, plucker, masks)

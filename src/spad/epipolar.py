@@ -43,7 +43,7 @@ def rays(
 
     Returns: origins and unit directions, both (..., height, width, 3).
     """
-    origins, directions = _depth_rays(world_from_cam, intrinsics, height, width)
+    origins, directions = depth_rays(world_from_cam, intrinsics, height, width)
     directions = directions / directions.norm(dim=-1, keepdim=True)
     shape = (*directions.shape[:-2], height, width, 3)
     return origins[..., None, :].expand_as(directions).reshape(shape), directions.reshape(shape)
@@ -95,8 +95,9 @@ def epipolar_mask(
     if not band_width >= NARROWEST_BAND - 1e-6:
         raise ValueError(f"expected a band of at least sqrt(2) cells, got {band_width}")
     num_views, num_cells = world_from_cam.shape[-3], height * width
-    perpendicular, before, after = _segments(world_from_cam, intrinsics, height, width, near, far)
-    cells = pixel_grid(height, width, perpendicular).T
+    grid = pixel_grid(height, width, intrinsics)
+    perpendicular, before, after = ray_segments(world_from_cam, intrinsics, grid, near, far)
+    cells = grid.T
     # One query view at a time bounds the memory; pixels and target views stay vectorised.
     rows = []
     for view in range(num_views):
@@ -133,30 +134,46 @@ def plucker_of(cameras: Cameras, height: int, width: int) -> Tensor:
     return plucker_map(cameras.world_from_cam, intrinsics, height, width)
 
 
-def _depth_rays(world_from_cam, intrinsics, height, width) -> tuple[Tensor, Tensor]:
+def depth_rays(world_from_cam, intrinsics, height, width) -> tuple[Tensor, Tensor]:
     """Camera centres (..., 3), directions (..., h * w, 3) of length one along the camera axis."""
-    pixels = pixel_grid(height, width, intrinsics)
+    return _pixel_rays(world_from_cam, intrinsics, pixel_grid(height, width, intrinsics))
+
+
+def _pixel_rays(world_from_cam, intrinsics, pixels) -> tuple[Tensor, Tensor]:
     in_camera = pixels @ torch.linalg.inv(intrinsics).transpose(-1, -2)
     return world_from_cam[..., :3, 3], in_camera @ world_from_cam[..., :3, :3].transpose(-1, -2)
 
 
-def _segments(
-    world_from_cam, intrinsics, height, width, near, far
+def ray_segments(
+    world_from_cam: Tensor,
+    intrinsics: Tensor,
+    pixels: Tensor,
+    near: float = 0.0,
+    far: float = math.inf,
+    queries: slice = slice(None),
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Every pixel's ray as a segment in every other view, as three affine functions of (x, y, 1).
+    """The rays of pixels as segments in every view, as three affine functions of (x, y, 1).
 
-    Returns: three tensors (..., v_query, v_key, h * w, 3): signed distance across the line, and
-        how far a point lies before the segment's start and behind its end (negative inside).
+    Args:
+        world_from_cam, intrinsics: (..., v, 4, 4) and (..., v, 3, 3), as in `epipolar_mask`.
+        pixels: (n, 3) positions (x, y, 1).
+        near, far: depths along the query camera's axis that the rays are cut to, world units.
+        queries: the views whose rays these are.
+
+    Returns: three tensors (..., v_query, v_key, n, 3): signed distance across the line, and how
+        far a point lies before the segment's start and behind its end (negative inside).
     """
     # The ends of a segment come from differences of nearly equal numbers: double, which MPS lacks.
     device = "cpu" if world_from_cam.device.type == "mps" else world_from_cam.device
     poses = world_from_cam.to(device, torch.float64)
     intrinsics = intrinsics.to(device, torch.float64)
-    centers, directions = _depth_rays(poses, intrinsics, height, width)
+    centers, directions = _pixel_rays(
+        poses[..., queries, :, :], intrinsics[..., queries, :, :], pixels.to(intrinsics)
+    )
     rotations = poses[..., :3, :3].transpose(-1, -2)
     project = intrinsics @ rotations
     # Homogeneous image of centre + depth * direction: at_zero + depth * per_depth.
-    offsets = centers[..., :, None, :] - centers[..., None, :, :]
+    offsets = centers[..., :, None, :] - poses[..., None, :, :3, 3]
     at_zero = torch.einsum("...jkl,...ijl->...ijk", project, offsets)[..., None, :]
     per_depth = torch.einsum("...jkl,...inl->...ijnk", project, directions)
     at_zero = at_zero.expand_as(per_depth)

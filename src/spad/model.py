@@ -66,8 +66,9 @@ class MultiViewUNet(UNet2DConditionModel):
         camera_vector: "absolute" or "relative" to view 0; with `camera_intrinsics`, four numbers
             of the intrinsics are appended. See `spad.conditioning`.
         use_plucker: whether Plücker coordinates enter the transformers.
-        epipolar: "exact" for epipolar masks, "none" for attention to all tokens of all views.
-        band_width: width of the epipolar band in latent pixels.
+        epipolar: "exact" for epipolar masks, "original" for those of the released weights (see
+            `spad.original_epipolar`), "none" for attention to all tokens of all views.
+        band_width: width of the exact epipolar band in latent pixels.
 
     Source: SPAD, sections 3.1 to 3.3.
     """
@@ -85,8 +86,8 @@ class MultiViewUNet(UNet2DConditionModel):
         super().__init__(**unet_config)
         if camera_vector not in ("absolute", "relative"):
             raise ValueError(f"expected camera_vector absolute or relative, got {camera_vector!r}")
-        if epipolar not in ("exact", "none"):
-            raise ValueError(f"expected epipolar exact or none, got {epipolar!r}")
+        if epipolar not in ("exact", "original", "none"):
+            raise ValueError(f"expected epipolar exact, original or none, got {epipolar!r}")
         self.register_to_config(
             camera_vector=camera_vector,
             camera_intrinsics=camera_intrinsics,
