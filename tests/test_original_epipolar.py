@@ -1,28 +1,14 @@
-"""The release's masks, against those recorded from it and against their own laws."""
-
-import json
+"""The release's masks: laws. `parity.py` compares them with those recorded from it."""
 
 import numpy as np
 import pytest
 import torch
 from torch.nn import functional as F
 
+from parity import DEFINED, Golden, release_cameras
 from spad.cameras import Cameras
 from spad.original_epipolar import flat_resize, line_ends, original_mask, original_mask_of
 
-FOV_RAD = 0.702769935131073
-# Sets for which the release is defined; its README says what is undefined in the others.
-DEFINED = [
-    "ortho4",
-    "infer8",
-    "rand2a",
-    "rand2b",
-    "rand3",
-    "epipole_inside",
-    "near_top",
-    "near_top_both",
-    "near_top_and_bottom",
-]
 UNDEFINED = [
     "identical2",
     "identical_mod360",
@@ -32,79 +18,31 @@ UNDEFINED = [
 ]
 
 
-def release_cameras(polar_deg, azimuth_deg, size: int = 32) -> Cameras:
-    elevation = [90 - polar for polar in polar_deg]
-    return Cameras.orbit(
-        elevation, list(azimuth_deg), radius=3.5, fov_rad=FOV_RAD, height=size, width=size
-    )
+@pytest.fixture(scope="module")
+def golden(shared_dir) -> Golden:
+    return Golden(shared_dir / "golden")
 
 
-def recorded(shared_dir, name: str) -> tuple[Cameras, dict, np.ndarray, list]:
-    folder = shared_dir / "golden"
-    facts = json.loads((folder / f"geom_{name}.json").read_text(encoding="utf-8"))
-    arrays = np.load(folder / f"geom_{name}.npz")
-    mask = np.unpackbits(arrays["mask_packed"], axis=-1).astype(bool)
-    cameras = release_cameras(facts["elevations_deg"], facts["azimuths_deg"])
-    return cameras, arrays, mask, facts["pairs"]
-
-
-def rows_that_differ(mask: np.ndarray, other: np.ndarray, num_views: int) -> np.ndarray:
-    """(v_query, n, v_key): whether a token's row within one view differs."""
-    return (mask != other).reshape(num_views, -1, num_views, mask.shape[0] // num_views).any(-1)
-
-
-def near_a_rounding_border(arrays, pairs, num_views: int) -> np.ndarray:
-    """(v_query, n, v_key): whether an end of the line lies within 1e-3 of where it rounds."""
-    shifted = np.stack([arrays["points_one"], arrays["points_two"]]) - 0.5
-    close = (np.abs(shifted - np.round(shifted)) < 1e-3).any(axis=(0, -1))
-    result = np.zeros((num_views, close.shape[-1], num_views), dtype=bool)
-    for (query, key), rows in zip(pairs, close, strict=True):
-        result[query, :, key] = rows
-    return result
-
-
-@pytest.mark.parametrize("name", DEFINED)
-def test_masks_equal_the_recorded_ones(shared_dir, name):
-    cameras, arrays, mask, pairs = recorded(shared_dir, name)
-    differ = rows_that_differ(original_mask_of(cameras).numpy(), mask, len(cameras))
-    assert not (differ & ~near_a_rounding_border(arrays, pairs, len(cameras))).any()
-    assert differ.sum() <= 3, "a handful, among thousands of rows"
-
-
-def test_line_ends_equal_the_recorded_ones(shared_dir):
-    cameras, arrays, _, pairs = recorded(shared_dir, "rand3")
+def test_line_ends_equal_the_recorded_ones(golden):
+    cameras, arrays = golden.cameras("rand3"), golden.arrays("geom_rand3")
     ends = line_ends(cameras.world_from_cam, cameras.intrinsics, 32)
-    queries, keys = torch.tensor(pairs).T
-    expected = torch.from_numpy(np.stack([arrays["points_one"], arrays["points_two"]], axis=-2))
+    queries, keys = torch.tensor(golden.facts("geom_rand3")["pairs"]).T
+    expected = torch.stack([arrays["points_one"], arrays["points_two"]], dim=-2)
     torch.testing.assert_close(ends[queries, keys].float(), expected, atol=1e-3, rtol=0)
 
 
-@pytest.mark.parametrize("dilate", [False, True])
-@pytest.mark.parametrize("size", [32, 16, 8])
-def test_masks_of_other_sizes_equal_the_recorded_ones(shared_dir, size, dilate):
-    folder = shared_dir / "golden"
-    facts = json.loads((folder / "geom_masks_sizes.json").read_text(encoding="utf-8"))
-    arrays = np.load(folder / "geom_masks_sizes.npz")
-    for name, pair in facts["pairs_deg"].items():
-        polar, azimuth = zip(pair["src"], pair["tgt"], strict=True)
-        mask = original_mask_of(release_cameras(polar, azimuth, size), size, dilate).numpy()
-        expected = np.unpackbits(arrays[f"{name}_s{size}_dil{int(dilate)}"], axis=-1)
-        assert (mask[: size**2, size**2 :] == expected).all(), name
-
-
 @pytest.mark.parametrize("name", UNDEFINED)
-def test_where_the_release_is_undefined_a_token_still_sees_its_view(shared_dir, name):
-    cameras, _, _, _ = recorded(shared_dir, name)
-    mask = original_mask_of(cameras)
+def test_where_the_release_is_undefined_a_token_still_sees_its_view(golden, name):
+    mask = original_mask_of(golden.cameras(name))
     assert mask[:1024, :1024].all() and mask[1024:, 1024:].all()
 
 
 @pytest.mark.parametrize("name", [*DEFINED, "identical2"])
-def test_empty_rows_are_those_the_line_cache_of_the_release_would_fill(shared_dir, name):
-    path = shared_dir / "golden" / f"geom_{name}_cached.npz"
+def test_empty_rows_are_those_the_line_cache_of_the_release_would_fill(golden, name):
+    path = golden.folder / f"geom_{name}_cached.npz"
     if not path.exists():
         pytest.skip("not recorded with the cache")
-    cameras, _, _, _ = recorded(shared_dir, name)
+    cameras = golden.cameras(name)
     num_views = len(cameras)
     rows = original_mask_of(cameras).view(num_views, 1024, num_views, 1024).any(-1)
     query, pixel, key = (~rows).nonzero().T

@@ -35,9 +35,7 @@ __all__ = ["GenerationPlan", "draw", "plan_generation", "save_many_results", "sa
 
 logger = logging.getLogger(__name__)
 
-SCHEDULER_NAMES = ("ddim", "dpm++", "unipc", "euler")
-# Objects face -y, azimuth -90: view 0 is a three-quarter view of the front.
-AZIMUTH_START_DEG = -60.0
+SCHEDULER_NAMES = ("ddim", "dpm++", "unipc", "euler", "original")
 DEFAULT_VIEWS = 4
 MANY_VIEWS = 40
 OBJECT_RADIUS = 1.0
@@ -233,7 +231,8 @@ def _orbit(settings: Generation, model: ModelInfo) -> Orbit:
     }
     lengths = [len(values) for values, *_ in flags.values() if values is not None]
     views = settings.views or max([n for n in lengths if n > 1], default=DEFAULT_VIEWS)
-    evenly_round = tuple(AZIMUTH_START_DEG + 360.0 * i / views for i in range(views))
+    start = model.defaults.azimuth_start_deg
+    evenly_round = tuple(start + 360.0 * i / views for i in range(views))
     orbit = []
     for name, (values, default, low, high) in flags.items():
         if values is None:

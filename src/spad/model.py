@@ -17,7 +17,7 @@ from spad.attention import MultiViewAttnProcessor, ViewConditioning, ViewContext
 PLUCKER_CHANNELS = 6
 
 # A saved pipeline names this module, and diffusers loads a part by a base class it finds here.
-__all__ = ["ModelMixin", "MultiViewUNet", "PluckerProjection"]
+__all__ = ["ModelMixin", "MultiViewUNet", "PluckerProjection", "let_views_meet"]
 
 
 class PluckerProjection(nn.Module):
@@ -53,6 +53,17 @@ class PluckerProjection(nn.Module):
         return (projected.unflatten(0, (-1, views.num_views)) + term).flatten(0, 1)
 
 
+def let_views_meet(
+    transformer: Transformer2DModel, name: str, context: ViewContext, use_plucker: bool = True
+) -> None:
+    """Let the self-attention of a transformer see all views, and Plücker maps enter it."""
+    for block in transformer.transformer_blocks:
+        block.attn1.set_processor(MultiViewAttnProcessor(context))
+    if use_plucker:
+        transformer.plucker = PluckerProjection(name, transformer.inner_dim, context)
+        transformer.proj_in.register_forward_hook(transformer.plucker)
+
+
 class MultiViewUNet(UNet2DConditionModel):
     """`UNet2DConditionModel` over (b, v, c, h, w): v views of each object, denoised together.
 
@@ -65,6 +76,8 @@ class MultiViewUNet(UNet2DConditionModel):
         camera_dim: length of the camera vector; 0 leaves the camera embedding out.
         camera_vector: "absolute" or "relative" to view 0; with `camera_intrinsics`, four numbers
             of the intrinsics are appended. See `spad.conditioning`.
+        camera_embedding_dim: hidden width of the camera embedding; by default that of the timestep
+            embedding.
         use_plucker: whether Plücker coordinates enter the transformers.
         epipolar: "exact" for epipolar masks, "original" for those of the released weights (see
             `spad.original_epipolar`), "none" for attention to all tokens of all views.
@@ -78,6 +91,7 @@ class MultiViewUNet(UNet2DConditionModel):
         camera_vector: str = "absolute",
         camera_intrinsics: bool = False,
         use_camera_embedding: bool = True,
+        camera_embedding_dim: int | None = None,
         use_plucker: bool = True,
         epipolar: str = "exact",
         band_width: float = 3.0,
@@ -92,6 +106,7 @@ class MultiViewUNet(UNet2DConditionModel):
             camera_vector=camera_vector,
             camera_intrinsics=camera_intrinsics,
             use_camera_embedding=use_camera_embedding,
+            camera_embedding_dim=camera_embedding_dim,
             use_plucker=use_plucker,
             epipolar=epipolar,
             band_width=band_width,
@@ -100,16 +115,14 @@ class MultiViewUNet(UNet2DConditionModel):
         self.camera_embedding = None
         if use_camera_embedding:
             width = self.time_embedding.linear_2.out_features
-            self.camera_embedding = TimestepEmbedding(8 if camera_intrinsics else 4, width)
+            self.camera_embedding = TimestepEmbedding(
+                8 if camera_intrinsics else 4, camera_embedding_dim or width, out_dim=width
+            )
             nn.init.zeros_(self.camera_embedding.linear_2.weight)
             nn.init.zeros_(self.camera_embedding.linear_2.bias)
         for name, module in list(self.named_modules()):
             if isinstance(module, Transformer2DModel):
-                for block in module.transformer_blocks:
-                    block.attn1.set_processor(MultiViewAttnProcessor(self.context))
-                if use_plucker:
-                    module.plucker = PluckerProjection(name, module.inner_dim, self.context)
-                    module.proj_in.register_forward_hook(module.plucker)
+                let_views_meet(module, name, self.context, use_plucker)
 
     @staticmethod
     def _get_init_keys(input_class) -> set[str]:

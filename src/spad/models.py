@@ -1,4 +1,4 @@
-"""Models that ship with the package, and any pipeline folder: what they are, and loading them.
+"""Models in the package, installed ones, and any pipeline folder: what they are, loading them.
 
 A model is a diffusers pipeline folder with three more files: `spad.json` (what it is and its
 defaults), `captions.txt` (what it was trained on, one caption per line) and `sha256.txt` (in the
@@ -17,6 +17,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from spad.released import RELEASED
+
 if TYPE_CHECKING:
     import torch
 
@@ -25,6 +27,8 @@ if TYPE_CHECKING:
 EMBEDDED = Path(__file__).parent / "weights"
 # Weights are saved in files below 20 MB, so that they can live in a git repository.
 SHARD_SIZE = "15MB"
+# Larger files would make every start wait for their hash.
+HASHED_AT_LOAD = 100_000_000
 MANIFEST, CAPTIONS, HASHES = "spad.json", "captions.txt", "sha256.txt"
 
 # The classes a pipeline folder may name. Anything else it asks for is refused, never imported.
@@ -39,6 +43,7 @@ _CLASSES = {
         "CLIPTokenizerFast": "transformers",
     },
     "scheduler": {
+        "OriginalDDIMScheduler": "spad.original_scheduler",
         "DDIMScheduler": "diffusers",
         "DPMSolverMultistepScheduler": "diffusers",
         "UniPCMultistepScheduler": "diffusers",
@@ -52,9 +57,14 @@ _WITH_WEIGHTS = ("unet", "vae", "text_encoder")
 
 @dataclass(frozen=True)
 class GenerationDefaults:
-    """What a model draws with unless told otherwise; angles in degrees."""
+    """What a model draws with unless told otherwise; angles in degrees.
+
+    Views stand evenly round from `azimuth_start_deg`. Objects face -y, azimuth -90, so -60 makes
+    view 0 a three-quarter view of the front.
+    """
 
     elevation_deg: float = 20.0
+    azimuth_start_deg: float = -60.0
     radius: float = 3.5
     fov_deg: float = 40.2657513
     cfg_scale: float = 5.0
@@ -91,22 +101,34 @@ class ModelInfo:
         return [line for line in _read_text(path).splitlines() if line.strip()]
 
 
+def installed_folder() -> Path:
+    """Where `spad download` installs models: `$SPAD_HOME/models`, or below the user's cache."""
+    home = os.environ.get("SPAD_HOME")
+    if not home:
+        home = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "spad"
+    return Path(home).expanduser() / "models"
+
+
 def list_models() -> list[ModelInfo]:
-    """The embedded models, by name."""
-    return [read_info(path.parent) for path in sorted(EMBEDDED.glob("*/model_index.json"))]
+    """The embedded models by name, then the installed ones."""
+    return [read_info(folder) for folder in _folders_by_name().values()]
 
 
 def find_model(name_or_folder: str | os.PathLike) -> ModelInfo:
-    """An embedded model by its name, or the model in a folder.
+    """An embedded or installed model by its name, or the model in a folder.
 
     Raises: ValueError: there is no such model, or its folder is incomplete.
     """
-    embedded = sorted(path.parent.name for path in EMBEDDED.glob("*/model_index.json"))
-    if name_or_folder in embedded:
-        return read_info(EMBEDDED / name_or_folder)
+    folders = _folders_by_name()
+    if name_or_folder in folders:
+        return read_info(folders[name_or_folder])
     folder = Path(name_or_folder)
     if not folder.is_dir():
-        names = ", ".join(embedded) or "(none here)"
+        if name_or_folder in RELEASED:
+            raise ValueError(
+                f"{name_or_folder} is not installed; get it with: spad download {name_or_folder}"
+            )
+        names = ", ".join(folders) or "(none here)"
         raise ValueError(
             f"expected a model among {names} or the folder of one, got {str(name_or_folder)!r}"
         )
@@ -143,7 +165,7 @@ def read_info(folder: Path) -> ModelInfo:
 
 
 def check_files(model: ModelInfo) -> None:
-    """Compare all files with `sha256.txt`, or without one look at the weights' headers.
+    """Compare small files with `sha256.txt`; of large ones, or without it, look at the headers.
 
     Raises: ValueError: a file is missing, cut short or changed.
     """
@@ -154,7 +176,9 @@ def check_files(model: ModelInfo) -> None:
             file = model.path / name
             if not name or not file.is_file():
                 raise _damaged(model.path, f"{name or line!r} is missing")
-            if _sha256(file) != digest:
+            if file.stat().st_size > HASHED_AT_LOAD:
+                _check_safetensors(model.path, file)
+            elif _sha256(file) != digest:
                 raise _damaged(model.path, f"{name} is not what {HASHES} says")
         return
     for part in _WITH_WEIGHTS:
@@ -189,7 +213,8 @@ def check_prompt_length(model: ModelInfo, prompt: str) -> None:
     most = _read_json(path.with_name("tokenizer_config.json")).get("model_max_length")
     ends = tokenizer.num_special_tokens_to_add(is_pair=False)
     tokenizer.no_padding()
-    length = len(tokenizer.encode(prompt, add_special_tokens=False).ids)
+    text = _prompt_prefix(model.path) + prompt
+    length = len(tokenizer.encode(text, add_special_tokens=False).ids)
     if isinstance(most, int) and length > most - ends:
         raise ValueError(
             f"expected a prompt of at most {most - ends} words or word parts, which is what "
@@ -224,7 +249,7 @@ def load_model(
         part: _load_part(model.path, part, name, dtype or torch.float32)
         for part, name in _class_names(model.path).items()
     }
-    return SPADPipeline(**parts).to(device)
+    return SPADPipeline(**parts, prompt_prefix=_prompt_prefix(model.path)).to(device)
 
 
 def choose_device(device: str | torch.device | None) -> torch.device:
@@ -280,6 +305,17 @@ def save_model_manifest(
     _write_text(folder / HASHES, "".join(lines))
 
 
+def _folders_by_name() -> dict[str, Path]:
+    """Embedded models, then installed ones; an embedded model hides an installed one."""
+    folders: dict[str, Path] = {}
+    for root in (EMBEDDED, installed_folder()):
+        for index in sorted(root.glob("*/model_index.json")):
+            # Folders with a dot are being written.
+            if not index.parent.name.startswith("."):
+                folders.setdefault(index.parent.name, index.parent)
+    return folders
+
+
 def _load_part(folder: Path, part: str, class_name: str, dtype: torch.dtype) -> Any:
     """One component. `DiffusionPipeline.from_pretrained` cannot load classes of other packages."""
     from safetensors import SafetensorError
@@ -316,6 +352,11 @@ def _class_names(folder: Path) -> dict[str, str]:
             )
         names[part] = name
     return names
+
+
+def _prompt_prefix(folder: Path) -> str:
+    prefix = _read_json(folder / "model_index.json").get("prompt_prefix", "")
+    return prefix if isinstance(prefix, str) else ""
 
 
 def _check_safetensors(folder: Path, file: Path) -> None:

@@ -20,6 +20,7 @@ from torch import Tensor
 from spad.cameras import Cameras
 from spad.conditioning import condition_on_cameras
 from spad.model import MultiViewUNet
+from spad.original_scheduler import OriginalDDIMScheduler
 from spad.text import tokenize
 
 SCHEDULERS = {
@@ -27,6 +28,7 @@ SCHEDULERS = {
     "dpm++": DPMSolverMultistepScheduler,
     "unipc": UniPCMultistepScheduler,
     "euler": EulerDiscreteScheduler,
+    "original": OriginalDDIMScheduler,
 }
 
 
@@ -67,7 +69,8 @@ class SPADPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
     """Multi-view text-to-image diffusion; every view is denoised together with all others.
 
     Components are those of a Stable Diffusion pipeline, with a `MultiViewUNet` as `unet`. Any
-    diffusers scheduler for ε- or v-prediction fits; see `use_scheduler`.
+    diffusers scheduler for ε- or v-prediction fits; see `use_scheduler`. `prompt_prefix` stands
+    before every prompt, as it did in training, but not before negative ones.
 
     Source: SPAD (Kant et al., CVPR 2024).
     """
@@ -75,7 +78,9 @@ class SPADPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
     model_cpu_offload_seq = "text_encoder->unet->vae"
     _callback_tensor_inputs = ["latents"]
 
-    def __init__(self, vae, text_encoder, tokenizer, unet: MultiViewUNet, scheduler):
+    def __init__(
+        self, vae, text_encoder, tokenizer, unet: MultiViewUNet, scheduler, prompt_prefix: str = ""
+    ):
         super().__init__()
         self.register_modules(
             vae=vae,
@@ -84,6 +89,7 @@ class SPADPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
             unet=unet,
             scheduler=scheduler,
         )
+        self.register_to_config(prompt_prefix=prompt_prefix)
 
     @property
     def vae_downscale(self) -> int:
@@ -96,7 +102,10 @@ class SPADPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
         return self.unet.config.sample_size * self.vae_downscale
 
     def use_scheduler(self, name: str) -> None:
-        """Sample with `ddim`, `dpm++`, `unipc` or `euler`, on the model's own noise schedule."""
+        """Sample with one of `SCHEDULERS` on the model's own noise schedule.
+
+        `original` is DDIM at the timesteps of SPAD's release.
+        """
         if name not in SCHEDULERS:
             raise ValueError(f"expected a scheduler among {', '.join(SCHEDULERS)}, got {name!r}")
         self.scheduler = SCHEDULERS[name].from_config(self.scheduler.config)
@@ -138,7 +147,8 @@ class SPADPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
         height, width = (s // self.vae_downscale for s in (cameras.height, cameras.width))
         views = condition_on_cameras(self.unet, cameras, height, width)
         guided = cfg_scale != 1
-        text = self.encode_text([negative_prompt] * len(prompts) * guided + prompts)
+        asked = [self.config.prompt_prefix + prompt for prompt in prompts]
+        text = self.encode_text([negative_prompt] * len(prompts) * guided + asked)
 
         self.scheduler.set_timesteps(num_inference_steps, device=device)
         latents = self._start(cameras, blob_sigma, seed).expand(len(prompts), -1, -1, -1, -1)
@@ -158,8 +168,7 @@ class SPADPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
                     scaled.repeat(copies, 1, 1, 1, 1), timesteps.repeat(copies, 1), text, views
                 ).sample
                 if guided:
-                    without_text, with_text = predicted.chunk(2)
-                    predicted = without_text + cfg_scale * (with_text - without_text)
+                    predicted = self.guide(predicted, cfg_scale)
                 latents = self.scheduler.step(predicted, timestep, latents).prev_sample.to(dtype)
                 if callback_on_step_end is not None:
                     changed = callback_on_step_end(self, step, timestep, {"latents": latents})
@@ -168,6 +177,12 @@ class SPADPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
         if given is not None:
             latents = torch.cat([given.expand_as(latents[:, :1]), latents[:, 1:]], dim=1)
         return SPADOutput(images=[self.decode(one) for one in latents], latents=latents)
+
+    @staticmethod
+    def guide(predicted: Tensor, cfg_scale: float) -> Tensor:
+        """Classifier-free guidance; the first half of the batch is without text."""
+        without_text, with_text = predicted.chunk(2)
+        return without_text + cfg_scale * (with_text - without_text)
 
     def encode_text(self, prompts: Sequence[str]) -> Tensor:
         """Text embeddings (b, length, d)."""

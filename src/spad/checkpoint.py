@@ -1,0 +1,77 @@
+"""Reading checkpoints of others: memory-mapped, and without running code they may hold."""
+
+import pickle
+import zipfile
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+# What Lightning and its kin leave in a checkpoint beside the weights. Objects of theirs are
+# replaced by empty ones; those of any other package make a file suspect.
+_HARMLESS = ("pytorch_lightning.", "lightning.", "lightning_fabric.", "omegaconf.", "typing.")
+
+
+class _Inert:
+    """Stands for an object of a class that is not loaded; takes anything, does nothing."""
+
+    def __init__(self, *_args, **_kwargs):
+        pass
+
+    def __setstate__(self, _state) -> None:
+        pass
+
+
+def read_checkpoint(path: Path) -> dict[str, Tensor]:
+    """Names and weights of a `.ckpt`, `.pt` or `.safetensors` file, as views into the file.
+
+    Raises: ValueError: the file is missing, cut short, no checkpoint, or holds code.
+    """
+    if not path.is_file():
+        raise ValueError(f"expected a checkpoint file, got {path}: no such file")
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        return _state_dict(_load_pickle(path), path)
+    except (SafetensorError, RuntimeError, EOFError, KeyError, pickle.UnpicklingError) as error:
+        # What torch says of a pickle it cannot read is advice to run its code.
+        is_pickle = isinstance(error, pickle.UnpicklingError)
+        reason = "no pickle of weights" if is_pickle else (str(error).splitlines() or ["empty"])[0]
+        raise ValueError(
+            f"expected a whole checkpoint in {path}, but it is cut short or none at all ({reason})"
+        ) from error
+
+
+def _load_pickle(path: Path):
+    # Files of torch before 1.6 are plain pickles, which cannot be mapped.
+    is_zip = zipfile.is_zipfile(path)
+    stand_ins = []
+    if is_zip:
+        foreign = torch.serialization.get_unsafe_globals_in_checkpoint(path)
+        for name in foreign:
+            if not name.startswith(_HARMLESS):
+                raise ValueError(
+                    f"{path} holds code ({name}), which is not run; expected weights alone, as a "
+                    "state_dict or a Lightning checkpoint"
+                )
+        stand_ins = [(_Inert, name) for name in foreign]
+    with torch.serialization.safe_globals(stand_ins):
+        try:
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=is_zip)
+        except pickle.UnpicklingError as error:
+            if "GLOBAL" not in str(error):
+                raise
+            raise ValueError(
+                f"{path} holds code, which is not run; expected weights alone, as a state_dict or "
+                "a Lightning checkpoint"
+            ) from error
+
+
+def _state_dict(content, path: Path) -> dict[str, Tensor]:
+    if isinstance(content, dict):
+        content = content.get("state_dict", content)
+    if not isinstance(content, dict) or not any(isinstance(v, Tensor) for v in content.values()):
+        raise ValueError(f"expected a checkpoint with weights, got {path}, which has none")
+    return {str(name): value for name, value in content.items() if isinstance(value, Tensor)}

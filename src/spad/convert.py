@@ -1,0 +1,452 @@
+"""Checkpoints of the original release, and of Stable Diffusion 1.5, as model folders.
+
+What is plain Stable Diffusion goes through diffusers' own conversion. What SPAD adds are the
+widened `proj_in` of every transformer, whose last six input channels are the Plücker map, and
+`cc_projection`, the camera embedding.
+"""
+
+import json
+import logging
+import os
+import shutil
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from diffusers import AutoencoderKL, UNet2DConditionModel
+from diffusers.loaders.single_file_utils import (
+    convert_ldm_clip_checkpoint,
+    convert_ldm_unet_checkpoint,
+    convert_ldm_vae_checkpoint,
+    create_unet_diffusers_config_from_ldm,
+    create_vae_diffusers_config_from_ldm,
+)
+from filelock import FileLock, Timeout
+from huggingface_hub import try_to_load_from_cache
+from torch import Tensor, nn
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+
+from spad.checkpoint import read_checkpoint
+from spad.config import Conversion, InitFromSD
+from spad.model import PLUCKER_CHANNELS, MultiViewUNet
+from spad.models import GenerationDefaults, save_model_manifest
+from spad.original_scheduler import OriginalDDIMScheduler
+from spad.pipeline import SPADPipeline
+from spad.released import CLIP_REPOSITORY, RELEASED
+
+logger = logging.getLogger(__name__)
+
+# Of multi-view captions in the release's training.
+PROMPT_PREFIX = "[tdv] "
+TOKENIZER_FILES = ("vocab.json", "merges.txt", "tokenizer_config.json", "special_tokens_map.json")
+
+# The parts of Stable Diffusion 1.5's configuration that say what its networks look like.
+_SD15 = {
+    "unet_config": {
+        "params": {
+            "image_size": 32,
+            "in_channels": 4,
+            "out_channels": 4,
+            "model_channels": 320,
+            "attention_resolutions": [4, 2, 1],
+            "num_res_blocks": 2,
+            "channel_mult": [1, 2, 4, 4],
+            "num_heads": 8,
+            "transformer_depth": 1,
+            "context_dim": 768,
+        }
+    },
+    "first_stage_config": {
+        "params": {
+            "ddconfig": {
+                "z_channels": 4,
+                "in_channels": 3,
+                "out_ch": 3,
+                "ch": 128,
+                "ch_mult": [1, 2, 4, 4],
+                "num_res_blocks": 2,
+            }
+        }
+    },
+}
+_VIT_L_14 = {
+    "vocab_size": 49408,
+    "hidden_size": 768,
+    "intermediate_size": 3072,
+    "num_hidden_layers": 12,
+    "num_attention_heads": 12,
+    "projection_dim": 768,
+    "hidden_act": "quick_gelu",
+}
+# Weights of no use here: the noise schedule, which follows from its two ends, and bookkeeping.
+_SCHEDULE = {
+    "betas",
+    "alphas_cumprod",
+    "alphas_cumprod_prev",
+    "sqrt_alphas_cumprod",
+    "sqrt_one_minus_alphas_cumprod",
+    "log_one_minus_alphas_cumprod",
+    "sqrt_recip_alphas_cumprod",
+    "sqrt_recipm1_alphas_cumprod",
+    "posterior_variance",
+    "posterior_log_variance_clipped",
+    "posterior_mean_coef1",
+    "posterior_mean_coef2",
+    "logvar",
+}
+_BOOKKEEPING = {
+    "model_ema.decay",
+    "model_ema.num_updates",
+    # transformers before 4.31 saved the numbers 0 to 76
+    "cond_stage_model.transformer.text_model.embeddings.position_ids",
+}
+IGNORED = _SCHEDULE | _BOOKKEEPING
+_UNET, _VAE, _TEXT = "model.diffusion_model.", "first_stage_model.", "cond_stage_model."
+
+
+def convert_checkpoint(settings: Conversion) -> Path:
+    """Convert a checkpoint of the release; the folder is written whole or not at all.
+
+    Every weight of the file is used or listed in `IGNORED`; of raw and averaged UNet weights the
+    one not asked for is left out.
+
+    Raises: ValueError: the file is no whole checkpoint of this model, the tokenizer is not found,
+        the output folder exists or is being written. OSError: the disk is full.
+    """
+    with _new_folder(settings.output) as folder:
+        state = read_checkpoint(settings.checkpoint)
+        params = _read_config(settings.config)
+        tokenizer = _tokenizer(settings.clip)
+        unet, vae, text_encoder = released_parts(state, settings.weights, params, settings.clip)
+        pipeline = SPADPipeline(
+            vae=vae,
+            text_encoder=text_encoder,
+            tokenizer=tokenizer,
+            unet=unet,
+            scheduler=_scheduler(params, OriginalDDIMScheduler),
+            prompt_prefix=PROMPT_PREFIX,
+        )
+        name = settings.name or settings.output.name
+        known = RELEASED.get(name)
+        _save(
+            pipeline,
+            folder,
+            settings.dtype,
+            name=name,
+            description=known.description if known else "converted from the original's layout",
+            licence=known.licence if known else "",
+            author="the authors of SPAD" if known else "",
+            defaults=GenerationDefaults(
+                elevation_deg=45.0,
+                azimuth_start_deg=0.0,
+                cfg_scale=7.5,
+                steps=100,
+                scheduler="original",
+            ),
+        )
+    return settings.output
+
+
+def init_from_sd(settings: InitFromSD) -> Path:
+    """Make an untrained SPAD of Stable Diffusion 1.5; for one view it draws as that does.
+
+    New weights that add to features are zero (SPAD, section 3.3 and its release).
+
+    Raises: as `convert_checkpoint`.
+    """
+    spad_config = {
+        "camera_vector": settings.cameras,
+        "camera_intrinsics": settings.intrinsics,
+        "epipolar": settings.epipolar,
+    }
+    with _new_folder(settings.output) as folder:
+        if settings.source.is_dir():
+            vae, text_encoder, tokenizer, plain_config, weights = _diffusers_parts(settings.source)
+        else:
+            state = read_checkpoint(settings.source)
+            tokenizer = _tokenizer(settings.clip)
+            vae, text_encoder = _vae(state, _SD15), _text_encoder(state, settings.clip)
+            plain_config, weights = _plain_unet(
+                {k: v for k, v in state.items() if k.startswith(_UNET)}, _SD15
+            )
+        torch.manual_seed(0)
+        unet = MultiViewUNet(**{**plain_config, "sample_size": 32}, **spad_config)
+        own = {name for name in unet.state_dict() if ".plucker." in name or "camera_emb" in name}
+        _fill(unet, weights, "the UNet", may_miss=own)
+        pipeline = SPADPipeline(
+            vae=vae,
+            text_encoder=text_encoder,
+            tokenizer=tokenizer,
+            unet=unet,
+            scheduler=_scheduler({}, OriginalDDIMScheduler),
+            prompt_prefix=PROMPT_PREFIX,
+        )
+        description = "untrained: Stable Diffusion 1.5, widened; train it with spad train"
+        _save(pipeline, folder, settings.dtype, settings.output.name, description)
+    return settings.output
+
+
+def split_widened(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Weights of the release's transformers, each widened `proj_in` as the two layers it is here.
+
+    Its input is the features and after them the six channels of the Plücker map.
+    """
+    split = dict(weights)
+    for name, widened in weights.items():
+        if name.endswith("proj_in.weight"):
+            split[name] = widened[:, :-PLUCKER_CHANNELS].contiguous()
+            plucker = name.replace("proj_in.", "plucker.linear.")
+            split[plucker] = widened[:, -PLUCKER_CHANNELS:].contiguous()
+    return split
+
+
+def original_unet(state: Mapping[str, Tensor], params: Mapping) -> tuple[dict, dict[str, Tensor]]:
+    """Configuration and weights of a `MultiViewUNet` without its camera embedding.
+
+    Args:
+        state: the UNet's weights in the original's layout, `model.diffusion_model.…`.
+        params: `model.params` of the original's configuration.
+    """
+    config, weights = _plain_unet(state, params)
+    return {**config, "epipolar": "original"}, split_widened(weights)
+
+
+def released_parts(
+    state: Mapping[str, Tensor],
+    weights: str,
+    params: Mapping = _SD15,
+    clip: Path | None = None,
+) -> tuple[MultiViewUNet, AutoencoderKL, CLIPTextModel]:
+    """UNet, autoencoder and text encoder of a checkpoint of the release, sharing its memory.
+
+    Args:
+        state: all weights of the file.
+        weights: "ema" or "raw".
+        params: `model.params` of the original's configuration. Whether cameras are absolute and
+            with intrinsics is read off the weights where it says nothing.
+        clip: folder whose `config.json` describes the text encoder, if it is not ViT-L/14.
+
+    Raises: ValueError: a weight is missing, not known, or of another shape.
+    """
+    unet = _released_unet(state, weights, params)
+    return unet, _vae(state, params), _text_encoder(state, clip)
+
+
+def _released_unet(state: Mapping[str, Tensor], which: str, params: Mapping) -> MultiViewUNet:
+    if "cc_projection.0.weight" not in state:
+        is_plain = _UNET + "out.2.bias" in state
+        hint = "; for Stable Diffusion there is spad init-from-sd" if is_plain else ""
+        raise _unlike_spad(f"has no cc_projection.0.weight{hint}")
+    # The released four views read intrinsics and absolute cameras, the two views neither.
+    width, camera_dim = state["cc_projection.0.weight"].shape
+    has_intrinsics = bool(params.get("use_intrinsic", camera_dim == 8))
+    is_absolute = bool(params.get("use_abs_extrinsics", camera_dim == 8))
+    config, weights = original_unet(_chosen_weights(state, which), params)
+    for index, layer in ((0, "linear_1"), (2, "linear_2")):
+        for kind in ("weight", "bias"):
+            name = f"cc_projection.{index}.{kind}"
+            if name not in state:
+                raise _unlike_spad(f"has no {name}")
+            weights[f"camera_embedding.{layer}.{kind}"] = state[name]
+    with torch.device("meta"):
+        unet = MultiViewUNet(
+            **config,
+            camera_vector="absolute" if is_absolute else "relative",
+            camera_intrinsics=has_intrinsics,
+            camera_embedding_dim=width,
+        )
+    _fill(unet, weights, "the UNet")
+    return unet
+
+
+def _plain_unet(state: Mapping[str, Tensor], params: Mapping) -> tuple[dict, dict[str, Tensor]]:
+    """diffusers' configuration and weights of a UNet in the original's layout."""
+    config = create_unet_diffusers_config_from_ldm({"model": {"params": params}}, {})
+    config["sample_size"] = params["unet_config"]["params"]["image_size"]
+    return config, _converted(convert_ldm_unet_checkpoint, state, config)
+
+
+def _vae(state: Mapping[str, Tensor], params: Mapping) -> AutoencoderKL:
+    params = {"scale_factor": 0.18215, **params}
+    config = create_vae_diffusers_config_from_ldm({"model": {"params": params}}, {})
+    latent_size = params["unet_config"]["params"]["image_size"]
+    config["sample_size"] = latent_size * 2 ** (len(config["block_out_channels"]) - 1)
+    weights = {name: value for name, value in state.items() if name.startswith(_VAE)}
+    with torch.device("meta"):
+        vae = AutoencoderKL(**config)
+    _fill(vae, _converted(convert_ldm_vae_checkpoint, weights, config), "the autoencoder")
+    return vae
+
+
+def _text_encoder(state: Mapping[str, Tensor], clip: Path | None) -> CLIPTextModel:
+    config = dict(_VIT_L_14)
+    if clip is not None and (clip / "config.json").is_file():
+        config = json.loads((clip / "config.json").read_text(encoding="utf-8"))
+        # The whole CLIP model's file, as the hub has it, describes the text model in a part of it.
+        config = config.get("text_config", config)
+    with torch.device("meta"):
+        encoder = CLIPTextModel(CLIPTextConfig(**config))
+    weights = {k: v for k, v in state.items() if k.startswith(_TEXT) and k not in IGNORED}
+    converted = convert_ldm_clip_checkpoint(weights)
+    # transformers 5 dropped a level of names, and still reads files that have it.
+    level = "" if any(k.startswith("text_model.") for k in encoder.state_dict()) else "text_model."
+    _fill(encoder, {k.removeprefix(level): v for k, v in converted.items()}, "the text encoder")
+    return encoder
+
+
+def _scheduler(params: Mapping, scheduler_class: type):
+    return scheduler_class(
+        beta_start=params.get("linear_start", 0.00085),
+        beta_end=params.get("linear_end", 0.012),
+        beta_schedule="scaled_linear",
+        clip_sample=False,
+        set_alpha_to_one=False,
+        steps_offset=1,
+    )
+
+
+def _chosen_weights(state: Mapping[str, Tensor], which: str) -> dict[str, Tensor]:
+    """The UNet's raw or averaged weights, under the raw names; looks at every name of the file.
+
+    The averaged ones are named without dots: `model_ema.diffusion_modeltime_embed0weight`.
+    """
+    raw = {name: value for name, value in state.items() if name.startswith(_UNET)}
+    names = {"model_ema." + name.removeprefix("model.").replace(".", ""): name for name in raw}
+    parts = (_VAE, _TEXT, "cc_projection.")
+    for name in state:
+        if not (name in raw or name in names or name in IGNORED or name.startswith(parts)):
+            raise _unlike_spad(f"also has {name}")
+    if not raw:
+        raise _unlike_spad(f"has no {_UNET}…")
+    if which == "raw":
+        return raw
+    for ema_name in names:
+        if ema_name not in state:
+            raise _unlike_spad(f"has no {ema_name}; --weights raw needs none")
+    return {name: state[ema_name] for ema_name, name in names.items()}
+
+
+def _converted(convert, state: Mapping[str, Tensor], config: Mapping) -> dict[str, Tensor]:
+    try:
+        converted = convert(dict(state), config=config)
+    except (KeyError, IndexError, AttributeError) as error:
+        raise _unlike_spad(f"has no weights that belong to {error}") from error
+    # A converted weight is the same tensor, or a view of one with its last dimensions dropped.
+    used = {id(value if value._base is None else value._base) for value in converted.values()}
+    for name, value in state.items():
+        if id(value) not in used and id(value._base) not in used:
+            raise _unlike_spad(f"also has {name}")
+    return converted
+
+
+def _fill(
+    module: nn.Module, weights: Mapping[str, Tensor], what: str, may_miss: Collection[str] = ()
+) -> None:
+    """Give a module all its weights, without a copy."""
+    expected = module.state_dict()
+    for name in expected.keys() - weights.keys() - set(may_miss):
+        raise _unlike_spad(f"has nothing for {name} of {what}")
+    for name, value in weights.items():
+        if name not in expected:
+            raise _unlike_spad(f"also has {name} of {what}")
+        if value.shape != expected[name].shape:
+            shapes = f"{tuple(value.shape)} instead of {tuple(expected[name].shape)}"
+            raise _unlike_spad(f"has {name} of {what} with shape {shapes}")
+    module.load_state_dict(weights, strict=False, assign=True)
+    module.eval()
+
+
+def _unlike_spad(how: str) -> ValueError:
+    return ValueError(
+        f"expected a checkpoint of the model that the configuration describes, but the file {how}"
+    )
+
+
+def _read_config(path: Path | None) -> dict[str, Any]:
+    """The `model.params` of the original's configuration."""
+    if path is None:
+        return _SD15
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        params = content["model"]["params"]
+        _ = params["unet_config"]["params"], params["first_stage_config"]["params"]["ddconfig"]
+    except (OSError, UnicodeDecodeError, yaml.YAMLError, KeyError, TypeError) as error:
+        raise ValueError(
+            f"expected the original's configuration in {path}: {type(error).__name__} {error}"
+        ) from error
+    return params
+
+
+def _tokenizer(folder: Path | None) -> CLIPTokenizer:
+    if folder is None:
+        found = try_to_load_from_cache(CLIP_REPOSITORY, TOKENIZER_FILES[0])
+        folder = Path(found).parent if isinstance(found, str) else None
+    missing = [n for n in TOKENIZER_FILES[:2] if folder is None or not (folder / n).is_file()]
+    if missing:
+        raise ValueError(
+            f"expected {' and '.join(missing)} of CLIP's tokenizer in "
+            f"{folder or 'the cache of the hub'}; give a folder that has them as --clip "
+            f"(they are those of {CLIP_REPOSITORY})"
+        )
+    return CLIPTokenizer.from_pretrained(folder, local_files_only=True)
+
+
+def _diffusers_parts(folder: Path):
+    def load(part_class, part: str):
+        try:
+            return part_class.from_pretrained(folder / part, local_files_only=True)
+        except (OSError, ValueError) as error:
+            reason = str(error).splitlines()[0]
+            raise ValueError(
+                f"expected a Stable Diffusion folder in diffusers' layout, but {folder / part} "
+                f"cannot be loaded: {reason}"
+            ) from error
+
+    unet = load(UNet2DConditionModel, "unet")
+    config = {k: v for k, v in unet.config.items() if not k.startswith("_")}
+    vae, text_encoder = load(AutoencoderKL, "vae"), load(CLIPTextModel, "text_encoder")
+    return vae, text_encoder, load(CLIPTokenizer, "tokenizer"), config, unet.state_dict()
+
+
+def _save(pipeline, folder: Path, dtype: str, name: str, description: str, **manifest) -> None:
+    modules = (pipeline.unet, pipeline.vae, pipeline.text_encoder)
+    width = getattr(torch, dtype).itemsize
+    needed = sum(p.numel() for module in modules for p in module.parameters()) * width
+    free = shutil.disk_usage(folder).free
+    if free < 1.05 * needed:
+        raise OSError(
+            f"{needed / 1e9:.1f} GB are needed in {folder.parent}, which has {free / 1e9:.1f} GB "
+            "free; make room or try --dtype float16"
+        )
+    for module in modules:
+        module.to(getattr(torch, dtype))
+    pipeline.save_pretrained(folder, max_shard_size="1GB")
+    save_model_manifest(folder, name, description, captions=(), **manifest)
+
+
+@contextmanager
+def _new_folder(output: Path) -> Iterator[Path]:
+    """A temporary folder that becomes `output` at the end, and is removed if something fails."""
+    if output.exists():
+        raise ValueError(
+            f"expected a folder to make, but {output} exists; remove it or name another"
+        )
+    output.parent.mkdir(parents=True, exist_ok=True)
+    lock_path = output.with_name(f".{output.name}.making")
+    lock = FileLock(lock_path)
+    try:
+        lock.acquire(blocking=False)
+    except Timeout:
+        raise ValueError(f"another process is writing {output}; wait for it") from None
+    temporary = output.with_name(f".{output.name}.{os.getpid()}")
+    try:
+        temporary.mkdir()
+        yield temporary
+        os.rename(temporary, output)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+        lock.release()
+        lock_path.unlink(missing_ok=True)

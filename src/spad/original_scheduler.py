@@ -1,0 +1,22 @@
+"""DDIM at the timesteps of SPAD's release."""
+
+import torch
+from diffusers import DDIMScheduler
+
+
+class OriginalDDIMScheduler(DDIMScheduler):
+    """DDIM at the release's timesteps: every (1000 // n)-th, from 1 upwards.
+
+    Where n does not divide 1000 these are more than n: 31 for 30, 334 for 300. diffusers' own
+    stops at n, further from pure noise. The last step ends at the noise level of timestep 0.
+    """
+
+    def set_timesteps(self, num_inference_steps: int, device=None) -> None:
+        """Steps from the noisiest down; `num_inference_steps` of 1 to the number trained with."""
+        total = self.config.num_train_timesteps
+        # `step` of the base class goes down by total // num_inference_steps.
+        self.num_inference_steps = num_inference_steps
+        timesteps = torch.arange(0, total, total // num_inference_steps)
+        if timesteps[-1] < total - 1:
+            timesteps = timesteps + 1
+        self.timesteps = timesteps.flip(0).to(device)

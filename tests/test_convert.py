@@ -1,0 +1,296 @@
+"""Conversion of the original's checkpoints: strict, safe, whole or not at all."""
+
+import json
+import os
+import subprocess
+import sys
+import types
+
+import pytest
+import torch
+from diffusers import AutoencoderKL, UNet2DConditionModel
+from safetensors.torch import save_file
+
+from parity import Golden, converted_tiny
+from spad.cameras import Cameras
+from spad.checkpoint import read_checkpoint
+from spad.config import Conversion, InitFromSD
+from spad.convert import convert_checkpoint, init_from_sd
+from spad.models import check_files, find_model, load_model
+from spad.pipeline import gaussian_blob
+
+CAMERAS = Cameras.evenly_round(2, elevation_deg=45.0, height=64, width=64)
+
+
+@pytest.fixture(scope="module")
+def golden(shared_dir) -> Golden:
+    return Golden(shared_dir / "golden")
+
+
+@pytest.fixture(scope="module")
+def tiny(golden, tmp_path_factory):
+    """The folder that the tiny checkpoint becomes."""
+    return converted_tiny(golden, tmp_path_factory.mktemp("converted"))
+
+
+@pytest.fixture
+def convert(golden, tmp_path):
+    """Converts a changed state dict, or any file, to `tmp_path / "out"`."""
+    config = tmp_path / "config.json"
+    config.write_text(json.dumps(golden.facts("spad_tiny")["config"]))
+
+    def run(source=None, **changes):
+        path = source
+        if not isinstance(source, os.PathLike):
+            path = tmp_path / "changed.ckpt"
+            torch.save({"state_dict": source}, path)
+        settings = {"clip": golden.folder / "tiny_clip", "config": config} | changes
+        return convert_checkpoint(Conversion(checkpoint=path, output=tmp_path / "out", **settings))
+
+    yield run
+    assert sorted(p.name for p in tmp_path.iterdir() if p.name.startswith(".")) == []
+
+
+@pytest.fixture
+def state(golden):
+    return read_checkpoint(golden.folder / "spad_tiny.ckpt")
+
+
+def test_the_model_is_known_by_its_folder(tiny):
+    model = find_model(tiny)
+    check_files(model)
+    assert model.image_size == 64
+    assert (model.defaults.elevation_deg, model.defaults.scheduler) == (45.0, "original")
+
+
+def test_pipeline_does_what_the_release_does(tiny):
+    """Blob, text with its prefix, guidance, DDIM: `__call__` against the steps written out."""
+    pipeline = load_model(tiny)
+    pipeline.set_progress_bar_config(disable=True)
+    prompt = "Yellow Toyota Celica sports car."
+    pipeline.use_scheduler("original")
+    result = pipeline(prompt, CAMERAS, num_inference_steps=3, seed=4)
+
+    from spad.conditioning import condition_on_cameras
+
+    with torch.no_grad():
+        text = pipeline.encode_text(["", "[tdv] " + prompt])
+        views = condition_on_cameras(pipeline.unet, CAMERAS, 32, 32)
+        pixels = gaussian_blob(64, 64, 0.5)[None]
+        blob = pipeline.vae.encode(pixels).latent_dist.mode() * 0.18215
+        noise = torch.randn(1, 2, 4, 32, 32, generator=torch.Generator().manual_seed(4))
+        scheduler = pipeline.scheduler
+        scheduler.set_timesteps(3)
+        assert scheduler.timesteps.tolist() == [999, 666, 333, 0]
+        alphas = scheduler.alphas_cumprod
+        latents = alphas[999].sqrt() * blob + (1 - alphas[999]).sqrt() * noise
+        for step in scheduler.timesteps:
+            both = pipeline.unet(latents.repeat(2, 1, 1, 1, 1), step, text, views).sample
+            predicted = both[:1] + 7.5 * (both[1:] - both[:1])
+            before = alphas[max(int(step) - 333, 0)]
+            clean = (latents - (1 - alphas[step]).sqrt() * predicted) / alphas[step].sqrt()
+            latents = before.sqrt() * clean + (1 - before).sqrt() * predicted
+    torch.testing.assert_close(result.latents, latents, rtol=1e-3, atol=1e-3)
+
+
+def test_half_precision_takes_half_the_space(convert, golden, tiny):
+    folder = convert(golden.folder / "spad_tiny.ckpt", dtype="float16")
+    part = "unet/diffusion_pytorch_model.safetensors"
+    ratio = (folder / part).stat().st_size / (tiny / part).stat().st_size
+    assert 0.49 < ratio < 0.55
+
+
+def test_another_names_missing_key(convert, state):
+    name = "model_ema.diffusion_modeltime_embed0weight"
+    del state[name]
+    with pytest.raises(ValueError, match=name):
+        convert(state)
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("first_stage_model.decoder.conv_in.weight", "decoder.conv_in.weight of the autoencoder"),
+        ("cc_projection.2.bias", "cc_projection.2.bias"),
+        (
+            "cond_stage_model.transformer.text_model.final_layer_norm.bias",
+            "final_layer_norm.bias of the text encoder",
+        ),
+    ],
+)
+def test_a_missing_weight_is_named(convert, state, name, said):
+    del state[name]
+    with pytest.raises(ValueError, match=said):
+        convert(state)
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        (
+            "model.diffusion_model.input_blocks.1.1.extra.weight",
+            "down_blocks.0.attentions.0.extra.weight of the UNet",
+        ),
+        ("first_stage_model.extra.weight", "first_stage_model.extra.weight"),
+        ("model_ema.extra", "model_ema.extra"),
+        ("extra", "also has extra"),
+    ],
+)
+def test_a_weight_too_many_is_named(convert, state, name, said):
+    state[name] = torch.zeros(2)
+    with pytest.raises(ValueError, match=said):
+        convert(state, weights="raw")
+
+
+def test_position_ids_of_older_files_are_ignored(convert, state):
+    name = "cond_stage_model.transformer.text_model.embeddings.position_ids"
+    convert(state | {name: torch.arange(77)[None]})
+
+
+def test_shapes_of_the_other_configuration(convert, state):
+    state["cc_projection.0.weight"] = state["cc_projection.0.weight"][:, :4].clone()
+    with pytest.raises(ValueError, match=r"linear_1.weight .* with shape .*4\) instead of .*8\)"):
+        convert(state)
+
+
+def test_a_model_of_another_size(convert, state):
+    with pytest.raises(ValueError, match="expected a checkpoint of the model"):
+        convert(state, config=None)
+
+
+def test_plain_stable_diffusion_is_named(convert, state):
+    plain = {k: v for k, v in state.items() if not k.startswith("cc_projection")}
+    with pytest.raises(ValueError, match="init-from-sd"):
+        convert(plain)
+
+
+@pytest.mark.parametrize("size", [0, 20, 100_000])
+def test_a_file_cut_short(convert, golden, tmp_path, size):
+    path = tmp_path / "cut.ckpt"
+    path.write_bytes((golden.folder / "spad_tiny.ckpt").read_bytes()[:size])
+    with pytest.raises(ValueError, match=r"cut short or none at all|expected a checkpoint"):
+        convert(path)
+
+
+def test_a_file_that_is_no_checkpoint(convert, golden):
+    with pytest.raises(ValueError, match="expected a"):
+        convert(golden.folder / "README.md")
+
+
+class Malicious:
+    def __init__(self, target):
+        self.target = target
+
+    def __reduce__(self):
+        return (os.system, (f"touch {self.target}",))
+
+
+@pytest.mark.parametrize("is_zip", [True, False])
+def test_code_in_a_file_is_not_run(convert, tmp_path, is_zip):
+    path, target = tmp_path / "evil.ckpt", tmp_path / "was-run"
+    content = {"state_dict": {"w": torch.zeros(1)}, "hooks": Malicious(target)}
+    torch.save(content, path, _use_new_zipfile_serialization=is_zip)
+    with pytest.raises(ValueError, match="holds code"):
+        convert(path)
+    assert not target.exists()
+
+
+def test_objects_of_lightning_are_left_alone(convert, state, tmp_path, monkeypatch):
+    """Older Lightning names classes of its callbacks beside the weights."""
+    home = types.ModuleType("pytorch_lightning.callbacks")
+    home.ModelCheckpoint = type("ModelCheckpoint", (), {"__module__": home.__name__})
+    path = tmp_path / "old.ckpt"
+    with monkeypatch.context() as patch:
+        for name in ("pytorch_lightning", home.__name__):
+            patch.setitem(sys.modules, name, home)
+        callbacks = {home.ModelCheckpoint: {"best": home.ModelCheckpoint()}}
+        torch.save({"state_dict": state, "callbacks": callbacks}, path)
+    assert (convert(path) / "model_index.json").is_file()
+
+
+def test_an_existing_folder_is_kept(convert, golden, tmp_path):
+    (tmp_path / "out").mkdir()
+    with pytest.raises(ValueError, match="exists"):
+        convert(golden.folder / "spad_tiny.ckpt")
+
+
+def test_a_second_process_is_turned_away(convert, golden, tmp_path):
+    from filelock import FileLock
+
+    lock = FileLock(tmp_path / ".out.making")
+    with lock, pytest.raises(ValueError, match="another process"):
+        convert(golden.folder / "spad_tiny.ckpt")
+    (tmp_path / ".out.making").unlink(missing_ok=True)
+    convert(golden.folder / "spad_tiny.ckpt")
+
+
+def test_no_room_on_the_disk(convert, golden, tmp_path, monkeypatch):
+    usage = type("Usage", (), {"free": 1000})
+    monkeypatch.setattr("spad.convert.shutil.disk_usage", lambda _: usage)
+    with pytest.raises(OSError, match="make room"):
+        convert(golden.folder / "spad_tiny.ckpt")
+    assert not (tmp_path / "out").exists()
+
+
+def test_without_the_tokenizer(convert, golden, monkeypatch):
+    monkeypatch.setattr("spad.convert.try_to_load_from_cache", lambda *_: None)
+    with pytest.raises(ValueError, match="--clip"):
+        convert(golden.folder / "spad_tiny.ckpt", clip=None)
+
+
+def test_command_line(golden, tmp_path):
+    config = tmp_path / "config.json"
+    config.write_text(json.dumps(golden.facts("spad_tiny")["config"]))
+    command = [sys.executable, "-m", "spad", "convert", str(golden.folder / "spad_tiny.ckpt")]
+    command += [str(tmp_path / "tiny"), "--clip", str(golden.folder / "tiny_clip")]
+    done = subprocess.run([*command, "--config", str(config)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == str(tmp_path / "tiny")
+    again = subprocess.run([*command], capture_output=True, text=True)
+    assert again.returncode == 2 and "Traceback" not in again.stderr
+
+
+@pytest.fixture(scope="module")
+def plain_sd(golden, tiny, tmp_path_factory):
+    """A tiny Stable Diffusion in diffusers' layout: the converted parts, a UNet without views."""
+    folder = tmp_path_factory.mktemp("sd")
+    model = load_model(tiny)
+    torch.manual_seed(3)
+    unet = UNet2DConditionModel(
+        sample_size=32,
+        block_out_channels=(32, 64),
+        layers_per_block=1,
+        down_block_types=("CrossAttnDownBlock2D",) * 2,
+        up_block_types=("CrossAttnUpBlock2D",) * 2,
+        cross_attention_dim=32,
+        attention_head_dim=2,
+    )
+    unet.save_pretrained(folder / "unet")
+    for part in ("vae", "text_encoder", "tokenizer"):
+        getattr(model, part).save_pretrained(folder / part)
+    return folder
+
+
+def test_widened_stable_diffusion_draws_one_view_as_before(plain_sd, tmp_path):
+    folder = init_from_sd(InitFromSD(source=plain_sd, output=tmp_path / "start"))
+    widened = load_model(folder).unet
+    plain = UNet2DConditionModel.from_pretrained(plain_sd / "unet")
+    x, text = torch.randn(1, 1, 4, 32, 32), torch.randn(1, 7, 32)
+    camera, plucker = torch.randn(1, 1, 8), torch.randn(1, 1, 6, 32, 32)
+    with torch.no_grad():
+        ours = widened(x, 5, text, widened.prepare_views(1, camera, plucker)).sample
+        expected = plain(x[0], 5, text).sample
+    torch.testing.assert_close(ours[0], expected)
+    assert isinstance(load_model(folder).vae, AutoencoderKL)
+
+
+def test_single_file_of_another_model_is_refused(golden, tmp_path):
+    save_file({"w": torch.zeros(2)}, tmp_path / "other.safetensors")
+    settings = InitFromSD(
+        source=tmp_path / "other.safetensors",
+        output=tmp_path / "out",
+        clip=golden.folder / "tiny_clip",
+    )
+    with pytest.raises(ValueError, match="expected a checkpoint"):
+        init_from_sd(settings)
+    assert [p.name for p in tmp_path.iterdir()] == ["other.safetensors"]
