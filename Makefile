@@ -9,7 +9,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 .NOTPARALLEL:
-.PHONY: demo test lint bench clean
+.PHONY: demo test browser lint bench parity clean
 
 # spad prints where the pictures are.
 demo: $(VENV)/.core
@@ -18,12 +18,24 @@ demo: $(VENV)/.core
 test: $(VENV)/.test
 	$(BIN)/python -m pytest -q $(PYTEST_ARGS)
 
+# The tests of pages skip without a browser. Debian and Ubuntu; elsewhere set SPAD_CHROMIUM.
+browser:
+	@command -v chromium >/dev/null || command -v chromium-browser >/dev/null || \
+		{ apt-get update -q && apt-get install -y -q --no-install-recommends chromium; } || \
+		echo "no Chromium installed here: the tests of pages will be skipped"
+
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
 bench: $(VENV)/.core
 	$(BIN)/python benchmarks/bench_start.py
+
+# Compares with numbers recorded from the original code, which are not in this repository.
+GOLDEN ?= ../shared/golden
+parity: $(VENV)/.test
+	$(BIN)/python tests/parity.py $(GOLDEN) > docs/parity.md.part
+	mv docs/parity.md.part docs/parity.md
 
 clean:
 	rm -rf $(VENV) build dist .pytest_cache .ruff_cache

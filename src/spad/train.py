@@ -84,6 +84,13 @@ def encoder_hash(vae: PatchAutoencoder) -> str:
     return digest.hexdigest()[:12]
 
 
+def _schedule_end(zero_terminal_snr: bool) -> dict:
+    """Where the noise schedule ends, and which of its timesteps sampling takes."""
+    if not zero_terminal_snr:
+        return {"steps_offset": 1, "set_alpha_to_one": False}
+    return {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}
+
+
 class DenoiserTrainer:
     """A UNet, its text encoder, and one step of their training."""
 
@@ -99,9 +106,8 @@ class DenoiserTrainer:
             beta_end=0.012,
             beta_schedule="scaled_linear",
             clip_sample=False,
-            steps_offset=1,
-            set_alpha_to_one=False,
             prediction_type=settings.prediction_type,
+            **_schedule_end(settings.zero_terminal_snr),
         )
         self.data = LatentViews(
             latents=encode_views(objects, self.vae, cache),
@@ -179,9 +185,7 @@ class DenoiserTrainer:
         clean, cameras, token_ids, generator = self.batch(step)
         batch, num_views = clean.shape[:2]
         noise = torch.randn(clean.shape, generator=generator)
-        steps = torch.randint(
-            self.scheduler.config.num_train_timesteps, (batch,), generator=generator
-        )
+        steps = self._draw_timesteps(batch, generator)
         timesteps = steps[:, None].repeat(1, num_views)
         scored = torch.ones(batch, num_views, dtype=torch.bool)
         if num_views > 1:
@@ -200,6 +204,12 @@ class DenoiserTrainer:
         predicted = self.unet(noisy, timesteps, text, views).sample
         errors = (predicted - target).square().mean(dim=(-3, -2, -1))
         return (errors * self._snr_weight(timesteps))[scored].mean()
+
+    def _draw_timesteps(self, batch: int, generator: torch.Generator) -> Tensor:
+        uniform, shift = torch.rand(batch, generator=generator), self.settings.timestep_shift
+        shifted = shift * uniform / (1 + (shift - 1) * uniform)
+        total = self.scheduler.config.num_train_timesteps
+        return (shifted * total).long().clamp(max=total - 1)
 
     def _snr_weight(self, timesteps: Tensor) -> Tensor:
         """Min-SNR weights (Hang et al. 2023), for the quantity that is predicted."""
