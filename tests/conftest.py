@@ -8,6 +8,8 @@ import pytest
 
 # Before torch starts: tests run beside each other and beside other work.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# Models that this user installed are no part of any test.
+os.environ["SPAD_HOME"] = os.path.join(os.devnull, "spad")
 
 CAPTIONS = (
     "a blue fish",

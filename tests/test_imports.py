@@ -22,24 +22,29 @@ SRC = ROOT / "src"
 # too, imports go to the left.
 ORDER = """
     spad
-    spad.config spad.vocabulary
+    spad.config spad.released spad.vocabulary
     spad.camera_checks spad.cameras spad.camera_parsing spad.camera_colmap spad.camera_formats
     spad.data spad.data.objects spad.data.render spad.data.render_job spad.data.views
-    spad.epipolar spad.original_epipolar
+    spad.epipolar spad.original_epipolar spad.bands spad.correspondence
+    spad.posed_pictures spad.stand_in spad.sheet spad.figures spad.sweep spad.explorer
     spad.attention
     spad.autoencoder spad.text
     spad.model
     spad.conditioning
-    spad.pipeline
-    spad.models
-    spad.results spad.generate
+    spad.original_scheduler spad.pipeline
+    spad.models spad.checkpoint spad.convert spad.download
+    spad.results spad.generate spad.epipolar_command
     spad.training_run spad.train_autoencoder spad.train spad.export
     spad.cli
     spad.__main__
 """.split()
 
 # The names on the package index of packages that are imported by another.
-DISTRIBUTIONS = {"PIL": "pillow"}
+DISTRIBUTIONS = {"PIL": "pillow", "yaml": "pyyaml", "huggingface_hub": "huggingface-hub"}
+
+
+# Modules that import an optional package where they use it, and the extra it belongs to.
+EXTRAS = {"spad.sheet": "plot", "spad.posed_pictures": "exr"}
 
 
 def module_name(path: Path) -> str:
@@ -112,6 +117,8 @@ def test_packages_are_declared(module):
     declared = requirements(project["dependencies"])
     if module.startswith("spad.data."):
         declared |= requirements(project["optional-dependencies"]["data"])
+    if module in EXTRAS:
+        declared |= requirements(project["optional-dependencies"][EXTRAS[module]])
     packages = {name.split(".")[0] for name in imports(module)} - sys.stdlib_module_names
     needed = {DISTRIBUTIONS.get(name, name).lower() for name in packages - {"spad"}}
     assert needed <= declared
@@ -131,5 +138,11 @@ def test_the_command_line_starts_light():
 
 
 def test_cameras_and_geometry_need_only_torch():
-    loaded = load_alone(["spad.camera_formats", "spad.epipolar", "spad.attention"])
-    assert not loaded & {"diffusers", "transformers", "PIL", "trimesh"}
+    geometry = ["spad.camera_formats", "spad.epipolar", "spad.bands", "spad.correspondence"]
+    loaded = load_alone([*geometry, "spad.original_epipolar", "spad.attention"])
+    assert not loaded & {"diffusers", "transformers", "PIL", "trimesh", "tyro", "matplotlib"}
+
+
+def test_figures_and_pages_need_no_optional_package():
+    loaded = load_alone(["spad.epipolar_command", "spad.sweep", "spad.explorer"])
+    assert not loaded & {"diffusers", "transformers", "matplotlib", "OpenEXR", "trimesh"}

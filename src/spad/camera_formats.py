@@ -60,7 +60,7 @@ def load_cameras(
     Args:
         path: a nerfstudio `transforms.json` or a folder with one; a COLMAP text model, as its
             folder or one with `sparse/0`; or JSON with a list `cameras` of Blender's
-            `matrix_world`.
+            `matrix_world`, or a folder with such a `cameras.json`.
         height, width: picture size in pixels, for files that do not state it.
 
     Raises: ValueError: nothing known at `path`, or what the reader of that kind raises.
@@ -69,6 +69,8 @@ def load_cameras(
     if path.is_dir():
         if (path / "transforms.json").is_file():
             return load_transforms(path / "transforms.json", height, width)
+        if (path / "cameras.json").is_file():
+            return load_cameras(path / "cameras.json", height, width)
         return load_colmap(path)
     if path.name in ("cameras.txt", "images.txt"):
         return load_colmap(path.parent)
@@ -231,6 +233,8 @@ def _blender_from_json(
         fields = {**data, **view}
         poses.append(_matrix(where, view, "matrix_world"))
         fovs.append(number_of(where, fields, "fov_rad"))
+        if fovs[-1] <= 0:
+            raise ValueError(f"{where}: expected fov_rad above 0 radians, got {fovs[-1]:g}")
         shifts.append([number_of(where, fields, name, 0.0) for name in ("shift_x", "shift_y")])
         size = _picture_size(where, path, fields, ("height", "width"), "image", (height, width))
         sizes.append(size)

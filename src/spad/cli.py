@@ -16,12 +16,28 @@ from typing import Annotated
 import tyro
 from tyro.conf import Positional, subcommand
 
-from spad.config import AutoencoderTraining, DenoiserTraining, Export, Generation, RenderConfig
+from spad.config import (
+    AutoencoderTraining,
+    Conversion,
+    DenoiserTraining,
+    Download,
+    EpipolarConfig,
+    Export,
+    Generation,
+    InitFromSD,
+    RenderConfig,
+)
 
 BAD_INPUT, MACHINE_FAILURE, STOPPED = 2, 1, 130
 
 # Modules of optional features, and the extra that installs them.
-_EXTRAS = {"trimesh": "data", "embreex": "data", "rtree": "data"}
+_EXTRAS = {
+    "trimesh": "data",
+    "embreex": "data",
+    "rtree": "data",
+    "matplotlib": "plot",
+    "OpenEXR": "exr",
+}
 
 
 @dataclass(frozen=True)
@@ -37,10 +53,10 @@ class Train:
 
 @dataclass(frozen=True)
 class Models:
-    """List the embedded models, or say all that is known of one."""
+    """List the models in the package, installed and released, or say all of one."""
 
     model: Positional[str | None] = None
-    """Name of an embedded model or a folder."""
+    """Name of a model or a folder."""
     captions: bool = False
     """List the captions it was trained on."""
 
@@ -49,7 +65,11 @@ Command = (
     Annotated[Generation, subcommand("generate")]
     | Annotated[RenderConfig, subcommand("render")]
     | Annotated[Train, subcommand("train")]
+    | Annotated[EpipolarConfig, subcommand("epipolar")]
     | Annotated[Models, subcommand("models")]
+    | Annotated[Download, subcommand("download")]
+    | Annotated[Conversion, subcommand("convert")]
+    | Annotated[InitFromSD, subcommand("init-from-sd")]
 )
 
 
@@ -77,10 +97,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     run: dict[type, Callable] = {
         Generation: _generate,
         RenderConfig: _render,
+        EpipolarConfig: _epipolar,
         Train: _train,
         Models: _models,
+        Download: _download,
+        Conversion: _convert,
+        InitFromSD: _convert,
     }
-    with _log_to_stderr():
+    with _log_to_stderr(may_fetch=isinstance(command, Download)):
         try:
             run[type(command)](command, ["spad", *argv])
         except Stop as stop:
@@ -133,6 +157,13 @@ def _render(settings: RenderConfig, argv: list[str]) -> None:
         raise Stop(message, STOPPED) from None
 
 
+def _epipolar(settings: EpipolarConfig, argv: list[str]) -> None:
+    from spad.epipolar_command import run_epipolar
+
+    report = run_epipolar(settings, argv)
+    print("\n".join([*report.lines, *map(str, report.files)]))
+
+
 def _train(command: Train, argv: list[str]) -> None:
     if isinstance(command.job, AutoencoderTraining):
         from spad.train_autoencoder import train_autoencoder as train
@@ -150,21 +181,27 @@ def _train(command: Train, argv: list[str]) -> None:
 
 
 def _models(command: Models, _argv: list[str]) -> None:
-    from spad.models import find_model, list_models
+    from spad.models import EMBEDDED, find_model, list_models
+    from spad.released import RELEASED
 
     if command.model is None:
         models = list_models()
         if command.captions:
             raise ValueError("expected the name of a model with --captions; see: spad models")
-        rows = [("name", "MB", "pixels", "knows")]
-        rows += [
-            (m.name, f"{m.size_mb:.1f}", f"{m.image_size}x{m.image_size}", m.description)
-            for m in models
-        ]
-        widths = [max(len(row[column]) for row in rows) for column in range(3)]
+        rows = [("name", "", "MB", "pixels", "licence", "knows")]
+        for m in models:
+            state = "in the package" if m.path.parent == EMBEDDED else "installed"
+            pixels = f"{m.image_size}x{m.image_size}"
+            row = (m.path.name, state, f"{m.size_mb:.1f}", pixels, m.licence, m.description)
+            rows.append(row)
+        for name, r in RELEASED.items():
+            if name not in {m.path.name for m in models}:
+                size, pixels = f"{r.size_bytes / 1e6:.0f}", f"{r.image_size}x{r.image_size}"
+                rows.append((name, "to download", size, pixels, r.licence, r.description))
+        widths = [max(len(row[column]) for row in rows) for column in range(5)]
         for row in rows:
             cells = [cell.ljust(width) for cell, width in zip(row, widths, strict=False)]
-            print("  ".join([*cells, row[3]]))
+            print("  ".join([*cells, row[5]]))
         return
     model = find_model(command.model)
     captions = model.captions()
@@ -179,6 +216,38 @@ def _models(command: Models, _argv: list[str]) -> None:
     for title, text in (("licence", model.licence), ("author", model.author)):
         if text:
             print(f"{title:10} {text}")
+
+
+def _download(settings: Download, argv: list[str]) -> None:
+    from spad.download import ask_for, describe, find_installed, install
+
+    folder = find_installed(settings)
+    if folder is not None:
+        print(f"{settings.model} is installed already: {folder}")
+        return
+    if not settings.yes and not sys.stdin.isatty():
+        raise ValueError(f"expected --yes, as no terminal is here to ask: {ask_for(settings)}?")
+    print(describe(settings), flush=True)
+    if not settings.yes:
+        try:
+            answer = input(f"{ask_for(settings)}? [y/N] ")
+        except EOFError:
+            answer = ""
+        if answer.strip().lower() not in ("y", "yes"):
+            raise Stop("nothing was fetched", MACHINE_FAILURE)
+    try:
+        folder = install(settings)
+    except KeyboardInterrupt:
+        message = f"stopped by Ctrl-C; go on with the same command: {shlex.join(argv)}"
+        raise Stop(message, STOPPED) from None
+    print(folder)
+
+
+def _convert(settings: Conversion | InitFromSD, _argv: list[str]) -> None:
+    from spad.convert import convert_checkpoint, init_from_sd
+
+    is_release = isinstance(settings, Conversion)
+    print(convert_checkpoint(settings) if is_release else init_from_sd(settings))
 
 
 def _fail(message: str, code: int, kind: str = "error: ") -> int:
@@ -205,11 +274,17 @@ class _LineHandler(logging.Handler):
 
 
 @contextmanager
-def _log_to_stderr() -> Iterator[None]:
-    """Show this package's log, and keep other libraries' notes for developers to themselves."""
+def _log_to_stderr(may_fetch: bool) -> Iterator[None]:
+    """Show this package's log, and keep other libraries' notes for developers to themselves.
+
+    Without `may_fetch` nothing is fetched from the network, whatever a library would like.
+    """
+    offline = () if may_fetch else (("HF_HUB_OFFLINE", "1"),)
     for name, value in (
-        ("HF_HUB_OFFLINE", "1"),
+        *offline,
         ("HF_HUB_DISABLE_PROGRESS_BARS", "1"),
+        ("HF_HUB_DISABLE_TELEMETRY", "1"),
+        ("HF_HUB_VERBOSITY", "error"),
         ("TRANSFORMERS_VERBOSITY", "error"),
         ("DIFFUSERS_VERBOSITY", "error"),
         # Threads that spin while they wait make everything much slower where other work shares

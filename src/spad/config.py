@@ -65,6 +65,12 @@ class DenoiserTraining:
     min_snr_gamma: float | None = None
     """Cap on the signal-to-noise weight; none weighs all timesteps alike. Small latents need the
     noisy timesteps, where text decides the shape, and this weight all but drops them."""
+    zero_terminal_snr: bool = True
+    """End the noise schedule in noise alone (Lin et al. 2024). Without it the noisiest latents
+    still show the object's outline, and drawing reads an outline from its starting noise."""
+    timestep_shift: float = 2.5
+    """Above 1, noisy timesteps are drawn more often: t = s u / (1 + (s - 1) u) of uniform u (Esser
+    et al. 2024)."""
     ema_decay: float = 0.999
     block_out_channels: tuple[int, ...] = (160, 192)
     text_width: int = 256

@@ -1,0 +1,106 @@
+"""Epipolar bands of a few pixels, on demand: no matrix of all pixels is ever made.
+
+A band here holds exactly the cells of that pixel's row of `spad.epipolar.mask_of`, in pictures of
+any size. Needs nothing but torch.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from spad.cameras import Cameras
+from spad.epipolar import pixel_grid, ray_segments
+
+
+@dataclass(frozen=True)
+class Bands:
+    """The rays of n pixels of one view as segments in the pictures of all v views.
+
+    Attributes:
+        view: the view the pixels lie in.
+        xy: (n, 2) their positions in the pictures.
+        across, before, after: (n, v, 3) affine functions of a position (x, y, 1): signed distance
+            across the line, and how far it lies before the segment's start and behind its end.
+        height, width: of the pictures; distances are in their pixels.
+    """
+
+    view: int
+    xy: Tensor
+    across: Tensor
+    before: Tensor
+    after: Tensor
+    height: int
+    width: int
+
+    def __len__(self) -> int:
+        return len(self.across)
+
+    def distances_to(self, points: Tensor) -> Tensor:
+        """Distances of points (n, v, 2) to their pixel's segment in their view: (n, v)."""
+        points = torch.cat([points, torch.ones_like(points[..., :1])], dim=-1).to(self.across)
+        across, before, after = (
+            (function * points).sum(-1) for function in (self.across, self.before, self.after)
+        )
+        return torch.hypot(across, torch.maximum(before, after).clamp(min=0))
+
+    def distance_maps(self, index: int) -> Tensor:
+        """Distance of every pixel's centre to the segments of one source pixel: (v, h, w).
+
+        In the pixel's own view, the distance to the pixel.
+        """
+        cells = pixel_grid(self.height, self.width, self.across).T
+        along = torch.maximum(self.before[index] @ cells, self.after[index] @ cells)
+        maps = torch.hypot(self.across[index] @ cells, along.clamp_(min=0))
+        return maps.reshape(-1, self.height, self.width)
+
+    def masks(self, index: int, band_width: float) -> Tensor:
+        """Which pixels of every view one source pixel may see: bool (v, h, w).
+
+        The row of `mask_of` for that pixel, without the other rows.
+        """
+        inside = self.distance_maps(index) <= band_width / 2
+        inside[self.view] = True
+        return inside
+
+
+def bands_of(
+    cameras: Cameras, view: int, xy: Tensor, near: float = 0.0, far: float = math.inf
+) -> Bands:
+    """The epipolar bands of pixels (n, 2) of one view, in the pictures of all views.
+
+    Args:
+        cameras: v views; `cameras.resized(h, w)` gives bands in pictures of another size.
+        view: whose pixels these are.
+        xy: positions in pixels (x right, y down); the centre of row r, column c is
+            (c + 0.5, r + 0.5).
+        near, far: depths along that camera's axis that the rays are cut to, world units.
+
+    Raises: ValueError: no such view, positions of another shape, or an empty range of depths.
+    Source: SPAD, section 3.2, as `spad.epipolar.epipolar_mask`.
+    """
+    if not 0 <= view < len(cameras):
+        raise ValueError(f"expected a view from 0 to {len(cameras) - 1}, got {view}")
+    if not 0 <= near < far:
+        raise ValueError(f"expected 0 <= near < far, got near={near}, far={far}")
+    xy = torch.as_tensor(xy).to(cameras.intrinsics)
+    if xy.ndim != 2 or xy.shape[1] != 2:
+        raise ValueError(f"expected positions of shape (n, 2), got {tuple(xy.shape)}")
+    pixels = torch.cat([xy, torch.ones_like(xy[:, :1])], dim=1)
+    functions = ray_segments(
+        cameras.world_from_cam, cameras.intrinsics, pixels, near, far, slice(view, view + 1)
+    )
+    across, before, after = (f[0].transpose(0, 1).contiguous() for f in functions)
+    return Bands(view, xy, across, before, after, cameras.height, cameras.width)
+
+
+def cameras_on_grid(cameras: Cameras, cells: int) -> Cameras:
+    """The cameras for pictures whose longer side is `cells` cells, sides rounded to whole cells."""
+    longer = max(cameras.height, cameras.width)
+    height, width = (
+        max(1, round(side * cells / longer)) for side in (cameras.height, cameras.width)
+    )
+    return cameras.resized(height, width)

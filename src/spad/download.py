@@ -1,0 +1,366 @@
+"""Fetch a released model from the Hugging Face hub, check it, convert it, install it.
+
+The hub's client names the file's address, size and hash, and keeps the cache. The transfer itself
+is ours: the client's own begins a file anew in every process, and this one has gigabytes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import re
+import shutil
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+from huggingface_hub import (
+    constants,
+    get_hf_file_metadata,
+    get_session,
+    hf_hub_download,
+    hf_hub_url,
+    try_to_load_from_cache,
+)
+
+# The client's transport is httpx or httpx2, by its version; this is HTTPError of the one it uses.
+from huggingface_hub.errors import (
+    GatedRepoError,
+    HfHubHTTPError,
+    HTTPError,
+    LocalEntryNotFoundError,
+    OfflineModeIsEnabled,
+)
+from huggingface_hub.utils import build_hf_headers, hf_raise_for_status
+from tqdm import tqdm
+
+from spad.config import Conversion, Download
+from spad.models import check_files, installed_folder, read_info
+from spad.released import RELEASED, ReleasedModel
+
+log = logging.getLogger(__name__)
+
+# Tries in a row that bring no new byte, before a transfer is given up.
+_TRIES = 5
+# What the model keeps of an original in float32: the original has the UNet twice, raw and EMA.
+_KEPT_SHARE = 0.56
+
+
+class DownloadError(OSError):
+    """Network, hub or disk stand in the way; the message says what to do."""
+
+
+def find_installed(settings: Download) -> Path | None:
+    """Folder of the model if it is installed, after a look at its files.
+
+    Raises: ValueError: no model of this name is released, or the installed one is damaged.
+    """
+    folder = installed_folder() / _released(settings).name
+    if not folder.exists():
+        return None
+    try:
+        check_files(read_info(folder))
+    except ValueError as error:
+        raise ValueError(f"{error}: remove {folder}, then run the same command") from error
+    return folder
+
+
+def describe(settings: Download) -> str:
+    """What `install` will fetch, from where and to where; asks nobody."""
+    model = _released(settings)
+    there = constants.ENDPOINT
+    stays = "kept" if settings.keep_original else "deleted after the conversion"
+    tokenizer = f"{settings.clip}"
+    if settings.clip is None:
+        size = _size(model.tokenizer_size_bytes)
+        tokenizer = f"{there}/{model.tokenizer_repository}, {size}"
+    installed = _size(_converted_bytes(settings, model.size_bytes))
+    return "\n".join(
+        (
+            f"{model.name}: {model.description}",
+            f"fetches    {there}/{model.repository}, {model.file}, about {_size(model.size_bytes)}",
+            f"tokenizer  {tokenizer}",
+            f"through    {constants.HF_HUB_CACHE}; the original is {stays}",
+            f"installs   {installed_folder() / model.name}, about {installed}",
+            f"licence    not known here; {model.licence}",
+        )
+    )
+
+
+def ask_for(settings: Download) -> str:
+    """The question of `describe` in one line."""
+    model = _released(settings)
+    return f"fetch {_size(model.size_bytes)} from {constants.ENDPOINT}/{model.repository}"
+
+
+def install(settings: Download) -> Path:
+    """Fetch the model, convert it and return its folder; goes on where an earlier call stopped.
+
+    Of two processes the second waits and takes what the first has installed.
+
+    Raises:
+        ValueError: unknown model, no tokenizer in `settings.clip`, or not the file expected.
+        DownloadError: network, hub or disk; what was fetched is kept for the next call, unless
+            its hash is wrong.
+    """
+    model = _released(settings)
+    folder = installed_folder() / model.name
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with _alone(folder.parent / f".{model.name}.lock"):
+        if find_installed(settings) is not None:
+            return folder
+        clip = settings.clip or _fetch_tokenizer(model)
+        original, is_temporary = _fetch_original(settings, model, folder)
+        log.info("converting it")
+        from spad.convert import convert_checkpoint
+
+        try:
+            convert_checkpoint(
+                Conversion(
+                    checkpoint=original,
+                    output=folder,
+                    clip=clip,
+                    config=model.config,
+                    weights=settings.weights,
+                    dtype=settings.dtype,
+                    name=model.name,
+                )
+            )
+        except ValueError as error:
+            raise ValueError(f"{error}; the original is kept in {original}") from error
+        if is_temporary:
+            original.unlink()
+    return folder
+
+
+def _released(settings: Download) -> ReleasedModel:
+    if settings.model not in RELEASED:
+        raise ValueError(
+            f"expected a released model among {', '.join(RELEASED)}, got {settings.model!r}"
+        )
+    model = RELEASED[settings.model]
+    for name in model.tokenizer_files if settings.clip else ():
+        if not (settings.clip / name).is_file():
+            raise ValueError(f"expected {name} of CLIP's tokenizer in {settings.clip}, found none")
+    return model
+
+
+def _fetch_tokenizer(model: ReleasedModel) -> Path:
+    """Folder with the tokenizer's files, all of one revision, in the hub's cache."""
+    repository, revision = model.tokenizer_repository, "main"
+    for name in model.tokenizer_files:
+        path = _cached(repository, name, revision)
+        if path is None:
+            with _plain_errors(repository, name):
+                # Fails at once where there is no network; hf_hub_download tries for a minute.
+                get_hf_file_metadata(hf_hub_url(repository, name, revision=revision))
+                hf_hub_download(repository, name, revision=revision)
+            path = _cached(repository, name, revision)
+            assert path is not None, name
+        revision = path.parent.name
+    return path.parent
+
+
+def _fetch_original(settings: Download, model: ReleasedModel, folder: Path) -> tuple[Path, bool]:
+    """The checkpoint, checked, and whether it is to be deleted after use.
+
+    What the hub's cache had before belongs to the user and stays.
+    """
+    repository, file = model.repository, model.file
+    cached = _cached(repository, file)
+    if cached is not None:
+        log.info("the original is in the hub's cache already, and stays there: %s", cached)
+        size = _converted_bytes(settings, cached.stat().st_size)
+        _check_disk_space([(folder, size)])
+        return cached, False
+    # The redirect to the hub's storage is followed anew for every try: its address expires.
+    url = hf_hub_url(repository, file)
+    with _plain_errors(repository, file):
+        metadata = get_hf_file_metadata(url)
+    etag, size = metadata.etag or "", metadata.size
+    # The tag becomes a file's name.
+    if metadata.commit_hash is None or not re.fullmatch(r"[\w-]+", etag) or not size:
+        raise DownloadError(
+            f"{constants.ENDPOINT} does not answer as a model hub does; check HF_ENDPOINT, proxy "
+            "and login page of this network"
+        )
+    blobs = Path(constants.HF_HUB_CACHE) / f"models--{repository.replace('/', '--')}" / "blobs"
+    blobs.mkdir(parents=True, exist_ok=True)
+    part = blobs / f"{etag}.spad-part"
+    if part.exists() and part.stat().st_size > size:
+        part.unlink()
+    here = part.stat().st_size if part.exists() else 0
+    _check_disk_space([(blobs, size - here), (folder, _converted_bytes(settings, size))])
+    log.info("fetching %s%s", _size(size), f", of which {_size(here)} are here" if here else "")
+    with _plain_errors(repository, file):
+        _transfer(url, part, size, Path(file).name)
+    log.info("checking what was fetched")
+    if not _is_named(part, etag):
+        part.unlink()
+        raise _damaged(repository, file)
+    if not settings.keep_original:
+        return part, True
+    os.replace(part, blobs / etag)
+    with _plain_errors(repository, file):
+        # Finds the content there and adds it to the cache's index.
+        return Path(hf_hub_download(repository, file)), False
+
+
+def _transfer(url: str, part: Path, size: int, title: str) -> None:
+    """Append to `part` what it lacks of `size` bytes, over as many connections as it takes.
+
+    Raises: HTTPError: the server refused, or the network failed several times in a row.
+    """
+    options = {"desc": title, "unit": "B", "unit_scale": True, "disable": None}
+    failures = 0
+    with part.open("ab") as file, tqdm(total=size, initial=file.tell(), **options) as bar:
+        while (start := file.tell()) < size:
+            # Compressed content would have another length.
+            headers = build_hf_headers() | {"Accept-Encoding": "identity"}
+            if start:
+                headers["Range"] = f"bytes={start}-"
+            error = None
+            try:
+                with get_session().stream(
+                    "GET", url, headers=headers, timeout=constants.HF_HUB_DOWNLOAD_TIMEOUT
+                ) as response:
+                    hf_raise_for_status(response)
+                    if start and response.status_code != 206:
+                        file.seek(0)
+                        file.truncate()
+                        bar.reset()
+                    for chunk in response.iter_bytes():
+                        file.write(chunk)
+                        bar.update(len(chunk))
+            except HfHubHTTPError:
+                raise
+            except HTTPError as reason:
+                error = reason
+            failures = 0 if file.tell() > start else failures + 1
+            if failures == _TRIES:
+                raise error or DownloadError(f"{url} ends before its {size} bytes")
+            if file.tell() < size:
+                bar.clear()
+                log.info("the connection broke at %s; going on from there", _size(file.tell()))
+                time.sleep(failures)
+
+
+def _cached(repository: str, file: str, revision: str = "main") -> Path | None:
+    """The file in the hub's cache, checked; a damaged one is removed."""
+    found = try_to_load_from_cache(repository, file, revision=revision)
+    if not isinstance(found, str):
+        return None
+    path = Path(found)
+    # Where the cache has no links, it does not hold the hash either.
+    if path.is_symlink():
+        content = path.parent / path.readlink()
+        if not _is_named(content, content.name):
+            path.unlink()
+            content.unlink(missing_ok=True)
+            raise _damaged(repository, file)
+    return path
+
+
+def _is_named(path: Path, etag: str) -> bool:
+    """Whether `etag` names the content: SHA-256 of large files, git's blob hash of small ones.
+
+    Other servers' tags name nothing that could be checked.
+    """
+    if re.fullmatch("[0-9a-f]{64}", etag):
+        digest = hashlib.sha256()
+    elif re.fullmatch("[0-9a-f]{40}", etag):
+        digest = hashlib.sha1(b"blob %d\0" % path.stat().st_size, usedforsecurity=False)
+    else:
+        log.warning("the server gives no hash of %s; only its size was checked", path.name)
+        return True
+    with path.open("rb") as stream:
+        while chunk := stream.read(1 << 20):
+            digest.update(chunk)
+    return digest.hexdigest() == etag
+
+
+def _check_disk_space(needs: list[tuple[Path, int]]) -> None:
+    """Raises: DownloadError: the disks of these folders lack that many bytes together."""
+    disks: dict[int, tuple[Path, int]] = {}
+    for folder, size in needs:
+        there = next(path for path in (folder, *folder.parents) if path.exists())
+        device = there.stat().st_dev
+        disks[device] = (there, disks.get(device, (there, 0))[1] + size)
+    for folder, size in disks.values():
+        free = shutil.disk_usage(folder).free
+        if free < size:
+            raise DownloadError(
+                f"{_size(size)} are needed on the disk of {folder}, which has {_size(free)} free; "
+                "make room, or choose other disks: HF_HOME for the download, SPAD_HOME for the "
+                "installed model"
+            )
+
+
+def _converted_bytes(settings: Download, original_bytes: int) -> int:
+    """About the size of the installed model."""
+    share = _KEPT_SHARE / 2 if settings.dtype == "float16" else _KEPT_SHARE
+    return int(original_bytes * share)
+
+
+@contextmanager
+def _alone(path: Path) -> Iterator[None]:
+    """Hold the lock file `path`; another process waits here meanwhile."""
+    lock = FileLock(path)
+    try:
+        lock.acquire(blocking=False)
+    except Timeout:
+        log.info("another process is installing this model; waiting for it")
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+@contextmanager
+def _plain_errors(repository: str, file: str) -> Iterator[None]:
+    """Say in one line what the hub's client says in many."""
+    try:
+        yield
+    except (HTTPError, OfflineModeIsEnabled, LocalEntryNotFoundError) as error:
+        raise DownloadError(_explain(error, repository, file)) from error
+
+
+def _explain(error: BaseException, repository: str, file: str) -> str:
+    if isinstance(error, LocalEntryNotFoundError) and error.__cause__ is not None:
+        error = error.__cause__
+    page = f"{constants.ENDPOINT}/{repository}"
+    if isinstance(error, OfflineModeIsEnabled):
+        return (
+            f"offline mode is on and {file} is not in {constants.HF_HUB_CACHE}; unset "
+            "HF_HUB_OFFLINE to fetch it"
+        )
+    if isinstance(error, GatedRepoError):
+        return f"{page} is gated; accept its terms there, log in with `hf auth login`, try again"
+    status = error.response.status_code if isinstance(error, HfHubHTTPError) else None
+    if status in (401, 403, 404):
+        return (
+            f"{page} has no {file} for you (HTTP {status}); if it is private, log in with "
+            "`hf auth login`; if you have the file, use `spad convert`"
+        )
+    if status is not None:
+        return f"{page} answered HTTP {status}; run the same command later, it goes on from here"
+    reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+    return (
+        f"no connection to {constants.ENDPOINT} ({reason}); check network and HF_ENDPOINT, then "
+        "run the same command: it goes on where it stopped"
+    )
+
+
+def _damaged(repository: str, file: str) -> DownloadError:
+    return DownloadError(
+        f"{file} of {repository} is damaged: its hash is not the one the hub gives; the damaged "
+        "copy was removed, run the same command to fetch it again"
+    )
+
+
+def _size(num_bytes: int) -> str:
+    return f"{num_bytes / 1e9:.1f} GB" if num_bytes >= 1e9 else f"{num_bytes / 1e6:.1f} MB"

@@ -1,0 +1,178 @@
+"""Pictures with their cameras, and depth maps on request, read from the folders people have."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from spad.bands import cameras_on_grid
+from spad.camera_formats import load_cameras
+from spad.cameras import Cameras
+from spad.data.views import read_on_white
+
+# Renderers write so much, or the largest half number, where they see nothing.
+_NOTHING = 65504.0
+_DEPTH_SUFFIXES = (".exr", ".png", ".npy")
+# nerfstudio's unit of 16-bit depth, and that of `spad render`.
+_PNG_UNIT = 1e-3
+
+
+@dataclass(frozen=True, eq=False)
+class PosedPictures:
+    """Views to draw on.
+
+    Attributes:
+        cameras: v views.
+        pictures: uint8 (v, h, w, 3), of the cameras' size.
+        names: one per view, such as "view 3".
+        depth: (v, h, w) z-depth in world units, infinite where there is nothing; or None.
+    """
+
+    cameras: Cameras
+    pictures: np.ndarray
+    names: tuple[str, ...]
+    depth: Tensor | None = None
+
+    def resized(self, longer_side: int) -> tuple[Cameras, np.ndarray]:
+        """Cameras and pictures whose longer side has so many pixels."""
+        cameras = cameras_on_grid(self.cameras, longer_side)
+        size = (cameras.width, cameras.height)
+        pictures = [
+            np.asarray(Image.fromarray(p).resize(size, Image.Resampling.LANCZOS))
+            for p in self.pictures
+        ]
+        return cameras, np.stack(pictures)
+
+    def chosen(self, indices: Sequence[int]) -> PosedPictures:
+        """Some of the views."""
+        indices = list(indices)
+        depth = None if self.depth is None else self.depth[indices]
+        names = tuple(self.names[i] for i in indices)
+        return PosedPictures(self.cameras[indices], self.pictures[indices], names, depth)
+
+
+def load_posed_pictures(
+    source: Path,
+    images: Path | None = None,
+    depth: Path | None = None,
+    depth_scale: float | None = None,
+) -> PosedPictures:
+    """Cameras and pictures of a folder or camera file, with depth maps on request.
+
+    Args:
+        source: whatever `spad.camera_formats.load_cameras` reads.
+        images: folder of the pictures; else they are looked for at the paths that the camera file
+            gives, from its folder, from `images` in it, and as COLMAP lays a project out.
+        depth: folder of depth maps (EXR, PNG or NPY) named as the pictures.
+        depth_scale: world units per unit of the depth maps; 0.001 for PNG and 1 for others if
+            left out.
+
+    Raises: ValueError: cameras as `load_cameras` refuses them, pictures or depth maps that are
+        missing, unreadable or of another size than the cameras say; the message names file and
+        view. ModuleNotFoundError: EXR needs the extra `exr`.
+    """
+    loaded = load_cameras(source)
+    cameras = loaded.cameras
+    if not loaded.image_paths:
+        raise ValueError(f"{source}: expected cameras with pictures, got a file that names none")
+    folders = [images] if images is not None else _picture_folders(source)
+    paths = [_find_picture(source, folders, name, i) for i, name in enumerate(loaded.image_paths)]
+    pictures = [_read_picture(path, cameras, view) for view, path in enumerate(paths)]
+    maps = None
+    if depth is not None:
+        maps = torch.stack(
+            [
+                _read_depth(_find_depth(depth, path, view), cameras, view, depth_scale)
+                for view, path in enumerate(paths)
+            ]
+        )
+    names = tuple(f"view {view}" for view in range(len(cameras)))
+    return PosedPictures(cameras, np.stack(pictures), names, maps)
+
+
+def _picture_folders(source: Path) -> list[Path]:
+    folder = source if source.is_dir() else source.parent
+    # COLMAP keeps its model in sparse/0, the pictures in images beside sparse.
+    around = [folder, folder.absolute().parent, folder.absolute().parent.parent]
+    return [folder, *(place / "images" for place in around)]
+
+
+def _find_picture(source: Path, folders: Sequence[Path], name: str, view: int) -> Path:
+    for folder in folders:
+        # NeRF-synthetic files leave the ".png" out.
+        for path in (folder / name, folder / f"{name}.png"):
+            if path.is_file():
+                return path
+    raise ValueError(
+        f"{source}: expected the picture {name} of view {view}, got no such file in {folders[0]}; "
+        "give the folder of pictures with --images"
+    )
+
+
+def _read_picture(path: Path, cameras: Cameras, view: int) -> np.ndarray:
+    try:
+        picture = read_on_white(path)
+    except (OSError, Image.DecompressionBombError) as error:
+        raise ValueError(f"{path}: expected a picture of view {view}: {error}") from error
+    _check_shape(path, picture.shape[:2], cameras, view)
+    return picture
+
+
+def _find_depth(folder: Path, picture: Path, view: int) -> Path:
+    for suffix in _DEPTH_SUFFIXES:
+        path = folder / f"{picture.stem}{suffix}"
+        if path.is_file():
+            return path
+    raise ValueError(
+        f"{folder}: expected a depth map {picture.stem}{{{','.join(_DEPTH_SUFFIXES)}}} of view "
+        f"{view}, got none; depth maps are named as their pictures"
+    )
+
+
+def _read_depth(path: Path, cameras: Cameras, view: int, scale: float | None) -> Tensor:
+    """(h, w) z-depth in world units, infinite where the map has none."""
+    try:
+        if path.suffix == ".npy":
+            values = np.load(path, allow_pickle=False)
+        elif path.suffix == ".png":
+            with Image.open(path) as picture:
+                values = np.asarray(picture)
+        else:
+            values = _read_exr(path)
+        values = np.asarray(values, dtype=np.float32)
+    except (OSError, ValueError, RuntimeError, TypeError) as error:
+        raise ValueError(f"{path}: expected a depth map of view {view}: {error}") from error
+    if values.ndim == 3:
+        values = values[..., 0]
+    _check_shape(path, values.shape, cameras, view)
+    unit = (_PNG_UNIT if path.suffix == ".png" else 1.0) if scale is None else scale
+    nothing = ~np.isfinite(values) | (values <= 0)
+    if path.suffix != ".png":
+        nothing |= values >= _NOTHING
+    return torch.from_numpy(np.where(nothing, np.float32(np.inf), values * np.float32(unit)))
+
+
+def _read_exr(path: Path) -> np.ndarray:
+    import OpenEXR
+
+    # Renderers name the one channel that counts in many ways; where there are several, as in a
+    # grey RGB picture, the first is as good as any.
+    with OpenEXR.File(str(path)) as file:
+        channels = file.channels()
+        name = next((n for n in ("Z", "V", "Y", "R", "RGB", "RGBA") if n in channels), None)
+        return channels[name or next(iter(channels))].pixels
+
+
+def _check_shape(path: Path, shape: tuple[int, ...], cameras: Cameras, view: int) -> None:
+    if tuple(shape) != (cameras.height, cameras.width):
+        got = "x".join(str(side) for side in reversed(shape))
+        raise ValueError(
+            f"{path}: expected {cameras.width}x{cameras.height} pixels (width x height) of view "
+            f"{view}, as its camera has, got {got}"
+        )
