@@ -98,29 +98,33 @@ def line_ends(world_from_cam: Tensor, intrinsics: Tensor, size: int) -> Tensor:
     epipole = epipole.expand_as(far_point)
     a, b, c = torch.linalg.cross(epipole, far_point, dim=-1).unbind(-1)
 
+    # In the release's order; x and y apart, for that halves the work of picking.
     zero, full = torch.zeros_like(a), torch.full_like(a, size)
-    crossings = torch.stack(
-        [
-            torch.stack([-c / a, zero], dim=-1),
-            torch.stack([-(b * size + c) / a, full], dim=-1),
-            torch.stack([full, -(a * size + c) / b], dim=-1),
-            torch.stack([zero, -c / b], dim=-1),
-        ],
-        dim=-2,
-    )
-    inside = ((crossings >= 0) & (crossings <= size)).all(-1)
-    first, last = inside.byte().argmax(-1), 3 - inside.flip(-1).byte().argmax(-1)
-    order = torch.stack([first, last], dim=-1)[..., None].expand(*first.shape, 2, 2)
-    ends = torch.where((inside.sum(-1) > 1)[..., None, None], crossings.gather(-2, order), 0.0)
+    borders = [
+        (-c / a, zero),
+        (-(b * size + c) / a, full),
+        (full, -(a * size + c) / b),
+        (zero, -c / b),
+    ]
+    hits = [(x >= 0) & (x <= size) & (y >= 0) & (y <= size) for x, y in borders]
+    first, second = (zero, zero), (zero, zero)
+    for (x, y), hit in zip(borders, hits, strict=True):
+        second = (torch.where(hit, x, second[0]), torch.where(hit, y, second[1]))
+    for (x, y), hit in zip(reversed(borders), reversed(hits), strict=True):
+        first = (torch.where(hit, x, first[0]), torch.where(hit, y, first[1]))
+    is_seen = sum(hit.to(torch.int8) for hit in hits) > 1
 
     # From an epipole inside the picture the line runs one way only, that of the ray.
-    start = epipole[..., :2] / epipole[..., 2:]
-    starts_inside = ((start >= 0) & (start <= size)).all(-1)
+    start_x, start_y = epipole[..., 0] / epipole[..., 2], epipole[..., 1] / epipole[..., 2]
+    starts_inside = (start_x >= 0) & (start_x <= size) & (start_y >= 0) & (start_y <= size)
     travel = far_point[..., :2] * epipole[..., 2:] - epipole[..., :2] * far_point[..., 2:]
-    ahead = ((ends - start[..., None, :]) * travel[..., None, :]).sum(-1).argmax(-1)
-    end = ends.gather(-2, ahead[..., None, None].expand(*ahead.shape, 1, 2))
-    half_line = torch.cat([end, start[..., None, :]], dim=-2)
-    return torch.where(starts_inside[..., None, None], half_line, ends)
+    gap_x, gap_y = second[0] - first[0], second[1] - first[1]
+    is_second = starts_inside & (gap_x * travel[..., 0] + gap_y * travel[..., 1] > 0)
+    first = [torch.where(is_second, y, x) for x, y in zip(first, second, strict=True)]
+    start = (start_x, start_y)
+    second = [torch.where(starts_inside, x, y) for x, y in zip(start, second, strict=True)]
+    ends = torch.stack([torch.stack(first, dim=-1), torch.stack(second, dim=-1)], dim=-2)
+    return torch.where((is_seen | starts_inside)[..., None, None], ends, 0.0)
 
 
 def _draw_lines(ends: Tensor, size: int, dilate: bool) -> Tensor:
@@ -132,7 +136,8 @@ def _draw_lines(ends: Tensor, size: int, dilate: bool) -> Tensor:
     length = (stop - start).abs()
     longer = length.amax(dim=-1, keepdim=True)
     step = torch.arange(size, device=ends.device)[:, None].minimum(longer)
-    moved = (2 * length * step + longer) // (2 * longer).clamp(min=1)
+    # Division of integers is slow; of numbers this small, that of floats rounds no quotient up.
+    moved = ((2 * length * step + longer) / (2 * longer).clamp(min=1)).long()
     cells = start + (stop - start).sign() * moved
     numbers = (cells[..., 1] * size + cells[..., 0]).flatten(1)
     drawn = torch.zeros(len(ends), size**2, dtype=torch.bool, device=ends.device)
