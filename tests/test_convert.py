@@ -284,6 +284,26 @@ def test_widened_stable_diffusion_draws_one_view_as_before(plain_sd, tmp_path):
     assert isinstance(load_model(folder).vae, AutoencoderKL)
 
 
+def test_a_single_file_is_widened_too(golden, state, tmp_path, monkeypatch):
+    """The tiny checkpoint without what SPAD adds is a Stable Diffusion of its size."""
+    params = golden.facts("spad_tiny")["config"]["model"]["params"]
+    monkeypatch.setattr("spad.convert._SD15", params)
+    plain = {k: v for k, v in state.items() if not k.startswith(("model_ema", "cc_projection"))}
+    for name in [n for n in plain if n.endswith("proj_in.weight") and "diffusion_model" in n]:
+        plain[name] = plain[name][:, :-6].contiguous()
+    save_file(plain, tmp_path / "sd.safetensors")
+    settings = InitFromSD(
+        source=tmp_path / "sd.safetensors",
+        output=tmp_path / "start",
+        clip=golden.folder / "tiny_clip",
+    )
+    unet = load_model(init_from_sd(settings)).unet
+    raw = state["model.diffusion_model.input_blocks.1.1.proj_in.weight"]
+    transformer = unet.down_blocks[0].attentions[0]
+    assert torch.equal(transformer.proj_in.weight, raw[:, :-6])
+    assert not transformer.plucker.linear.weight.any()
+
+
 def test_single_file_of_another_model_is_refused(golden, tmp_path):
     save_file({"w": torch.zeros(2)}, tmp_path / "other.safetensors")
     settings = InitFromSD(

@@ -37,7 +37,9 @@ def test_where_the_release_is_undefined_a_token_still_sees_its_view(golden, name
     assert mask[:1024, :1024].all() and mask[1024:, 1024:].all()
 
 
-@pytest.mark.parametrize("name", [*DEFINED, "identical2"])
+@pytest.mark.parametrize(
+    "name", [*DEFINED, "identical2", "opposite2_equator", "opposite2_antipodal"]
+)
 def test_empty_rows_are_those_the_line_cache_of_the_release_would_fill(golden, name):
     path = golden.folder / f"geom_{name}_cached.npz"
     if not path.exists():
@@ -48,6 +50,18 @@ def test_empty_rows_are_those_the_line_cache_of_the_release_would_fill(golden, n
     query, pixel, key = (~rows).nonzero().T
     found = torch.stack([query, key, pixel], dim=-1).tolist()
     assert sorted(found) == sorted(np.load(path)["diff_rows"].tolist())
+
+
+@pytest.mark.parametrize("name", ["identical_mod360", "top_exact_nan"])
+def test_where_the_release_sees_no_other_view(golden, name):
+    """NaN there: every row between views is one that the cache would fill."""
+    rows = golden.arrays(f"geom_{name}_cached")["diff_rows"]
+    assert len(rows) == 2048 and not golden.mask(name)[:1024, 1024:].any()
+
+
+def test_a_camera_straight_above_is_no_exception_here(golden):
+    mask = original_mask_of(golden.cameras("top_exact_nan"))
+    assert mask[:1024, 1024:].any(-1).float().mean() > 0.5
 
 
 def test_coarser_masks_are_a_nearest_resize_of_the_flattened_matrix():
