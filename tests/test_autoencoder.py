@@ -90,6 +90,17 @@ def test_training_the_decoder_helps_and_keeps_the_latents(renders, images, tmp_p
         assert error(after) < 0.95 * error(before)
 
 
+def test_going_on_keeps_the_encoder_and_what_was_learned(renders, tmp_path):
+    first = train_autoencoder(settings(renders, tmp_path / "first"))
+    second = train_autoencoder(
+        settings(renders, tmp_path / "second", init=first, steps=1, learning_rate=0.0, seed=5)
+    )
+    before, after = (PatchAutoencoder.from_pretrained(f).state_dict() for f in (first, second))
+    assert all(torch.equal(after[name], before[name]) for name in before)
+    with pytest.raises(ValueError, match="expected an autoencoder"):
+        train_autoencoder(settings(renders, tmp_path / "third", init=tmp_path))
+
+
 def test_crops_start_at_multiples(images):
     crops = random_crops(images, 50, 32, 16, step_generator(0, 0))
     assert crops.shape == (50, 3, 32, 32)

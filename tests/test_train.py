@@ -17,6 +17,7 @@ from spad.export import export_model
 from spad.models import check_files, find_model, load_model
 from spad.train import DenoiserTrainer, quarter_turns, train_denoiser
 from spad.train_autoencoder import train_autoencoder
+from spad.training_run import step_generator
 
 
 @pytest.fixture(scope="module")
@@ -74,13 +75,41 @@ def test_it_learns(settings):
 @pytest.mark.parametrize("prediction_type", ["v_prediction", "epsilon"])
 @pytest.mark.parametrize("min_snr_gamma", [None, 5.0])
 def test_every_weight_learns(settings, prediction_type, min_snr_gamma):
-    changed = replace(settings, prediction_type=prediction_type, min_snr_gamma=min_snr_gamma)
+    changed = replace(
+        settings,
+        prediction_type=prediction_type,
+        min_snr_gamma=min_snr_gamma,
+        zero_terminal_snr=prediction_type == "v_prediction",
+    )
     trainer = DenoiserTrainer(changed)
     before = [p.detach().clone() for p in trainer.parameters]
     for step in range(3):
         trainer.train_step(step)
     still = [a.shape for a, b in zip(before, trainer.parameters, strict=True) if torch.equal(a, b)]
     assert not still
+
+
+def test_the_schedule_ends_in_noise_and_sampling_starts_there(settings):
+    scheduler = DenoiserTrainer(settings).scheduler
+    assert scheduler.alphas_cumprod[-1] < 1e-8
+    scheduler.set_timesteps(25)
+    assert scheduler.timesteps[0] == 999
+    plain = DenoiserTrainer(replace(settings, zero_terminal_snr=False)).scheduler
+    assert plain.alphas_cumprod[-1] > 1e-3
+    with pytest.raises(ValueError, match="expected v_prediction"):
+        replace(settings, prediction_type="epsilon")
+
+
+def test_a_shift_draws_noisy_timesteps_more_often(settings):
+    def share_of_noisy(shift: float) -> float:
+        trainer = DenoiserTrainer(replace(settings, timestep_shift=shift))
+        drawn = trainer._draw_timesteps(20_000, step_generator(0, 0))
+        assert drawn.min() >= 0 and drawn.max() < 1000
+        return (drawn >= 500).float().mean().item()
+
+    # t = 1/2 is where u = 1 / (1 + shift).
+    assert share_of_noisy(1.0) == pytest.approx(0.5, abs=0.02)
+    assert share_of_noisy(3.0) == pytest.approx(0.75, abs=0.02)
 
 
 def test_a_stopped_and_resumed_run_gives_the_weights_of_one_never_stopped(settings, tmp_path):

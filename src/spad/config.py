@@ -19,6 +19,9 @@ class AutoencoderTraining:
     """Folder that `spad render` wrote."""
     output: Path
     """Run folder; the model goes to its `vae` folder."""
+    init: Path | None = None
+    """Folder of an autoencoder whose decoder to train on. Its encoder stays as it is, so models
+    trained on its latents still fit."""
     steps: int = 2000
     batch_size: int = 24
     crop_size: int = 64
@@ -81,6 +84,15 @@ class DenoiserTraining:
     """Seconds between checkpoints."""
     log_every: int = 20
     """Steps that one row of loss.csv averages."""
+
+    def __post_init__(self) -> None:
+        if self.zero_terminal_snr and self.prediction_type == "epsilon":
+            raise ValueError(
+                "expected v_prediction where the schedule ends in noise alone, got epsilon; "
+                "try --no-zero-terminal-snr"
+            )
+        if not self.timestep_shift > 0:
+            raise ValueError(f"expected a positive timestep_shift, got {self.timestep_shift}")
 
 
 @dataclass(frozen=True)

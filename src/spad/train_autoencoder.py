@@ -44,8 +44,15 @@ def image_gradients(images: torch.Tensor) -> torch.Tensor:
 
 
 def fit_autoencoder(settings: AutoencoderTraining, images: np.ndarray) -> PatchAutoencoder:
-    """An autoencoder with its linear parts set from `images` (n, v, h, w, 3), untrained else."""
+    """An autoencoder with its linear parts set from `images` (n, v, h, w, 3), untrained else.
+
+    Or the one in `settings.init`.
+    """
     torch.manual_seed(settings.seed)
+    if settings.init is not None:
+        if not (settings.init / "config.json").is_file():
+            raise ValueError(f"expected an autoencoder in {settings.init}, found no config.json")
+        return PatchAutoencoder.from_pretrained(settings.init, torch_dtype=torch.float32)
     model = PatchAutoencoder(
         latent_channels=settings.latent_channels,
         block_out_channels=settings.block_out_channels,
