@@ -126,7 +126,7 @@ def convert_checkpoint(settings: Conversion) -> Path:
             text_encoder=text_encoder,
             tokenizer=tokenizer,
             unet=unet,
-            scheduler=_scheduler(params, OriginalDDIMScheduler),
+            scheduler=_scheduler(params),
             prompt_prefix=PROMPT_PREFIX,
         )
         name = settings.name or settings.output.name
@@ -173,6 +173,7 @@ def init_from_sd(settings: InitFromSD) -> Path:
                 {k: v for k, v in state.items() if k.startswith(_UNET)}, _SD15
             )
         torch.manual_seed(0)
+        # SPAD trains at 256 x 256 pixels, where a view has 32 x 32 latents.
         unet = MultiViewUNet(**{**plain_config, "sample_size": 32}, **spad_config)
         own = {name for name in unet.state_dict() if ".plucker." in name or "camera_emb" in name}
         _fill(unet, weights, "the UNet", may_miss=own)
@@ -181,7 +182,7 @@ def init_from_sd(settings: InitFromSD) -> Path:
             text_encoder=text_encoder,
             tokenizer=tokenizer,
             unet=unet,
-            scheduler=_scheduler({}, OriginalDDIMScheduler),
+            scheduler=_scheduler({}),
             prompt_prefix=PROMPT_PREFIX,
         )
         description = "untrained: Stable Diffusion 1.5, widened; train it with spad train"
@@ -297,8 +298,8 @@ def _text_encoder(state: Mapping[str, Tensor], clip: Path | None) -> CLIPTextMod
     return encoder
 
 
-def _scheduler(params: Mapping, scheduler_class: type):
-    return scheduler_class(
+def _scheduler(params: Mapping) -> OriginalDDIMScheduler:
+    return OriginalDDIMScheduler(
         beta_start=params.get("linear_start", 0.00085),
         beta_end=params.get("linear_end", 0.012),
         beta_schedule="scaled_linear",
