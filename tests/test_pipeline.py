@@ -63,6 +63,17 @@ def test_guidance_of_one_is_the_prediction_with_text(pipeline, cameras):
     assert torch.allclose(one - without[0], two - one, atol=1e-3)
 
 
+def test_rescaled_guidance_keeps_the_deviation_of_the_prediction_with_text():
+    predicted = torch.randn(4, 2, 8, 4, 4)
+    with_text = predicted[2:]
+    over = (1, 2, 3, 4)
+    rescaled = SPADPipeline.guide(predicted, 7.5, rescale=1.0)
+    torch.testing.assert_close(rescaled.std(over), with_text.std(over))
+    plain = SPADPipeline.guide(predicted, 7.5)
+    direction = torch.nn.functional.cosine_similarity(rescaled.flatten(1), plain.flatten(1))
+    torch.testing.assert_close(direction, torch.ones(2))
+
+
 def test_negative_prompt_changes_the_pictures(pipeline, cameras):
     plain = pipeline("a blue fish", cameras, num_inference_steps=2).latents
     led_away = pipeline(
@@ -207,6 +218,7 @@ def test_pictures_are_put_on_white_and_padded():
         ({"num_inference_steps": 0}, "steps"),
         ({"num_inference_steps": 1001}, "steps"),
         ({"cfg_scale": -1}, "guidance"),
+        ({"guidance_rescale": 2}, "guidance_rescale"),
         ({"cfg_scale": float("nan")}, "guidance"),
         ({"blob_sigma": 0}, "blob_sigma"),
         ({"cameras": Cameras.evenly_round(2, height=100, width=128)}, "try 96"),

@@ -93,6 +93,7 @@ def plan_generation(settings: Generation) -> GenerationPlan:
     settings = dataclasses.replace(
         settings,
         cfg_scale=given(settings.cfg_scale, defaults.cfg_scale),
+        guidance_rescale=given(settings.guidance_rescale, defaults.guidance_rescale),
         blob_sigma=given(settings.blob_sigma, defaults.blob_sigma),
         ddim_steps=given(settings.ddim_steps, defaults.steps),
         scheduler=given(settings.scheduler, defaults.scheduler),
@@ -135,6 +136,7 @@ def draw(plan: GenerationPlan, command: Sequence[str] = ()) -> Path:
             negative_prompt=settings.negative_prompt,
             num_inference_steps=settings.ddim_steps,
             cfg_scale=settings.cfg_scale,
+            guidance_rescale=settings.guidance_rescale,
             blob_sigma=settings.blob_sigma,
             seed=settings.seed,
             image=plan.image,
@@ -203,6 +205,10 @@ def _check_numbers(settings: Generation, model: ModelInfo) -> None:
         )
     if not 0 <= settings.cfg_scale <= 100:
         raise ValueError(f"expected a --cfg-scale of 0 to 100, got {settings.cfg_scale:g}; try 5")
+    if not 0 <= settings.guidance_rescale <= 1:
+        raise ValueError(
+            f"expected a --guidance-rescale of 0 to 1, got {settings.guidance_rescale:g}"
+        )
     if not 0 < settings.blob_sigma < math.inf:
         raise ValueError(f"expected a positive --blob-sigma, got {settings.blob_sigma:g}; try 0.5")
     if not 0 <= settings.seed < 2**63:
@@ -316,6 +322,7 @@ def _record(
         "image": settings.image,
         "seed": settings.seed,
         "cfg_scale": settings.cfg_scale,
+        "guidance_rescale": settings.guidance_rescale,
         "blob_sigma": settings.blob_sigma,
         "ddim_steps": settings.ddim_steps,
         "scheduler": settings.scheduler,

@@ -68,6 +68,7 @@ class GenerationDefaults:
     radius: float = 3.5
     fov_deg: float = 40.2657513
     cfg_scale: float = 5.0
+    guidance_rescale: float = 0.0
     blob_sigma: float = 0.5
     steps: int = 25
     scheduler: str = "ddim"
