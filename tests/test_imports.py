@@ -34,6 +34,7 @@ ORDER = """
     spad.original_scheduler spad.pipeline
     spad.models spad.checkpoint spad.convert spad.download
     spad.results spad.generate spad.epipolar_command
+    spad.data.sorting spad.data.measure spad.data.annotations spad.data.histograms spad.data.filter
     spad.training_run spad.train_autoencoder spad.train spad.export
     spad.cli
     spad.__main__

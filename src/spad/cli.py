@@ -23,6 +23,7 @@ from spad.config import (
     Download,
     EpipolarConfig,
     Export,
+    FilterConfig,
     Generation,
     InitFromSD,
     RenderConfig,
@@ -35,6 +36,7 @@ _EXTRAS = {
     "trimesh": "data",
     "embreex": "data",
     "rtree": "data",
+    "pyarrow": "data",
     "matplotlib": "plot",
     "OpenEXR": "exr",
 }
@@ -63,6 +65,7 @@ class Models:
 
 Command = (
     Annotated[Generation, subcommand("generate")]
+    | Annotated[FilterConfig, subcommand("filter")]
     | Annotated[RenderConfig, subcommand("render")]
     | Annotated[Train, subcommand("train")]
     | Annotated[EpipolarConfig, subcommand("epipolar")]
@@ -96,6 +99,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     run: dict[type, Callable] = {
         Generation: _generate,
+        FilterConfig: _filter,
         RenderConfig: _render,
         EpipolarConfig: _epipolar,
         Train: _train,
@@ -145,6 +149,12 @@ def _generate(settings: Generation, argv: list[str]) -> None:
     pictures = "images" if len(plan.prompts) == 1 else "*"
     print(f"{folder / pictures}{os.sep}")
     print(f"{time.monotonic() - started:.1f} s")
+
+
+def _filter(settings: FilterConfig, _argv: list[str]) -> None:
+    from spad.data.filter import filter_objects
+
+    print(filter_objects(settings))
 
 
 def _render(settings: RenderConfig, argv: list[str]) -> None:

@@ -1,0 +1,252 @@
+"""What is known about each object before it is rendered: Objaverse's annotations, or local models.
+
+Everything is read as a stream: memory does not grow with the number of objects.
+"""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import json
+import re
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple, TextIO
+
+from tqdm import tqdm
+
+from spad.config import RenderConfig
+
+_SUFFIXES = (".json", ".json.gz")
+_PIECE = 1 << 20
+# An object's annotation has a few thousand characters. A file that is no annotations at all
+# should be refused before it fills the memory.
+_LONGEST_MEMBER = 16 << 20
+_MEMBER = re.compile(r'\s*([{,])\s*("(?:[^"\\]|\\.)*")\s*:\s*(?=\{)')
+_END = re.compile(r"\s*(\{\s*)?\}\s*")
+_LARGEST_COUNT = 2**63 - 1
+
+
+class Annotation(NamedTuple):
+    """One object. A count is None where it is not known.
+
+    A tuple, as millions of them are sorted and written to disk and read back.
+    """
+
+    uid: str
+    name: str = ""
+    tags: tuple[str, ...] = ()
+    categories: tuple[str, ...] = ()
+    likes: int | None = None
+    views: int | None = None
+    comments: int | None = None
+    faces: int | None = None
+    vertices: int | None = None
+    animations: int | None = None
+    licence: str = ""
+    caption: str = ""
+    file: str = ""
+    geometry: str = ""
+    problem: str = ""
+    """Why the object cannot be read, if it cannot."""
+
+
+_COUNTS = {
+    "likes": "likeCount",
+    "views": "viewCount",
+    "comments": "commentCount",
+    "faces": "faceCount",
+    "vertices": "vertexCount",
+    "animations": "animationCount",
+}
+
+
+def read_annotations(source: Path, root: Path | None = None) -> Iterator[Annotation]:
+    """Every object of `source`, in no particular order, with a progress bar on a terminal.
+
+    Args:
+        source: a folder of .json.gz files, or one such file (gzip or not), as the `objaverse`
+            package keeps them: one JSON object of annotations keyed by uid. Or a folder of model
+            files, or a .jsonl index of them as `spad render` takes it: the counts of triangles,
+            vertices and animations are then those of the files.
+        root: folder that an index's paths start from; the index's own if None.
+
+    Raises: ValueError: nothing to read at `source`, a damaged file of annotations, or an id that
+        is no id. A damaged model is an `Annotation` with a `problem`.
+    """
+    files = _annotation_files(source)
+    if files:
+        if root is not None:
+            raise ValueError(f"expected --root only with an index of models, got it with {source}")
+        for path in tqdm(files, unit="file", disable=None):
+            yield from _read_file(path)
+    else:
+        yield from _read_models(source, root)
+
+
+def _annotation_files(source: Path) -> list[Path]:
+    if source.is_file():
+        return [source] if source.name.lower().endswith(_SUFFIXES) else []
+    # The package keeps other .json.gz files beside the folder of its annotations.
+    for folder in (source / "metadata", source):
+        if files := sorted(folder.glob("*.json.gz")):
+            return files
+    return []
+
+
+def _read_file(path: Path) -> Iterator[Annotation]:
+    opened = gzip.open if path.name.lower().endswith(".gz") else open
+    uid = None
+    try:
+        with opened(path, "rt", encoding="utf-8") as file:
+            for uid, value in _members(file):
+                yield parse_annotation(uid, value)
+    except (gzip.BadGzipFile, EOFError, zlib.error, UnicodeDecodeError, _NotAnnotations) as error:
+        place = "at its start" if uid is None else f"after the object {uid}"
+        raise ValueError(
+            f"cannot read {path} {place}: expected a JSON object of annotations keyed by uid, as "
+            f"the objaverse package writes ({str(error) or type(error).__name__})"
+        ) from None
+
+
+class _NotAnnotations(Exception):
+    """A file holds something else."""
+
+
+def _members(file: TextIO) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Keys and values of one large JSON object whose values are objects, one by one."""
+    decoder = json.JSONDecoder()
+    text, at, opening = "", 0, "{"
+    while True:
+        head = _MEMBER.match(text, at)
+        if head and head[1] == opening:
+            try:
+                value, end = decoder.raw_decode(text, head.end())
+            except RecursionError:
+                raise _NotAnnotations("nested too deeply") from None
+            except ValueError:
+                pass  # cut off, or damaged: more text will tell
+            else:
+                yield json.loads(head[2]), value
+                at, opening = end, ","
+                continue
+        # What is left is read again with the next piece; reading as much as is left keeps the work
+        # in proportion to the text.
+        piece = file.read(max(_PIECE, len(text) - at))
+        if not piece:
+            end = _END.fullmatch(text, at)
+            if end and (end[1] is None) == (opening == ","):
+                return
+            raise _NotAnnotations("it ends too early or holds something else")
+        if len(text) - at > _LONGEST_MEMBER:
+            raise _NotAnnotations(f"no object within {_LONGEST_MEMBER} characters")
+        text, at = text[at:] + piece, 0
+
+
+def parse_annotation(uid: str, value: dict[str, Any]) -> Annotation:
+    """One annotation of the `objaverse` package, or a line of an index with the same names.
+
+    Raises: ValueError: the uid cannot name a folder.
+    """
+    # The id becomes a line of a list and names a folder: nothing in it may lead elsewhere.
+    if not re.fullmatch(r"[A-Za-z0-9_-][A-Za-z0-9._-]*", uid):
+        raise ValueError(f"expected a uid of letters, digits, '.', '_' and '-', got {uid!r}")
+    problems = []
+    counts = {}
+    for column, key in _COUNTS.items():
+        count = value.get(key)
+        if isinstance(count, float) and count.is_integer():
+            count = int(count)
+        if count is not None and (type(count) is not int or not 0 <= count <= _LARGEST_COUNT):
+            problems.append(f"{key} is {str(count)[:40]!r}, expected a count")
+            count = None
+        counts[column] = count
+    labels = {}
+    for column in ("tags", "categories"):
+        labels[column] = _labels(value.get(column))
+        if labels[column] is None:
+            problems.append(f"{column} are no list")
+            labels[column] = ()
+    return Annotation(
+        uid=uid,
+        name=_text(value.get("name")),
+        licence=_text(value.get("license")),
+        caption=_text(value.get("caption")),
+        problem=_text("; ".join(problems)),
+        **counts,
+        **labels,
+    )
+
+
+def _labels(value: Any) -> tuple[str, ...] | None:
+    if value is None:
+        return ()
+    if not isinstance(value, list):
+        return None
+    return tuple(_text(v.get("name") if isinstance(v, dict) else v) for v in value)
+
+
+def _text(value: Any) -> str:
+    if value is None:
+        return ""
+    text = str(value)
+    # JSON can spell half of a surrogate pair, which no file can hold.
+    return text if text.isascii() else text.encode("utf-8", "replace").decode("utf-8")
+
+
+def _read_models(source: Path, root: Path | None) -> Iterator[Annotation]:
+    # These load torch and trimesh, which lists of annotations need not wait for.
+    from spad.data.measure import measure_model
+    from spad.data.render_job import find_assets
+
+    if not source.exists() or (source.is_file() and source.suffix.lower() != ".jsonl"):
+        raise ValueError(
+            f"expected a folder of .json.gz annotations or of models, a .json or .json.gz file, "
+            f"or a .jsonl index of models, got {source}, which is none"
+        )
+    assets = find_assets(RenderConfig(assets=source, output=source, root=root))
+    index = _read_index(source, root or source.parent) if source.is_file() else {}
+    for asset in tqdm(assets, unit="model", disable=None):
+        line = {"name": asset.path.stem} | index.get(asset.path, {})
+        line["caption"] = asset.captions[0]
+        file = line.get("file") or asset.path.relative_to(source).as_posix()
+        row = parse_annotation(asset.uid, line)._replace(file=_text(file))
+        try:
+            found = measure_model(asset.path)
+        except ValueError as error:
+            yield row._replace(problem=_text(error))
+            continue
+        yield row._replace(
+            faces=found.faces,
+            vertices=found.vertices,
+            animations=found.animations,
+            geometry=found.geometry,
+        )
+
+
+def _read_index(path: Path, root: Path) -> dict[Path, dict]:
+    lines = path.read_text(encoding="utf-8").splitlines()
+    rows = (json.loads(line) for line in lines if line.strip())
+    return {root / row["file"]: row for row in rows}
+
+
+def read_captions(path: Path) -> Iterator[tuple[str, int, str]]:
+    """(uid, line, caption) of Cap3D's table: `uid,caption` a line, no header.
+
+    Raises: ValueError: no such file, or a line that is something else.
+    """
+    if not path.is_file():
+        raise ValueError(f"expected Cap3D's .csv file of captions, got {path}, which is no file")
+    with open(path, encoding="utf-8-sig", newline="") as file:
+        lines = csv.reader(file, strict=True)
+        try:
+            for cells in lines:
+                if not cells:
+                    continue
+                if len(cells) != 2:
+                    raise ValueError(f"expected uid,caption, got {len(cells)} cells")
+                if caption := cells[1].strip():
+                    yield cells[0].strip(), lines.line_num, caption
+        except (ValueError, csv.Error) as error:
+            raise ValueError(f"cannot read {path}, line {lines.line_num}: {error}") from None

@@ -1,0 +1,415 @@
+"""Objects worth learning from: an id list, and a table with the reasons of every rejection."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import asdict, dataclass
+from operator import itemgetter
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from spad.config import FilterConfig
+from spad.data.annotations import Annotation, read_annotations, read_captions
+from spad.data.histograms import Histograms
+from spad.data.sorting import SortedRuns, join
+from spad.results import RECORD, whole_folder
+
+Reason = Callable[[Annotation], "str | None"]
+
+ROWS_PER_GROUP = 20_000
+_COLUMNS = ("likes", "views", "comments", "faces", "vertices")
+_WORDS = pa.list_(pa.string())
+SCHEMA = pa.schema(
+    {
+        "uid": pa.string(),
+        "kept": pa.bool_(),
+        "rejected_by": pa.string(),
+        "failed": _WORDS,
+        "reasons": _WORDS,
+        "name": pa.string(),
+        "likes": pa.int64(),
+        "views": pa.int64(),
+        "comments": pa.int64(),
+        "faces": pa.int64(),
+        "vertices": pa.int64(),
+        "animations": pa.int64(),
+        "licence": pa.string(),
+        "tags": _WORDS,
+        "categories": _WORDS,
+        "caption": pa.string(),
+        "file": pa.string(),
+        "geometry": pa.string(),
+    }
+)
+
+# Words that tell what an object is, in its name, tags or categories.
+EXCLUDED_WORDS = {
+    "text": r"texts?|3d ?text|lettering|letters?|typography|fonts?|calligraphy",
+    "scan": r"(3d ?)?scan(s|ned|ning)?|scan ?3d|photogrammetry|photoscan|lidar|reality ?capture|"
+    r"reality ?scan|agisoft|metashape|polycam",
+    "point-cloud": r"point ?clouds?",
+    "scene": r"scenes?|environments?|interiors?|landscapes?|dioramas?|terrains?|city ?scapes?",
+}
+
+
+@dataclass(frozen=True)
+class Rule:
+    """A question to every object.
+
+    Attributes:
+        name: as the funnel and the table call it.
+        ask: from settings, what the rule asks in words and a function from an object to the
+            reason it fails, or None; None if these settings do not ask.
+    """
+
+    name: str
+    ask: Callable[[FilterConfig], tuple[str, Reason] | None]
+
+
+@dataclass(frozen=True)
+class FunnelStep:
+    """A rule, what it asks, how many objects it was the first to reject, and how many fail it."""
+
+    rule: str
+    asks: str
+    lost: int
+    failing: int
+
+
+@dataclass(frozen=True)
+class FilterReport:
+    """What a run did. `unknown` counts the objects that do not tell a number that was asked for."""
+
+    folder: Path
+    total: int
+    kept: int
+    steps: tuple[FunnelStep, ...]
+    unknown: tuple[tuple[str, int], ...]
+
+    def __str__(self) -> str:
+        rows = [
+            ("rule", "lost", "left", "fail it", "asks for"),
+            ("", "", f"{self.total:,}", "", ""),
+        ]
+        left = self.total
+        for step in self.steps:
+            left -= step.lost
+            counts = (f"{step.lost:,}", f"{left:,}", f"{step.failing:,}")
+            rows.append((step.rule, *counts, step.asks))
+        widths = [max(len(row[column]) for row in rows) for column in range(4)]
+        lines = [
+            f"{row[0]:{widths[0]}}  "
+            + "  ".join(f"{row[i]:>{widths[i]}}" for i in (1, 2, 3))
+            + f"  {row[4]}"
+            for row in rows
+        ]
+        if self.unknown:
+            known = ", ".join(f"{column} of {count:,}" for column, count in self.unknown)
+            lines.append(f"not known, so not rejected for it: {known}")
+        lines.append(f"{self.kept:,} of {self.total:,} objects kept: {self.folder / 'ids.txt'}")
+        return "\n".join(line.rstrip() for line in lines)
+
+
+def _between(name: str, *columns: str) -> Rule:
+    """A rule that counts lie between the settings' `min_COLUMN` and `max_COLUMN`, if set."""
+
+    def ask(config: FilterConfig) -> tuple[str, Reason] | None:
+        limits, asks = [], []
+        for column in columns:
+            least, most = _limits(config, column)
+            if least is not None or most is not None:
+                wanted = _range(least, most)
+                place = Annotation._fields.index(column)
+                highest = float("inf") if most is None else most
+                limits.append((column, place, least or 0, highest, wanted))
+                asks.append(f"{column} {wanted}")
+
+        def reason(row: Annotation) -> str | None:
+            wrong = [
+                f"{row[place]} {column}, expected {wanted}"
+                for column, place, least, most, wanted in limits
+                if row[place] is not None and not least <= row[place] <= most
+            ]
+            return "; ".join(wrong) or None
+
+        return (", ".join(asks), reason) if limits else None
+
+    return Rule(name, ask)
+
+
+def _range(least: int | None, most: int | None) -> str:
+    if least is None:
+        return f"at most {most:,}"
+    return f"at least {least:,}" if most is None else f"{least:,} to {most:,}"
+
+
+def _without(kind: str) -> Rule:
+    """A rule that no word of an object's name, tags or categories says that it is of a kind."""
+    pattern = re.compile(rf"\b(?:{EXCLUDED_WORDS[kind]})\b")
+
+    def reason(row: Annotation) -> str | None:
+        text = " | ".join((row.name, *row.tags, *row.categories)).lower()
+        found = pattern.search(text.replace("_", " ").replace("-", " "))
+        return f"its name, tags or categories say {found[0]!r}" if found else None
+
+    def ask(config: FilterConfig) -> tuple[str, Reason] | None:
+        return (f"no {kind}", reason) if kind in (config.exclude or ()) else None
+
+    return Rule(kind, ask)
+
+
+def _ask_readable(_config: FilterConfig) -> tuple[str, Reason]:
+    return "numbers and files that can be read", lambda row: row.problem or None
+
+
+def _ask_licence(config: FilterConfig) -> tuple[str, Reason] | None:
+    allowed = {licence_slug(licence) for licence in config.licences or ()}
+
+    def reason(row: Annotation) -> str | None:
+        if licence_slug(row.licence) in allowed:
+            return None
+        return f"licence {row.licence!r}" if row.licence else "no licence is known"
+
+    return (f"one of {', '.join(sorted(allowed))}", reason) if allowed else None
+
+
+def _ask_caption(config: FilterConfig) -> tuple[str, Reason] | None:
+    if config.captions is None:
+        return None
+    words = f"no caption in {config.captions.name}"
+    return f"a caption in {config.captions.name}", lambda row: None if row.caption else words
+
+
+RULES = (
+    Rule("readable", _ask_readable),
+    _between("popularity", "likes", "views", "comments"),
+    _between("polygons", "faces"),
+    _between("vertices", "vertices"),
+    Rule("licence", _ask_licence),
+    _between("animation", "animations"),
+    *map(_without, EXCLUDED_WORDS),
+    Rule("caption", _ask_caption),
+)
+
+
+def licence_slug(licence: str) -> str:
+    """A Creative Commons licence as Objaverse writes it: "CC-BY-SA-4.0" is "by-sa"."""
+    slug = re.sub(r"[\s_-]+", "-", licence.strip().lower())
+    slug = re.sub(r"^(creative-commons|cc)-|-\d+(\.\d+)*$", "", slug)
+    return re.sub(r"-\d+(\.\d+)*$", "", slug)
+
+
+def _name_key(row: Annotation) -> str:
+    return "".join(filter(str.isalnum, row.name.casefold()))
+
+
+def _counts_key(row: Annotation) -> str:
+    name = _name_key(row)
+    known = name and row.faces is not None and row.vertices is not None
+    return f"{name} {row.faces} {row.vertices}" if known else ""
+
+
+# What duplicates have in common; an object without a key duplicates nothing.
+DUPLICATE_KEYS: dict[str, Callable[[Annotation], str]] = {
+    "name": _name_key,
+    "name-and-counts": _counts_key,
+    "geometry": lambda row: row.geometry,
+}
+
+
+def filter_objects(config: FilterConfig) -> FilterReport:
+    """Judge every object of `config.annotations`, and write the folder `config.output`.
+
+    The folder holds `ids.txt` (ids that were kept, one a line), `table.parquet` (every object,
+    its numbers, and the rules that reject it, `SCHEMA`), `histograms.png`, and `run.json` (the
+    settings and the funnel). All of it is in order of the ids and depends on nothing but the
+    objects and the settings. Memory does not grow with the number of objects; what does not fit
+    waits in the output folder.
+
+    An object is judged by every rule of `RULES`, and lost to the first that it fails. Those that
+    pass them all are then searched for duplicates, of which the most liked stays, then the most
+    viewed, then the one of smallest id.
+
+    Source: SPAD, section 4 (popularity, polygons and vertices). The other rules are ours.
+
+    Raises:
+        ValueError: input that is missing, damaged, or names an object twice; no objects; an
+            output folder that exists.
+        OSError: the output cannot be written.
+    """
+    config = config.with_preset()
+    questions = {rule.name: question for rule in RULES if (question := rule.ask(config))}
+    kinds = tuple(kind for kind in DUPLICATE_KEYS if kind in (config.duplicates or ()))
+
+    with whole_folder(config.output, config.overwrite) as folder:
+        scratch = folder / "scratch"
+        captions = SortedRuns(scratch / "captions", key=itemgetter(0, 1))
+        if config.captions is not None:
+            for row in read_captions(config.captions):
+                captions.add(row)
+        annotations = SortedRuns(scratch / "annotations", key=itemgetter(0))
+        for row in read_annotations(config.annotations, config.root):
+            annotations.add(row)
+        if not len(annotations):
+            raise ValueError(f"expected objects in {config.annotations}, got none")
+
+        def rows() -> Iterator[Annotation]:
+            previous = None
+            for row, caption in join(annotations, captions):
+                if row.uid == previous:
+                    raise ValueError(f"expected every object once, got {previous} twice")
+                previous = row.uid
+                if config.captions is not None:
+                    row = row._replace(caption=caption[2] if caption else "")
+                yield row
+
+        def judge(row: Annotation) -> list[tuple[str, str]]:
+            reasons = ((rule, reason(row)) for rule, (_, reason) in questions.items())
+            return [(rule, words) for rule, words in reasons if words]
+
+        survivors = (row for row in rows() if not judge(row)) if kinds else ()
+        duplicates = _find_duplicates(survivors, kinds, scratch)
+        asks = {rule: words for rule, (words, _) in questions.items()}
+        asks |= {f"duplicate {kind}": f"one object of the same {kind}" for kind in kinds}
+        with _Writer(folder) as writer:
+            for row, duplicate in join(rows(), duplicates):
+                failures = judge(row)
+                if duplicate:
+                    failures.append(duplicate[1:])
+                writer.add(row, failures)
+        shutil.rmtree(scratch)
+
+        limits = {column: _limits(config, column) for column in _COLUMNS}
+        report = FilterReport(
+            folder=Path(config.output),
+            total=len(annotations),
+            kept=writer.kept,
+            steps=tuple(
+                FunnelStep(rule, words, writer.lost[rule], writer.failing[rule])
+                for rule, words in asks.items()
+            ),
+            unknown=tuple(
+                (column, writer.unknown[column])
+                for column, limit in limits.items()
+                if limit != (None, None) and writer.unknown[column]
+            ),
+        )
+        thresholds = {name: tuple(filter(None, limit)) for name, limit in limits.items()}
+        title = f"{report.kept:,} of {report.total:,} objects kept"
+        writer.histograms.save(folder / "histograms.png", thresholds, title)
+        record = {"settings": asdict(config), **asdict(report)}
+        for place in ("output", "overwrite"):
+            del record["settings"][place]
+        del record["folder"]
+        text = json.dumps(record, indent=1, default=str, ensure_ascii=False)
+        (folder / RECORD).write_text(text + "\n", encoding="utf-8")
+    return report
+
+
+def _limits(config: FilterConfig, column: str) -> tuple[int | None, int | None]:
+    least, most = (getattr(config, f"{end}_{column}", None) for end in ("min", "max"))
+    return least, most
+
+
+def _find_duplicates(
+    survivors: Iterable[Annotation], kinds: tuple[str, ...], scratch: Path
+) -> SortedRuns:
+    """(uid, rule, reason) of the objects that duplicate a better one, in order of the uid.
+
+    What one kind drops is no longer compared by the next.
+    """
+    dropped = SortedRuns(scratch / "dropped", key=itemgetter(0))
+    candidates: Iterable[tuple] = (
+        (tuple(DUPLICATE_KEYS[kind](row) for kind in kinds), _rank(row)) for row in survivors
+    )
+    for place, kind in enumerate(kinds):
+        ordered = SortedRuns(
+            scratch / kind, key=lambda item, place=place: (item[0][place], item[1])
+        )
+        for item in candidates:
+            ordered.add(item)
+        candidates = _firsts(ordered, place, kind, dropped)
+    for _ in candidates:
+        pass
+    return dropped
+
+
+def _rank(row: Annotation) -> tuple[int, int, str]:
+    return -(row.likes or 0), -(row.views or 0), row.uid
+
+
+def _firsts(
+    ordered: Iterable[tuple], place: int, kind: str, dropped: SortedRuns
+) -> Iterator[tuple]:
+    """The first of every run of items with the same key; the others go to `dropped`."""
+    key, best = "", ""
+    for item in ordered:
+        keys, (_, _, uid) = item
+        if keys[place] and keys[place] == key:
+            dropped.add((uid, f"duplicate {kind}", f"same {kind} as {best}"))
+        else:
+            key, best = keys[place], uid
+            yield item
+
+
+class _Writer:
+    """Writes the table and the list of ids group by group, and counts."""
+
+    def __init__(self, folder: Path):
+        self.kept = 0
+        self.lost: Counter[str] = Counter()
+        self.failing: Counter[str] = Counter()
+        self.unknown: Counter[str] = Counter()
+        self.histograms = Histograms(_COLUMNS)
+        self._table = pq.ParquetWriter(folder / "table.parquet", SCHEMA, compression="zstd")
+        self._ids = open(folder / "ids.txt", "w", encoding="utf-8", newline="\n")  # noqa: SIM115
+        self._rows: list[Annotation] = []
+        self._failures: list[list[tuple[str, str]]] = []
+
+    def __enter__(self) -> _Writer:
+        return self
+
+    def __exit__(self, kind, *_) -> None:
+        try:
+            if kind is None:
+                self._flush()
+        finally:
+            self._ids.close()
+            self._table.close()
+
+    def add(self, row: Annotation, failures: list[tuple[str, str]]) -> None:
+        self._rows.append(row)
+        self._failures.append(failures)
+        if len(self._rows) == ROWS_PER_GROUP:
+            self._flush()
+
+    def _flush(self) -> None:
+        if not self._rows:
+            return
+        columns = dict(zip(Annotation._fields, zip(*self._rows, strict=True), strict=True))
+        columns["failed"] = [[rule for rule, _ in failures] for failures in self._failures]
+        columns["reasons"] = [[words for _, words in failures] for failures in self._failures]
+        columns["rejected_by"] = [rules[0] if rules else None for rules in columns["failed"]]
+        columns["kept"] = [not rules for rules in columns["failed"]]
+        table = pa.table({name: columns[name] for name in SCHEMA.names}, schema=SCHEMA)
+        self._table.write_table(table, row_group_size=ROWS_PER_GROUP)
+
+        kept = np.array(columns["kept"])
+        self.kept += int(kept.sum())
+        self.lost.update(filter(None, columns["rejected_by"]))
+        for rules in columns["failed"]:
+            self.failing.update(rules)
+        for name in _COLUMNS:
+            self.unknown[name] += table[name].null_count
+            self.histograms.add(name, np.array(columns[name], dtype=float), kept)
+        ids = (row.uid for row, failures in zip(self._rows, self._failures, strict=True)
+               if not failures)  # fmt: skip
+        self._ids.writelines(f"{uid}\n" for uid in ids)
+        self._rows, self._failures = [], []
