@@ -110,6 +110,10 @@ class Export:
     description: str = ""
     licence: str = ""
     author: str = ""
+    cfg_scale: float = 4.0
+    """Strength of the prompt that the model draws with unless told otherwise."""
+    guidance_rescale: float = 0.7
+    """How far it is kept from raising contrast, unless told otherwise."""
 
     def __post_init__(self) -> None:
         if not self.runs:

@@ -54,7 +54,9 @@ def export_model(settings: Export) -> Path:
             name=settings.output.name,
             description=settings.description,
             captions=captions,
-            defaults=GenerationDefaults(),
+            defaults=GenerationDefaults(
+                cfg_scale=settings.cfg_scale, guidance_rescale=settings.guidance_rescale
+            ),
             licence=settings.licence,
             author=settings.author,
         )
