@@ -4,7 +4,6 @@ Run it with the Python that spad is installed in: python benchmarks/bench_epipol
 """
 
 import argparse
-import os
 import platform
 import statistics
 import sys
@@ -16,7 +15,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 import torch
-from bench_start import cores, processor
+from bench_start import cores, processor, publish
 
 from spad.bands import bands_of
 from spad.cameras import Cameras
@@ -93,12 +92,7 @@ def main() -> None:
     if options.runs < 1 or options.frames < 2:
         parser.error("expected at least 1 run and 2 frames")
     report = measure(options.runs, options.frames)
-    print(report)
-    if options.output:
-        options.output.parent.mkdir(parents=True, exist_ok=True)
-        temporary = options.output.with_name(f".{options.output.name}.{os.getpid()}")
-        temporary.write_text(report + "\n", encoding="utf-8")
-        os.replace(temporary, options.output)
+    publish(report, options.output)
 
 
 if __name__ == "__main__":

@@ -90,6 +90,16 @@ def measure(options: argparse.Namespace) -> str:
     )
 
 
+def publish(report: str, output: Path | None) -> None:
+    """Print a report, and write it to `output`, whole or not at all."""
+    print(report)
+    if output:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        temporary = output.with_name(f".{output.name}.{os.getpid()}")
+        temporary.write_text(report + "\n", encoding="utf-8")
+        os.replace(temporary, output)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", default="mini", help="an embedded model or a folder")
@@ -101,12 +111,7 @@ def main() -> None:
     if min(options.runs, options.help_runs) < 1:
         parser.error("expected at least one run of each command")
     report = measure(options)
-    print(report)
-    if options.output:
-        options.output.parent.mkdir(parents=True, exist_ok=True)
-        temporary = options.output.with_name(f".{options.output.name}.{os.getpid()}")
-        temporary.write_text(report + "\n", encoding="utf-8")
-        os.replace(temporary, options.output)
+    publish(report, options.output)
 
 
 if __name__ == "__main__":

@@ -27,12 +27,11 @@ from spad.camera_formats import to_blender
 from spad.cameras import Cameras
 from spad.conditioning import camera_vectors
 from spad.config import Conversion
-from spad.convert import convert_checkpoint, original_unet, split_widened
+from spad.convert import convert_checkpoint, original_unet, release_scheduler, split_widened
 from spad.epipolar import plucker_of
 from spad.model import MultiViewUNet, let_views_meet
 from spad.models import load_model
 from spad.original_epipolar import flat_resize, original_mask_of
-from spad.original_scheduler import OriginalDDIMScheduler
 from spad.pipeline import SPADPipeline, gaussian_blob
 from spad.text import tokenize
 
@@ -299,7 +298,7 @@ def sampling_rows(golden: Golden) -> Iterator[Row]:
     error = relative_error(gaussian_blob(64, 64, 0.5)[0], recorded["s5_64"])
     yield Row("Gaussian blob", "sigma 0.5, 64x64", error, GEOMETRY)
 
-    recorded, scheduler = golden.arrays("schedules"), release_scheduler()
+    recorded, scheduler = golden.arrays("schedules"), release_scheduler({})
     for name in ("betas", "alphas_cumprod"):
         error = relative_error(getattr(scheduler, name), recorded[name])
         yield Row("schedule", name, error, GEOMETRY)
@@ -317,17 +316,6 @@ def sampling_rows(golden: Golden) -> Iterator[Row]:
     yield from trajectory_rows(golden)
 
 
-def release_scheduler() -> OriginalDDIMScheduler:
-    return OriginalDDIMScheduler(
-        beta_start=0.00085,
-        beta_end=0.012,
-        beta_schedule="scaled_linear",
-        clip_sample=False,
-        set_alpha_to_one=False,
-        steps_offset=1,
-    )
-
-
 @torch.no_grad()
 def trajectory_rows(golden: Golden) -> Iterator[Row]:
     """The guided loop of `SPADPipeline`, on what the recordings have in place of text."""
@@ -340,7 +328,7 @@ def trajectory_rows(golden: Golden) -> Iterator[Row]:
         {n: m.repeat(2, 1, 1) for n, m in masks.items()},
     )
     text = torch.cat([recorded["uctx"].expand_as(recorded["ctx"]), recorded["ctx"]])
-    scheduler = release_scheduler()
+    scheduler = release_scheduler({})
     scheduler.set_timesteps(10)
     first = scheduler.timesteps[:1]
     latents = scheduler.add_noise(recorded["x0"], recorded["noise"], first)

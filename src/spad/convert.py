@@ -126,7 +126,7 @@ def convert_checkpoint(settings: Conversion) -> Path:
             text_encoder=text_encoder,
             tokenizer=tokenizer,
             unet=unet,
-            scheduler=_scheduler(params),
+            scheduler=release_scheduler(params),
             prompt_prefix=PROMPT_PREFIX,
         )
         name = settings.name or settings.output.name
@@ -182,7 +182,7 @@ def init_from_sd(settings: InitFromSD) -> Path:
             text_encoder=text_encoder,
             tokenizer=tokenizer,
             unet=unet,
-            scheduler=_scheduler({}),
+            scheduler=release_scheduler({}),
             prompt_prefix=PROMPT_PREFIX,
         )
         description = "untrained: Stable Diffusion 1.5, widened; train it with spad train"
@@ -298,7 +298,8 @@ def _text_encoder(state: Mapping[str, Tensor], clip: Path | None) -> CLIPTextMod
     return encoder
 
 
-def _scheduler(params: Mapping) -> OriginalDDIMScheduler:
+def release_scheduler(params: Mapping) -> OriginalDDIMScheduler:
+    """The release's noise schedule and steps; `params` are `model.params` of its configuration."""
     return OriginalDDIMScheduler(
         beta_start=params.get("linear_start", 0.00085),
         beta_end=params.get("linear_end", 0.012),

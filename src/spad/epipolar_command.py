@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 import spad
+from spad.bands import cameras_on_grid
 from spad.camera_checks import broadcast_views
 from spad.camera_parsing import write_whole
 from spad.cameras import Cameras
@@ -35,6 +36,7 @@ from spad.figures import (
     plucker_sheet,
     token_sheet,
 )
+from spad.original_epipolar import original_mask_of
 from spad.posed_pictures import PosedPictures, load_posed_pictures
 from spad.results import RECORD, cameras_record, check_output, slug, whole_folder
 from spad.stand_in import render_stand_in
@@ -237,15 +239,7 @@ def _cell(cameras: Cameras, cells: int) -> float:
     return max(cameras.height, cameras.width) / cells
 
 
-def _original_mask(cameras: Cameras, cells: int) -> Tensor:
-    from spad.original_epipolar import original_mask_of
-
-    return original_mask_of(cameras, cells)
-
-
 def _masks(settings: EpipolarConfig, views: PosedPictures) -> dict[str, Tensor]:
-    from spad.bands import cameras_on_grid
-
     grid = cameras_on_grid(views.cameras, settings.cells)
     tokens = len(grid) * grid.height * grid.width
     if tokens > MOST_TOKENS:
@@ -260,14 +254,14 @@ def _masks(settings: EpipolarConfig, views: PosedPictures) -> dict[str, Tensor]:
             views.cameras, grid.height, grid.width, settings.band_width, near, far
         )
     if settings.masks in ("original", "both"):
-        masks["original"] = _original_mask(views.cameras, settings.cells)
+        masks["original"] = original_mask_of(views.cameras, settings.cells)
     return masks
 
 
 def _table_masks(settings: EpipolarConfig, views: PosedPictures) -> dict[str, Tensor] | None:
     if settings.masks not in ("original", "both"):
         return None
-    return {"original": _original_mask(views.cameras, settings.cells)}
+    return {"original": original_mask_of(views.cameras, settings.cells)}
 
 
 def _write_figures(

@@ -10,6 +10,8 @@ from pathlib import Path
 import numpy as np
 import trimesh
 
+from spad.data.objects import unreadable_files_named
+
 _GLB_HEADER = struct.Struct("<4sIIII")
 
 
@@ -32,13 +34,9 @@ def measure_model(path: Path) -> Measurement:
 
     Raises: ValueError: the file is missing, unreadable, or has vertices that are no numbers.
     """
-    try:
+    with unreadable_files_named(path):
         scene = trimesh.load_scene(path, process=False, skip_materials=True)
         animations = _count_animations(path)
-    # Parsers fail on damaged bytes with whatever the damage leads to (KeyError, struct.error,
-    # IndexError, ...): at this one boundary all of it means "unreadable file".
-    except Exception as error:
-        raise ValueError(f"cannot read {path.name}: {type(error).__name__}: {error}") from error
     vertices, triangles = 0, []
     for node in scene.graph.nodes_geometry:
         asset_from_node, name = scene.graph[node]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,6 +28,17 @@ CREASE_DEG = 40.0
 # Corners around one point are compared pair by pair; fans larger than this stay faceted
 # so that a degenerate mesh cannot ask for a quadratic amount of memory.
 MAX_FAN = 256
+
+
+@contextmanager
+def unreadable_files_named(path: Path) -> Iterator[None]:
+    """Turn whatever a parser of `path` raises into a ValueError that names the file."""
+    try:
+        yield
+    # Parsers fail on damaged bytes with whatever the damage leads to (KeyError, struct.error,
+    # IndexError, ...): at this one boundary all of it means "unreadable file".
+    except Exception as error:
+        raise ValueError(f"cannot read {path.name}: {type(error).__name__}: {error}") from error
 
 
 @dataclass(frozen=True)
@@ -108,12 +121,8 @@ def load_object(path: str | Path, normalize: str = "sphere", up: str | None = No
     if not path.is_file():
         raise ValueError(f"expected a model file, got {path}, which does not exist")
     is_gltf = path.suffix.lower() in GLTF_SUFFIXES
-    try:
+    with unreadable_files_named(path):
         scene = trimesh.load_scene(path, process=False)
-    # Parsers fail on damaged bytes with whatever the damage leads to (KeyError, struct.error,
-    # IndexError, ...): at this one boundary all of it means "unreadable file".
-    except Exception as error:
-        raise ValueError(f"cannot read {path.name}: {type(error).__name__}: {error}") from error
     try:
         soup = _collect(scene, is_gltf)
         for note in sorted(soup.notes):
