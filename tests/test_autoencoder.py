@@ -8,7 +8,13 @@ import torch
 from spad.autoencoder import PatchAutoencoder
 from spad.config import AutoencoderTraining
 from spad.data.views import image_tensor, load_all_images, read_renders
-from spad.train_autoencoder import fit_autoencoder, image_gradients, random_crops, train_autoencoder
+from spad.train_autoencoder import (
+    denoised_latents,
+    fit_autoencoder,
+    image_gradients,
+    random_crops,
+    train_autoencoder,
+)
 from spad.training_run import step_generator
 
 SMALL = dict(latent_channels=12, block_out_channels=(16, 16, 16))
@@ -99,6 +105,34 @@ def test_going_on_keeps_the_encoder_and_what_was_learned(renders, tmp_path):
     assert all(torch.equal(after[name], before[name]) for name in before)
     with pytest.raises(ValueError, match="expected an autoencoder"):
         train_autoencoder(settings(renders, tmp_path / "third", init=tmp_path))
+
+
+def test_little_noise_leaves_latents_as_they_are(
+    renders, images, tiny_pipeline_folder, monkeypatch
+):
+    objects = read_renders(renders)[:2]
+    vae = PatchAutoencoder.from_pretrained(tiny_pipeline_folder / "vae").float()
+    clean = torch.stack([vae.encode(image_tensor(i)).latent_dist.mode() for i in images[:2]])
+    deviations = []
+    for timesteps in ((0, 1), (500, 501)):
+        monkeypatch.setattr("spad.train_autoencoder.DENOISED_TIMESTEPS", timesteps)
+        found = denoised_latents(objects, images[:2], tiny_pipeline_folder, seed=0)
+        again = denoised_latents(objects, images[:2], tiny_pipeline_folder, seed=0)
+        assert found.shape == clean.shape and torch.equal(found, again)
+        deviations.append((found - clean).square().mean().sqrt() * vae.config.scaling_factor)
+    # The first step's noise has the deviation 0.03; an untrained model takes none of it away.
+    assert deviations[0] < 0.1 < deviations[1]
+
+
+def test_the_decoder_learns_from_a_denoiser(renders, tiny_pipeline_folder, tmp_path):
+    common = dict(init=tiny_pipeline_folder / "vae", steps=2, log_every=1)
+    alone = train_autoencoder(settings(renders, tmp_path / "alone", **common))
+    both = train_autoencoder(
+        settings(renders, tmp_path / "both", denoiser=tiny_pipeline_folder, **common)
+    )
+    alone, both = (PatchAutoencoder.from_pretrained(f).state_dict() for f in (alone, both))
+    assert torch.equal(alone["encoder.weight"], both["encoder.weight"])
+    assert not torch.equal(alone["refiner.conv_out.weight"], both["refiner.conv_out.weight"])
 
 
 def test_crops_start_at_multiples(images):

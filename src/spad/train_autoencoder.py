@@ -6,36 +6,91 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch.nn import functional as F
+from tqdm import tqdm
 
 from spad.autoencoder import PatchAutoencoder
+from spad.conditioning import condition_on_cameras
 from spad.config import AutoencoderTraining
-from spad.data.views import image_tensor, is_held_out, load_all_images, read_renders
+from spad.data.views import ObjectViews, image_tensor, is_held_out, load_all_images, read_renders
+from spad.models import load_model
+from spad.text import tokenize
 from spad.training_run import TrainingRun, step_generator, warmup_cosine
 
 # Pictures whose patches the principal components are taken from: 64 patches each.
 PICTURES_FOR_COMPONENTS = 2048
+# From nearly clean to where outlines are in doubt, of 1000.
+DENOISED_TIMESTEPS = (20, 600)
+
+
+def random_places(
+    images: np.ndarray, count: int, size: int, multiple: int, generator: torch.Generator
+) -> list[tuple[int, int, int, int]]:
+    """`count` crops of random views in `images` (n, v, h, w, 3): object, view, row and column.
+
+    Row and column count steps of `multiple` pixels.
+    """
+    num_objects, num_views, height, width = images.shape[:4]
+
+    def draw(high: int) -> list[int]:
+        return torch.randint(high, (count,), generator=generator).tolist()
+
+    places = (
+        draw(num_objects),
+        draw(num_views),
+        draw((height - size) // multiple + 1),
+        draw((width - size) // multiple + 1),
+    )
+    return list(zip(*places, strict=True))
+
+
+def crops_at(
+    images: np.ndarray, places: list[tuple[int, int, int, int]], size: int, multiple: int
+) -> torch.Tensor:
+    """The crops of `size` pixels at `places`, (b, 3, size, size) in [-1, 1]."""
+    crops = [
+        images[n, v, row * multiple :, col * multiple :][:size, :size] for n, v, row, col in places
+    ]
+    return image_tensor(np.stack(crops))
 
 
 def random_crops(
     images: np.ndarray, count: int, size: int, multiple: int, generator: torch.Generator
 ) -> torch.Tensor:
     """`count` crops of random views in `images` (n, v, h, w, 3), at multiples of `multiple`."""
-    num_objects, num_views, height, width = images.shape[:4]
+    places = random_places(images, count, size, multiple, generator)
+    return crops_at(images, places, size, multiple)
 
-    def draw(high: int) -> list[int]:
-        return torch.randint(high, (count,), generator=generator).tolist()
 
-    places = zip(
-        draw(num_objects),
-        draw(num_views),
-        draw((height - size) // multiple + 1),
-        draw((width - size) // multiple + 1),
-        strict=True,
-    )
-    crops = [
-        images[n, v, row * multiple :, col * multiple :][:size, :size] for n, v, row, col in places
-    ]
-    return image_tensor(np.stack(crops))
+@torch.inference_mode()
+def denoised_latents(
+    objects: list[ObjectViews], images: np.ndarray, model: Path, seed: int
+) -> torch.Tensor:
+    """What a denoiser makes of every view's noised latents in one step: (n, v, c, h, w), unscaled.
+
+    Such latents differ from the encoder's in the way that drawn ones do: what the denoiser is
+    unsure of is missing. Timesteps are drawn from `DENOISED_TIMESTEPS`.
+    """
+    pipeline = load_model(model)
+    unet, scheduler, vae = pipeline.unet.eval(), pipeline.scheduler, pipeline.vae.eval()
+    generator = torch.Generator().manual_seed(seed)
+    rows = []
+    for views, pictures in zip(tqdm(objects, desc="denoising", unit="object"), images, strict=True):
+        clean = vae.encode(image_tensor(pictures)).latent_dist.mode() * vae.config.scaling_factor
+        noise = torch.randn(clean.shape, generator=generator)
+        timesteps = torch.randint(*DENOISED_TIMESTEPS, clean.shape[:1], generator=generator)
+        noisy = scheduler.add_noise(clean, noise, timesteps)
+        text = pipeline.text_encoder(tokenize(pipeline.tokenizer, views.captions[:1]))
+        text = text.last_hidden_state.expand(len(clean), -1, -1)
+        conditioning = condition_on_cameras(unet, views.cameras, *clean.shape[-2:], num_views=1)
+        predicted = unet(noisy[:, None], timesteps[:, None], text, conditioning).sample[:, 0]
+        signal = scheduler.alphas_cumprod[timesteps].sqrt()[:, None, None, None]
+        spread = (1 - signal.square()).sqrt()
+        if scheduler.config.prediction_type == "v_prediction":
+            estimate = signal * noisy - spread * predicted
+        else:
+            estimate = (noisy - spread * predicted) / signal
+        rows.append((estimate / vae.config.scaling_factor).half())
+    return torch.stack(rows)
 
 
 def image_gradients(images: torch.Tensor) -> torch.Tensor:
@@ -75,6 +130,10 @@ def train_autoencoder(settings: AutoencoderTraining) -> Path:
     model = fit_autoencoder(settings, images)
     folder = settings.output / "vae"
     model.save_pretrained(folder)
+    denoised = None
+    if settings.denoiser is not None:
+        denoised = denoised_latents(objects, images, settings.denoiser, settings.seed)
+    cells = settings.crop_size // model.downscale
     learned = list(model.refiner.parameters())
     optimizer = torch.optim.AdamW(
         learned, settings.learning_rate, betas=(0.9, 0.99), weight_decay=1e-3
@@ -85,13 +144,20 @@ def train_autoencoder(settings: AutoencoderTraining) -> Path:
         for group in optimizer.param_groups:
             group["lr"] = settings.learning_rate * factor
         generator = step_generator(settings.seed, step)
-        target = random_crops(
+        places = random_places(
             images, settings.batch_size, settings.crop_size, model.downscale, generator
         )
+        target = crops_at(images, places, settings.crop_size, model.downscale)
         latents = model.encode(target).latent_dist.mode()
         # What the denoiser will hand over is never exact.
         deviation = settings.latent_noise / model.config.scaling_factor
         latents = latents + deviation * torch.randn(latents.shape, generator=generator)
+        if denoised is not None:
+            estimates = torch.stack(
+                [denoised[n, v, :, row:, col:][:, :cells, :cells] for n, v, row, col in places]
+            )
+            chosen = torch.rand(len(places), generator=generator) < settings.denoised_share
+            latents = torch.where(chosen[:, None, None, None], estimates.float(), latents)
         result = model.decode(latents).sample
         l1 = F.l1_loss(result, target)
         edges = F.l1_loss(image_gradients(result), image_gradients(target))
