@@ -1,7 +1,10 @@
 """Parts that several test files share."""
 
+import itertools
 import json
 import os
+import tarfile
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -28,6 +31,23 @@ def shared_dir() -> Path:
     if not folder.is_dir():
         pytest.skip(f"no reference material at {folder}; set SPAD_SHARED")
     return folder
+
+
+@pytest.fixture
+def shared_models(shared_dir, tmp_path) -> Callable[[int], list[Path]]:
+    """The first few 3D models of the reference material, unpacked, under their own names."""
+
+    def unpack(count: int) -> list[Path]:
+        # Read as a stream: without unpacking the others.
+        with tarfile.open(shared_dir / "assets/assets.tar.xz", "r|xz") as archive:
+            models = (member for member in archive if member.name.endswith(".glb"))
+            paths = []
+            for model in itertools.islice(models, count):
+                paths.append(tmp_path / Path(model.name).name)
+                paths[-1].write_bytes(archive.extractfile(model).read())
+        return paths
+
+    return unpack
 
 
 @pytest.fixture(scope="session")

@@ -12,6 +12,7 @@ from spad.correspondence import (
     HIDDEN,
     MISSING,
     OUTSIDE,
+    agreement_table,
     corresponding_points,
     pair_table,
     suspect_views,
@@ -153,3 +154,20 @@ def test_the_lynx_has_one_wrong_camera(shared_dir):
     table = pair_table(views.cameras, views.depth, points_per_view=200)
     assert [suspect.view for suspect in suspect_views(table)] == [6]
     assert views_at_origin(views.cameras) == [6]
+
+
+@pytest.mark.parametrize("cameras", [CAMERAS, moved(2, CAMERAS.world_from_cam[0])])
+def test_agreement_table_is_the_pair_table_of_as_many_points(depth, cameras):
+    everywhere = int(depth.isfinite().flatten(1).sum(1).max())
+    quick = agreement_table(cameras, depth, points_per_view=everywhere)
+    slow = pair_table(cameras, depth, points_per_view=everywhere)
+    assert torch.equal(quick.points, slow.points) and torch.equal(quick.found, slow.found)
+
+
+def test_agreement_table_tries_distinct_pixels(depth):
+    few = agreement_table(CAMERAS, depth, points_per_view=50)
+    own = few.found.diagonal()
+    assert (own == 50).all()
+    empty = depth.clone()
+    empty[1] = torch.inf
+    assert agreement_table(CAMERAS, empty).points[1].sum() == 0

@@ -101,10 +101,17 @@ def corresponding_points(
     column, row = xy.floor().long().unbind(-1)
     own_depth = depth[view, row, column]
     points = cameras[view].unproject(xy[None], own_depth[None])[0]
-    places, depths = (x.transpose(0, 1) for x in cameras.project(points))
+    return _looked_up(cameras, depth, points, own_depth.isfinite(), tolerance)
 
+
+def _looked_up(
+    cameras: Cameras, depth: Tensor, points: Tensor, exists: Tensor, tolerance: float
+) -> Correspondences:
+    """Where surface points (n, 3), of which some exist, lie in all views."""
+    size = torch.tensor([cameras.width, cameras.height])
+    places, depths = (x.transpose(0, 1) for x in cameras.project(points))
     # Looked up at the nearest pixel; NaN and places outside read pixel 0 and are sorted out below.
-    in_picture = ((places >= 0) & (places < size)).all(-1) & own_depth.isfinite()[:, None]
+    in_picture = ((places >= 0) & (places < size)).all(-1) & exists[:, None]
     column, row = torch.where(in_picture[..., None], places, 0.0).floor().long().unbind(-1)
     views = torch.arange(len(cameras))
     nearest = -F.max_pool2d(-depth[:, None], 3, stride=1, padding=1)[:, 0]
@@ -116,6 +123,32 @@ def corresponding_points(
     state[depths < nearest[views, row, column] - slack] = MISSING
     state[~in_picture] = OUTSIDE
     return Correspondences(places, depths, state)
+
+
+def agreement_table(
+    cameras: Cameras, depth: Tensor, points_per_view: int = 128, tolerance: float = 0.01
+) -> PairTable:
+    """`pair_table` without bands and masks, for all views at once: a check on many objects.
+
+    Args:
+        depth: (v, h, w) z-depth, infinite where a view sees nothing.
+        points_per_view: places tried in each view, the same share of its surface pixels each.
+    """
+    num_views = len(cameras)
+    surface = depth.isfinite().flatten(1)
+    counts = surface.sum(1, keepdim=True)
+    taken = counts.clamp(max=points_per_view)
+    order = torch.arange(points_per_view)
+    exists = order < taken
+    # The k-th surface pixel of a view is the first pixel with k + 1 of them up to it.
+    rank = ((order + 0.5) / taken.clamp(min=1) * counts).long() + 1
+    pixel = torch.where(exists, torch.searchsorted(surface.cumsum(1), rank), 0)
+    xy = torch.stack([pixel % cameras.width, pixel // cameras.width], dim=-1) + 0.5
+    points = cameras.unproject(xy.to(depth.dtype), depth.flatten(1).gather(1, pixel))
+    state = _looked_up(cameras, depth, points.flatten(0, 1), exists.flatten(), tolerance).state
+    state = state.unflatten(0, (num_views, points_per_view))
+    found, missing = (state == FOUND).sum(1), (state == MISSING).sum(1)
+    return PairTable(found + missing, found, {})
 
 
 def pair_table(

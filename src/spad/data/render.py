@@ -44,12 +44,29 @@ class RenderedViews:
         normals: (v, h, w, 3) float32, unit, world frame, facing the camera, zero where the
             pixel's centre sees nothing; None if not asked for.
         mask: (v, h, w) bool, whether the pixel's centre sees the object; None likewise.
+        back_facing: (v, h, w) bool, whether it sees the rear of a triangle, the side its corners
+            run clockwise on; None likewise, or where a renderer cannot tell.
     """
 
     rgba: np.ndarray
     depth: np.ndarray | None
     normals: np.ndarray | None
     mask: np.ndarray | None
+    back_facing: np.ndarray | None = None
+
+
+@dataclass(frozen=True)
+class Rendering:
+    """An object's pictures, and the transform that brought its file into the world they show.
+
+    Attributes:
+        views: the pictures.
+        object_from_asset: (4, 4) float64, takes the file's coordinates to the cameras' world:
+            z up, centred, normalised.
+    """
+
+    views: RenderedViews
+    object_from_asset: np.ndarray
 
 
 def render_views(
@@ -85,10 +102,11 @@ def render_views(
     num_views = len(world_from_cam)
     caster = _Caster(obj, light)
     rgba = np.zeros((num_views, height, width, 4), dtype=np.uint8)
-    depth = normals = None
+    depth = normals = mask = back_facing = None
     if geometry:
         depth = np.full((num_views, height, width), np.inf, dtype=np.float32)
         normals = np.zeros((num_views, height, width, 3), dtype=np.float32)
+        back_facing = np.zeros((num_views, height, width), dtype=bool)
     backdrop = None if background is None else np.asarray(background, dtype=np.float32)
     for view in range(num_views):
         pose, camera = world_from_cam[view], intrinsics[view]
@@ -98,17 +116,20 @@ def render_views(
             linear = caster.colors(pose[:3, 3], rays.reshape(-1, 3))
             linear = linear.reshape(*rays.shape[:2], samples_per_side**2, 4)
             linear = np.einsum("hwsc->hwc", linear) / samples_per_side**2
-            rgba[view, rows, cols] = _encode(linear)
+            rgba[view, rows, cols] = encode_pixels(linear)
             if geometry:
                 rays = _ray_directions(pose, camera, rows, cols, 1).reshape(-1, 3)
                 shape = (rows.stop - rows.start, cols.stop - cols.start)
-                distances, facing = caster.surfaces(pose[:3, 3], rays)
+                distances, facing, behind = caster.surfaces(pose[:3, 3], rays)
                 # Rays advance one unit along the camera's axis per unit of their parameter.
                 depth[view, rows, cols] = distances.reshape(shape)
                 normals[view, rows, cols] = facing.reshape(*shape, 3)
+                back_facing[view, rows, cols] = behind.reshape(shape)
         if backdrop is not None:
             rgba[view] = _over(rgba[view], backdrop)
-    return RenderedViews(rgba, depth, normals, None if depth is None else np.isfinite(depth))
+    if geometry:
+        mask = np.isfinite(depth)
+    return RenderedViews(rgba, depth, normals, mask, back_facing)
 
 
 def _check_views(world_from_cam, intrinsics, height, width, samples_per_side) -> None:
@@ -152,8 +173,8 @@ def _ray_directions(pose, camera, rows, cols, samples) -> np.ndarray:
     return rays.reshape(rays.shape[0], rays.shape[1], samples * samples, 3)
 
 
-def _encode(linear: np.ndarray) -> np.ndarray:
-    """uint8 sRGB with straight alpha from premultiplied linear colour (h, w, 4)."""
+def encode_pixels(linear: np.ndarray) -> np.ndarray:
+    """uint8 sRGB with straight alpha from premultiplied linear colour (..., 4)."""
     alpha = linear[..., 3]
     seen = alpha > 0
     pixels = np.zeros(linear.shape, dtype=np.uint8)
@@ -199,10 +220,16 @@ class _Caster:
             total[ids, 3] += passed * alpha
         return total
 
-    def surfaces(self, origin: np.ndarray, rays: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Ray parameter (n,) and facing normal (n, 3) of the first surface at least half there."""
+    def surfaces(
+        self, origin: np.ndarray, rays: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Of the first surface at least half there: ray parameter (n,), normal (n, 3), rear (n,).
+
+        The normal faces the camera; rear says whether the triangle's own faces away from it.
+        """
         distances = np.full(len(rays), np.inf, dtype=np.float32)
         normals = np.zeros((len(rays), 3), dtype=np.float32)
+        rear = np.zeros(len(rays), dtype=bool)
         for ids, faces, weights, _ in self._layers(origin, rays):
             solid = self._alpha(faces, weights) >= 0.5
             solid &= np.isinf(distances[ids])
@@ -211,8 +238,10 @@ class _Caster:
             ray = rays[ids]
             along = _dot(points - origin.astype(np.float32), ray) / _dot(ray, ray)
             distances[ids] = along
-            normals[ids] = self._normals(faces, weights, ray)
-        return distances, normals
+            behind = self._behind(faces, ray)
+            normals[ids] = self._normals(faces, weights, behind)
+            rear[ids] = behind
+        return distances, normals, rear
 
     def _layers(self, origin, rays):
         """Yield (ray ids, faces, barycentric weights, light still passing) front to back."""
@@ -271,17 +300,19 @@ class _Caster:
         alpha = np.where(self._masked[material], cut, np.clip(alpha, 0, 1))
         return np.where(self._opaque[material], np.float32(1), alpha)
 
-    def _normals(self, faces, weights, rays) -> np.ndarray:
-        normals = _unit(_interpolate(weights, self._obj.corner_normals[faces]))
+    def _behind(self, faces, rays) -> np.ndarray:
         # Sides are told apart by the true surface: a smooth normal may lean past the outline.
-        behind = _dot(self._obj.face_normals[faces], rays) > 0
+        return _dot(self._obj.face_normals[faces], rays) > 0
+
+    def _normals(self, faces, weights, behind) -> np.ndarray:
+        normals = _unit(_interpolate(weights, self._obj.corner_normals[faces]))
         normals *= np.where(behind, np.float32(-1), np.float32(1))[:, None]
         return normals
 
     def _shade(self, faces, weights, rays) -> tuple[np.ndarray, np.ndarray]:
         material = self._obj.face_materials[faces]
         base = self._base(faces, weights)
-        normals = self._normals(faces, weights, rays)
+        normals = self._normals(faces, weights, self._behind(faces, rays))
         light = self._light
         height = 0.5 + 0.5 * normals[:, 2]
         irradiance = light.ground + (light.sky - light.ground) * height

@@ -1,0 +1,60 @@
+"""The one interface behind which renderers differ: a model file and cameras in, pictures out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Protocol
+
+from spad.cameras import Cameras
+from spad.config import RenderConfig
+from spad.data.objects import MODEL_SUFFIXES, load_object
+from spad.data.render import Rendering, render_views
+
+
+class Renderer(Protocol):
+    """A way to draw model files.
+
+    Attributes:
+        version: raised when the same settings begin to give other pictures.
+        suffixes: of the files it reads, lower case.
+    """
+
+    version: int
+    suffixes: tuple[str, ...]
+
+    def render(self, path: Path, cameras: Cameras, settings: RenderConfig) -> Rendering:
+        """Draw the model at `path` from v cameras, with colour, depth, normals and mask.
+
+        Raises:
+            ValueError: the file cannot be used; the message says why.
+            ModuleNotFoundError: the renderer is not installed.
+        """
+        ...
+
+
+class EmbreeRenderer:
+    """Ray casting on the CPU, no display needed: see `spad.data.render`."""
+
+    version = 1
+    suffixes = MODEL_SUFFIXES
+
+    def render(self, path: Path, cameras: Cameras, settings: RenderConfig) -> Rendering:
+        obj = load_object(path, settings.normalize, settings.up, settings.max_faces)
+        views = render_views(
+            obj,
+            cameras.world_from_cam.numpy(),
+            cameras.intrinsics.numpy(),
+            cameras.height,
+            cameras.width,
+            settings.samples_per_side,
+        )
+        return Rendering(views, obj.object_from_asset)
+
+
+def find_renderer(name: str) -> Renderer:
+    """The renderer of a name in `RenderConfig.renderer`."""
+    if name == "embree":
+        return EmbreeRenderer()
+    from spad.data.blender import BlenderRenderer
+
+    return BlenderRenderer()
