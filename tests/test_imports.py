@@ -24,8 +24,13 @@ ORDER = """
     spad
     spad.config spad.released spad.vocabulary
     spad.camera_checks spad.cameras spad.camera_parsing spad.camera_colmap spad.camera_formats
-    spad.data spad.data.objects spad.data.render spad.data.render_job spad.data.views
+    spad.data spad.data.gltf spad.data.objects spad.data.render spad.data.viewpoints
+    spad.data.shards spad.data.views
     spad.epipolar spad.original_epipolar spad.bands spad.correspondence
+    spad.data.checks spad.data.blender_script spad.data.blender spad.data.renderers
+    spad.data.captions spad.data.assets spad.data.folders
+    spad.data.workers spad.data.ray_executor spad.data.render_job
+    spad.data.dataset
     spad.posed_pictures spad.stand_in spad.sheet spad.figures spad.sweep spad.explorer
     spad.attention
     spad.autoencoder spad.text
@@ -35,17 +40,29 @@ ORDER = """
     spad.models spad.checkpoint spad.convert spad.download
     spad.results spad.generate spad.epipolar_command
     spad.data.sorting spad.data.measure spad.data.annotations spad.data.histograms spad.data.filter
+    spad.data.pack spad.data.inspect
     spad.training_run spad.train_autoencoder spad.train spad.export
     spad.cli
     spad.__main__
 """.split()
 
 # The names on the package index of packages that are imported by another.
-DISTRIBUTIONS = {"PIL": "pillow", "yaml": "pyyaml", "huggingface_hub": "huggingface-hub"}
+DISTRIBUTIONS = {
+    "PIL": "pillow",
+    "yaml": "pyyaml",
+    "huggingface_hub": "huggingface-hub",
+    "mathutils": "bpy",
+}
 
 
 # Modules that import an optional package where they use it, and the extra it belongs to.
-EXTRAS = {"spad.sheet": "plot", "spad.posed_pictures": "exr"}
+EXTRAS = {
+    "spad.sheet": "plot",
+    "spad.posed_pictures": "exr",
+    "spad.data.ray_executor": "ray",
+    "spad.data.blender": "blender",
+    "spad.data.blender_script": "blender",
+}
 
 
 def module_name(path: Path) -> str:

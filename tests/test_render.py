@@ -1,23 +1,17 @@
 """Rendering: what rays meet is where geometry says, in the colour the file says."""
 
-import base64
-import io
-import json
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 import trimesh
-from PIL import Image
 
-from spad.camera_formats import load_cameras
+from hand_made import box, write_gltf
 from spad.cameras import Cameras
-from spad.config import RenderConfig
 from spad.data.objects import load_object
 from spad.data.render import Light, render_views
-from spad.data.render_job import object_seed, render_all, training_cameras
+from spad.data.viewpoints import object_seed, training_cameras
 
 # Under this light a surface shows its own colour.
 FULL = Light(ground=1.0, sky=1.0, key=0.0, fill=0.0)
@@ -26,69 +20,6 @@ QUAD = [[-1, -1, 0], [1, -1, 0], [1, 1, 0], [-1, 1, 0]]
 QUAD_FACES = [[0, 1, 2], [0, 2, 3]]
 # glTF counts v from the top of the texture.
 QUAD_UVS = [[0, 1], [1, 1], [1, 0], [0, 0]]
-
-
-def write_gltf(path: Path, parts: list[dict], nodes: list[dict] | None = None) -> Path:
-    """A glTF file written by hand, so that no library's reading and writing can cancel out.
-
-    A part has positions and faces, and may have uvs, colors, texture (uint8) and material.
-    """
-    blob = bytearray()
-    data = {"asset": {"version": "2.0"}, "scene": 0, "accessors": [], "bufferViews": []}
-    data |= {"meshes": [], "materials": [], "textures": [], "images": []}
-
-    def accessor(values, dtype, kind: str, **extra) -> int:
-        array = np.asarray(values, dtype=dtype)
-        view = {"buffer": 0, "byteOffset": len(blob), "byteLength": array.nbytes}
-        blob.extend(array.tobytes() + b"\0" * (-array.nbytes % 4))
-        component = {"float32": 5126, "uint32": 5125, "uint8": 5121}[np.dtype(dtype).name]
-        count = array.size // {"SCALAR": 1, "VEC2": 2, "VEC3": 3, "VEC4": 4}[kind]
-        data["bufferViews"].append(view)
-        data["accessors"].append(
-            {"bufferView": len(data["bufferViews"]) - 1, "componentType": component}
-            | {"count": count, "type": kind}
-            | extra
-        )
-        return len(data["accessors"]) - 1
-
-    for number, part in enumerate(parts):
-        points = np.asarray(part["positions"], dtype=np.float32)
-        bounds = {"min": points.min(axis=0).tolist(), "max": points.max(axis=0).tolist()}
-        attributes = {"POSITION": accessor(points, "float32", "VEC3", **bounds)}
-        if "uvs" in part:
-            attributes["TEXCOORD_0"] = accessor(part["uvs"], "float32", "VEC2")
-        if "colors" in part:
-            attributes["COLOR_0"] = accessor(part["colors"], "uint8", "VEC4", normalized=True)
-        indices = accessor(part["faces"], "uint32", "SCALAR")
-        primitive = {"attributes": attributes, "indices": indices}
-        if "texture" in part or "material" in part:
-            material = {"name": f"m{number}"} | part.get("material", {})
-            pbr = dict(material.get("pbrMetallicRoughness", {}))
-            if "texture" in part:
-                png = io.BytesIO()
-                Image.fromarray(np.asarray(part["texture"], dtype=np.uint8)).save(png, "PNG")
-                uri = "data:image/png;base64," + base64.b64encode(png.getvalue()).decode()
-                data["images"].append({"uri": uri})
-                data["textures"].append({"source": len(data["images"]) - 1})
-                pbr["baseColorTexture"] = {"index": len(data["textures"]) - 1}
-            data["materials"].append(material | {"pbrMetallicRoughness": pbr})
-            primitive["material"] = len(data["materials"]) - 1
-        data["meshes"].append({"name": f"part{number}", "primitives": [primitive]})
-    data["nodes"] = nodes or [{"mesh": index} for index in range(len(parts))]
-    children = {child for node in data["nodes"] for child in node.get("children", ())}
-    data["scenes"] = [{"nodes": [i for i in range(len(data["nodes"])) if i not in children]}]
-    uri = "data:application/octet-stream;base64," + base64.b64encode(blob).decode()
-    data["buffers"] = [{"uri": uri, "byteLength": len(blob)}]
-    path.write_text(json.dumps({key: value for key, value in data.items() if value}))
-    return path
-
-
-def box(color=None, extents=(1, 1, 1), **material) -> dict:
-    mesh = trimesh.creation.box(extents)
-    part = {"positions": mesh.vertices, "faces": mesh.faces}
-    if color is not None:
-        part["material"] = {"pbrMetallicRoughness": {"baseColorFactor": color}} | material
-    return part
 
 
 def orbit(elevation_deg, azimuth_deg, size: int = SIZE) -> Cameras:
@@ -436,133 +367,3 @@ def test_training_cameras_depend_on_the_seed_and_hold_their_ranges():
     levels = sets.elevation_deg.reshape(50, 4)
     assert torch.allclose(levels, levels[:, :1].expand(50, 4), atol=1e-3)
     assert torch.allclose(sets.radius, torch.tensor(3.5))
-
-
-@pytest.fixture
-def models(tmp_path):
-    folder = tmp_path / "models"
-    folder.mkdir()
-    write_gltf(folder / "red.gltf", [box([1, 0, 0, 1])])
-    write_gltf(folder / "blue.gltf", [box([0, 0, 1, 1], (1, 2, 1))])
-    (folder / "broken.glb").write_bytes(b"not a model")
-    rows = [
-        {"file": "red.gltf", "uid": "r1", "caption": "a red cube", "short": "red cube"},
-        {"file": "broken.glb", "uid": "x1", "caption": "nothing"},
-        {"file": "blue.gltf", "uid": "b1", "caption": "a blue tower"},
-        {"file": "blue.gltf", "uid": "s1", "caption": "left out", "skip": True},
-    ]
-    (folder / "index.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return folder
-
-
-def job(models: Path, output: str, **changes) -> RenderConfig:
-    small = {"image_size": 16, "num_random": 1, "num_orthogonal_sets": 1, "workers": 1}
-    return RenderConfig(
-        assets=models / "index.jsonl", output=models.parent / output, **(small | changes)
-    )
-
-
-def quiet(done: int, total: int) -> None:
-    """A progress callback for tests that do not look at progress."""
-
-
-def test_job_writes_folders_that_read_back(models):
-    config = job(models, "out", passes=("depth", "normals", "mask"))
-    seen = []
-    summary = render_all(config, progress=lambda done, total: seen.append((done, total)))
-    assert seen == [(1, 3), (2, 3), (3, 3)]
-    assert (summary.rendered, summary.skipped) == (2, 0)
-    assert [uid for uid, _ in summary.failures] == ["x1"]
-    failed = json.loads((config.output / "failed.jsonl").read_text())
-    assert failed["uid"] == "x1" and "broken.glb" in failed["reason"]
-    rows = [json.loads(line) for line in summary.index.read_text().splitlines()]
-    assert [row["uid"] for row in rows] == ["r1", "b1"]
-    assert rows[0]["captions"] == ["a red cube", "red cube"] and rows[0]["num_views"] == 5
-    assert not list(config.output.glob(".*"))
-
-    loaded = load_cameras(config.output / "r1" / "transforms.json")
-    expected = training_cameras(object_seed(0, "r1"), 1, 1, 16, 16)
-    assert torch.allclose(loaded.cameras.world_from_cam, expected.world_from_cam, atol=1e-6)
-    assert torch.allclose(loaded.cameras.intrinsics, expected.intrinsics, atol=1e-4)
-    views = render(load_object(models / "red.gltf"), expected)
-    folder = config.output / "r1"
-    for view in range(5):
-        name = f"{view:03d}.png"
-        assert np.array_equal(np.asarray(Image.open(folder / "images" / name)), views.rgba[view])
-        mask = views.mask[view]
-        assert np.array_equal(np.asarray(Image.open(folder / "masks" / name)) > 0, mask)
-        depth = np.asarray(Image.open(folder / "depth" / name)) * 1e-3
-        assert np.abs(depth - views.depth[view])[mask].max() < 6e-4 and (depth[~mask] == 0).all()
-        normals = np.asarray(Image.open(folder / "normals" / name)) / 255
-        assert np.abs(normals[..., :3] * 2 - 1 - views.normals[view])[mask].max() < 5e-3
-        assert np.array_equal(normals[..., 3] == 1, mask)
-    record = json.loads((folder / "transforms.json").read_text())
-    assert record["captions"] == ["a red cube", "red cube"]
-    assert {"depth_file_path", "mask_path"} < set(record["frames"][0])
-
-
-def test_job_goes_on_where_it_stopped_and_refuses_other_settings(models):
-    render_all(job(models, "out", limit=1), quiet)
-    first = models.parent / "out" / "r1" / "images" / "000.png"
-    stamp = first.stat().st_mtime_ns
-    summary = render_all(job(models, "out"), quiet)
-    assert (summary.rendered, summary.skipped) == (1, 1)
-    assert first.stat().st_mtime_ns == stamp
-    for change in ({"image_size": 17}, {"seed": 1}, {"passes": ("mask",)}):
-        with pytest.raises(ValueError, match="choose another --output"):
-            render_all(job(models, "out", **change), quiet)
-    write_gltf(models / "red.gltf", [box([0, 1, 0, 1])])
-    with pytest.raises(ValueError, match="another file"):
-        render_all(job(models, "out"), quiet)
-
-
-def test_job_leaves_folders_it_did_not_make_alone(models):
-    (models.parent / "out" / "r1").mkdir(parents=True)
-    with pytest.raises(ValueError, match="something else"):
-        render_all(job(models, "out"), quiet)
-
-
-def test_a_stopped_job_leaves_nothing_half_written(models, monkeypatch):
-    def stop(*_):
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr("spad.data.render_job.save_transforms", stop)
-    with pytest.raises(KeyboardInterrupt):
-        render_all(job(models, "out"), quiet)
-    assert not list((models.parent / "out").iterdir())
-
-
-def test_workers_do_not_change_the_result(models):
-    one = render_all(job(models, "one"), quiet)
-    two = render_all(job(models, "two", workers=2), quiet)
-    assert one.failures == two.failures
-    assert one.index.read_bytes() == two.index.read_bytes()
-
-
-def test_a_folder_of_models_needs_no_index(models):
-    config = RenderConfig(
-        models, models.parent / "out", image_size=8, num_random=1, num_orthogonal_sets=0, workers=1
-    )
-    summary = render_all(config, quiet)
-    rows = [json.loads(line) for line in summary.index.read_text().splitlines()]
-    assert [(row["uid"], row["captions"]) for row in rows] == [
-        ("blue", ["blue"]),
-        ("red", ["red"]),
-    ]
-
-
-@pytest.mark.parametrize(
-    ("lines", "message"),
-    [
-        ("", "expected models"),
-        ("{", "line 1"),
-        ('{"uid": "a"}', "'file'"),
-        ('{"file": "red.gltf", "uid": "../a"}', "uid of letters"),
-        ('{"file": "red.gltf", "uid": "a"}\n{"file": "blue.gltf", "uid": "a"}', "one model"),
-    ],
-)
-def test_malformed_indexes_are_named(models, lines, message):
-    (models / "index.jsonl").write_text(lines)
-    with pytest.raises(ValueError, match=message):
-        render_all(job(models, "out"), quiet)
-    assert not (models.parent / "out").exists()

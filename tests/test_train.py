@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,9 +14,10 @@ import torch
 
 from spad.cameras import Cameras
 from spad.config import AutoencoderTraining, DenoiserTraining, Export
+from spad.data.viewpoints import quarter_turns
 from spad.export import export_model
 from spad.models import check_files, find_model, load_model
-from spad.train import DenoiserTrainer, quarter_turns, train_denoiser
+from spad.train import DenoiserTrainer, train_denoiser
 from spad.train_autoencoder import train_autoencoder
 from spad.training_run import step_generator
 
@@ -195,6 +197,26 @@ def test_held_out_objects_are_never_seen(settings, monkeypatch):
     monkeypatch.setattr(spad.train, "is_held_out", lambda uid: uid in ("object1", "object4"))
     trainer = DenoiserTrainer(settings)
     assert len(trainer.data.token_ids) == 4
+    # Nor are latents of all six taken from the cache of another run.
+    assert len(trainer.data.latents) == 4
+
+
+def test_latents_are_encoded_once_for_a_list_of_objects(settings, renders, tmp_path):
+    data = tmp_path / "data"
+    shutil.copytree(renders, data, ignore=shutil.ignore_patterns("latents-*"))
+    settings = replace(settings, data=data)
+    latents = DenoiserTrainer(settings).data.latents
+    (cache,) = data.glob("latents-*")
+    stamp = cache.stat().st_mtime_ns
+    assert torch.equal(DenoiserTrainer(settings).data.latents, latents)
+    # Earlier versions did not name the objects.
+    older = cache.rename(data / f"{'-'.join(cache.stem.split('-')[:2])}.safetensors")
+    assert torch.equal(DenoiserTrainer(settings).data.latents, latents)
+    assert [p.stat().st_mtime_ns for p in data.glob("latents-*")] == [stamp]
+    lines = (data / "objects.jsonl").read_text().splitlines()
+    (data / "objects.jsonl").write_text("\n".join(lines[::-1]) + "\n")
+    assert torch.equal(DenoiserTrainer(settings).data.latents, latents.flip(0))
+    assert older.exists() and len(list(data.glob("latents-*"))) == 2
 
 
 def test_quarter_turns_are_found():

@@ -1,5 +1,7 @@
 """A small image autoencoder for latent diffusion that trains in minutes on a CPU."""
 
+import hashlib
+
 import torch
 from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.models.autoencoders.vae import Decoder, DecoderOutput, DiagonalGaussianDistribution
@@ -94,3 +96,19 @@ class PatchAutoencoder(ModelMixin, ConfigMixin):
 
     def _patches(self, images: Tensor) -> Tensor:
         return F.pixel_unshuffle(images - 1, self.config.patch_size)
+
+
+def encoder_hash(vae: ModelMixin) -> str:
+    """Names the latents of an autoencoder: the same for every decoder to one encoder."""
+    digest = hashlib.sha256()
+    for part in (vae.encoder, getattr(vae, "quant_conv", None)):
+        for weight in part.state_dict().values() if part is not None else ():
+            digest.update(weight.float().cpu().numpy().tobytes())
+    return digest.hexdigest()[:12]
+
+
+@torch.inference_mode()
+def encode_scaled(vae: ModelMixin, images: Tensor) -> Tensor:
+    """Images (b, 3, h, w) in [-1, 1] -> latents (b, c, h', w') of about unit variance, float16."""
+    posterior = vae.encode(images.to(vae.dtype)).latent_dist
+    return (posterior.mode() * vae.config.scaling_factor).half()

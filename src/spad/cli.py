@@ -26,6 +26,8 @@ from spad.config import (
     FilterConfig,
     Generation,
     InitFromSD,
+    Inspection,
+    PackConfig,
     RenderConfig,
 )
 
@@ -37,8 +39,10 @@ _EXTRAS = {
     "embreex": "data",
     "rtree": "data",
     "pyarrow": "data",
+    "ray": "ray",
     "matplotlib": "plot",
     "OpenEXR": "exr",
+    "bpy": "blender",
 }
 
 
@@ -67,6 +71,8 @@ Command = (
     Annotated[Generation, subcommand("generate")]
     | Annotated[FilterConfig, subcommand("filter")]
     | Annotated[RenderConfig, subcommand("render")]
+    | Annotated[PackConfig, subcommand("pack")]
+    | Annotated[Inspection, subcommand("inspect")]
     | Annotated[Train, subcommand("train")]
     | Annotated[EpipolarConfig, subcommand("epipolar")]
     | Annotated[Models, subcommand("models")]
@@ -101,6 +107,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         Generation: _generate,
         FilterConfig: _filter,
         RenderConfig: _render,
+        PackConfig: _pack,
+        Inspection: _inspect,
         EpipolarConfig: _epipolar,
         Train: _train,
         Models: _models,
@@ -165,6 +173,24 @@ def _render(settings: RenderConfig, argv: list[str]) -> None:
     except KeyboardInterrupt:
         message = f"stopped by Ctrl-C; go on with the same command: {shlex.join(argv)}"
         raise Stop(message, STOPPED) from None
+    if settings.pack is not None:
+        _pack(PackConfig(settings.output, settings.pack, workers=settings.workers), argv)
+
+
+def _pack(settings: PackConfig, argv: list[str]) -> None:
+    from spad.data.pack import pack
+
+    try:
+        print(pack(settings))
+    except KeyboardInterrupt:
+        message = f"stopped by Ctrl-C; go on with the same command: {shlex.join(argv)}"
+        raise Stop(message, STOPPED) from None
+
+
+def _inspect(settings: Inspection, _argv: list[str]) -> None:
+    from spad.data.inspect import inspect_data
+
+    print(inspect_data(settings))
 
 
 def _epipolar(settings: EpipolarConfig, argv: list[str]) -> None:

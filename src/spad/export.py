@@ -1,7 +1,6 @@
 """Ship a trained model: its weights in one folder, with a card of how they came about."""
 
 import csv
-import hashlib
 import json
 import shutil
 from pathlib import Path
@@ -10,6 +9,7 @@ import torch
 
 from spad.autoencoder import PatchAutoencoder
 from spad.config import Export
+from spad.data.views import count_objects, data_hash
 from spad.models import (
     SHARD_SIZE,
     GenerationDefaults,
@@ -65,8 +65,6 @@ def export_model(settings: Export) -> Path:
 
 def model_card(settings: Export, folder: Path) -> str:
     """Markdown: what the model is, and every run's settings, hardware, time and loss."""
-    index = settings.data / "objects.jsonl"
-    data_hash = hashlib.sha256(index.read_bytes()).hexdigest()
     lines = [
         f"# {settings.output.name}",
         "",
@@ -74,9 +72,9 @@ def model_card(settings: Export, folder: Path) -> str:
         "",
         f"Licence: {settings.licence}. Author: {settings.author}.",
         "",
-        f"Learned from {len(index.read_text().splitlines())} rendered objects, less one in sixteen "
-        f"held out by a hash of its id; sha256 of their index, which holds the hashes of all "
-        f"pictures: `{data_hash}`.",
+        f"Learned from {count_objects(settings.data)} rendered objects, less one in sixteen held "
+        f"out by a hash of its id; sha256 of their index, which holds the hashes of all pictures: "
+        f"`{data_hash(settings.data)}`.",
         "",
         "| run | steps | seconds | hardware | last loss |",
         "|---|---|---|---|---|",

@@ -11,16 +11,26 @@ from pathlib import Path
 import torch
 from diffusers import DDIMScheduler
 from diffusers.training_utils import EMAModel, compute_snr
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from tqdm import tqdm
 from transformers import CLIPTextModel, PreTrainedTokenizerFast
 
-from spad.autoencoder import PatchAutoencoder
+from spad.autoencoder import PatchAutoencoder, encode_scaled, encoder_hash
 from spad.cameras import Cameras
 from spad.conditioning import condition_on_cameras
 from spad.config import DenoiserTraining
-from spad.data.views import ObjectViews, image_tensor, is_held_out, load_all_images, read_renders
+from spad.data.viewpoints import quarter_turns
+from spad.data.views import (
+    ObjectViews,
+    data_hash,
+    image_tensor,
+    is_held_out,
+    listing_path,
+    load_all_images,
+    read_renders,
+)
 from spad.model import MultiViewUNet
 from spad.models import SHARD_SIZE, load_model, save_model_manifest
 from spad.pipeline import SPADPipeline
@@ -45,43 +55,34 @@ class LatentViews:
     right_angles: list[list[list[int]]]
 
 
-def encode_views(objects: list[ObjectViews], vae: PatchAutoencoder, cache: Path) -> Tensor:
-    """Scaled latents (n, v, c, h, w) of all views, float16, read from `cache` if it fits."""
-    if cache.exists():
-        return load_file(cache)["latents"]
-    images = load_all_images(objects)
+def encode_views(objects: list[ObjectViews], vae: PatchAutoencoder, folder: Path) -> Tensor:
+    """Scaled latents (n, v, c, h, w) of all views, float16, read from a cache in `folder`.
+
+    The cache is named by the encoder, by the list of the folder's objects, which holds the hashes
+    of their pictures, and by the ids that are encoded.
+    """
+    encoder = encoder_hash(vae)
+    names = "\n".join([data_hash(folder), *(o.uid for o in objects)])
+    key = hashlib.sha256(names.encode()).hexdigest()[:12]
+    cache = folder / f"latents-{encoder}-{key}.safetensors"
+    for path in (cache, _unnamed_cache(folder / f"latents-{encoder}.safetensors", folder, objects)):
+        if path is not None and path.is_file():
+            return load_file(path)["latents"]
     rows = []
     with torch.inference_mode():
-        for views in tqdm(images, desc="encoding", unit="object"):
-            posterior = vae.encode(image_tensor(views)).latent_dist
-            rows.append((posterior.mode() * vae.config.scaling_factor).half())
+        for views in tqdm(load_all_images(objects), desc="encoding", unit="object"):
+            rows.append(encode_scaled(vae, image_tensor(views)))
     latents = torch.stack(rows).contiguous()
     write_atomically(cache, lambda path: save_file({"latents": latents}, path))
     return latents
 
 
-def quarter_turns(cameras: Cameras) -> list[list[int]]:
-    """Runs of four neighbouring views at one elevation, each a quarter turn after the last."""
-    azimuth, elevation = cameras.azimuth_deg, cameras.elevation_deg
-    turns = (azimuth.diff() - 90).remainder(360)
-    is_quarter = (turns.minimum(360 - turns) < 0.1) & (elevation.diff().abs() < 0.1)
-    steps = is_quarter.tolist()
-    groups, start = [], 0
-    while start + 3 <= len(steps):
-        if all(steps[start : start + 3]):
-            groups.append(list(range(start, start + 4)))
-            start += 4
-        else:
-            start += 1
-    return groups
-
-
-def encoder_hash(vae: PatchAutoencoder) -> str:
-    """Names the latents of an autoencoder: the same for every decoder to one encoder."""
-    digest = hashlib.sha256()
-    for weight in vae.encoder.state_dict().values():
-        digest.update(weight.float().numpy().tobytes())
-    return digest.hexdigest()[:12]
+def _unnamed_cache(path: Path, folder: Path, objects: list[ObjectViews]) -> Path | None:
+    """A cache of earlier versions, which did not name its objects: if as many, and no older."""
+    if not path.is_file() or path.stat().st_mtime < listing_path(folder).stat().st_mtime:
+        return None
+    with safe_open(path, "pt") as file:
+        return path if file.get_slice("latents").get_shape()[0] == len(objects) else None
 
 
 def _schedule_end(zero_terminal_snr: bool) -> dict:
@@ -99,7 +100,6 @@ class DenoiserTrainer:
         self.settings = settings
         objects = [o for o in read_renders(settings.data) if not is_held_out(o.uid)]
         self.vae = PatchAutoencoder.from_pretrained(settings.vae).eval()
-        cache = settings.data / f"latents-{encoder_hash(self.vae)}.safetensors"
         self.tokenizer, self.text_encoder, self.unet = self._models(objects)
         self.scheduler = DDIMScheduler(
             beta_start=0.00085,
@@ -110,7 +110,7 @@ class DenoiserTrainer:
             **_schedule_end(settings.zero_terminal_snr),
         )
         self.data = LatentViews(
-            latents=encode_views(objects, self.vae, cache),
+            latents=encode_views(objects, self.vae, settings.data),
             cameras=Cameras.cat([o.cameras for o in objects]),
             token_ids=[tokenize(self.tokenizer, o.captions) for o in objects],
             right_angles=[quarter_turns(o.cameras) for o in objects],

@@ -5,7 +5,6 @@ Everything is read as a stream: memory does not grow with the number of objects.
 
 from __future__ import annotations
 
-import csv
 import gzip
 import json
 import re
@@ -17,6 +16,7 @@ from typing import Any, NamedTuple, TextIO
 from tqdm import tqdm
 
 from spad.config import RenderConfig
+from spad.data.assets import check_uid, find_assets, read_index
 
 _SUFFIXES = (".json", ".json.gz")
 _PIECE = 1 << 20
@@ -149,9 +149,7 @@ def parse_annotation(uid: str, value: dict[str, Any]) -> Annotation:
 
     Raises: ValueError: the uid cannot name a folder.
     """
-    # The id becomes a line of a list and names a folder: nothing in it may lead elsewhere.
-    if not re.fullmatch(r"[A-Za-z0-9_-][A-Za-z0-9._-]*", uid):
-        raise ValueError(f"expected a uid of letters, digits, '.', '_' and '-', got {uid!r}")
+    check_uid(uid)
     problems = []
     counts = {}
     for column, key in _COUNTS.items():
@@ -196,9 +194,8 @@ def _text(value: Any) -> str:
 
 
 def _read_models(source: Path, root: Path | None) -> Iterator[Annotation]:
-    # These load torch and trimesh, which lists of annotations need not wait for.
+    # It loads trimesh, which lists of annotations need not wait for.
     from spad.data.measure import measure_model
-    from spad.data.render_job import find_assets
 
     if not source.exists() or (source.is_file() and source.suffix.lower() != ".jsonl"):
         raise ValueError(
@@ -206,13 +203,15 @@ def _read_models(source: Path, root: Path | None) -> Iterator[Annotation]:
             f"or a .jsonl index of models, got {source}, which is none"
         )
     assets = find_assets(RenderConfig(assets=source, output=source, root=root))
-    index = _read_index(source, root or source.parent) if source.is_file() else {}
+    rows = read_index(source) if source.is_file() else ()
+    index = {(root or source.parent) / row["file"]: row for row in rows}
     for asset in tqdm(assets, unit="model", disable=None):
         line = {"name": asset.path.stem} | index.get(asset.path, {})
         line["caption"] = asset.captions[0]
         file = line.get("file") or asset.path.relative_to(source).as_posix()
         row = parse_annotation(asset.uid, line)._replace(file=_text(file))
         try:
+            asset.check_place()
             found = measure_model(asset.path)
         except ValueError as error:
             yield row._replace(problem=_text(error))
@@ -223,30 +222,3 @@ def _read_models(source: Path, root: Path | None) -> Iterator[Annotation]:
             animations=found.animations,
             geometry=found.geometry,
         )
-
-
-def _read_index(path: Path, root: Path) -> dict[Path, dict]:
-    lines = path.read_text(encoding="utf-8").splitlines()
-    rows = (json.loads(line) for line in lines if line.strip())
-    return {root / row["file"]: row for row in rows}
-
-
-def read_captions(path: Path) -> Iterator[tuple[str, int, str]]:
-    """(uid, line, caption) of Cap3D's table: `uid,caption` a line, no header.
-
-    Raises: ValueError: no such file, or a line that is something else.
-    """
-    if not path.is_file():
-        raise ValueError(f"expected Cap3D's .csv file of captions, got {path}, which is no file")
-    with open(path, encoding="utf-8-sig", newline="") as file:
-        lines = csv.reader(file, strict=True)
-        try:
-            for cells in lines:
-                if not cells:
-                    continue
-                if len(cells) != 2:
-                    raise ValueError(f"expected uid,caption, got {len(cells)} cells")
-                if caption := cells[1].strip():
-                    yield cells[0].strip(), lines.line_num, caption
-        except (ValueError, csv.Error) as error:
-            raise ValueError(f"cannot read {path}, line {lines.line_num}: {error}") from None

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import json
-import struct
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import trimesh
 
+from spad.data.gltf import GLTF_SUFFIXES, ModelFiles, read_gltf_header
 from spad.data.objects import unreadable_files_named
-
-_GLB_HEADER = struct.Struct("<4sIIII")
 
 
 @dataclass(frozen=True)
@@ -35,7 +32,9 @@ def measure_model(path: Path) -> Measurement:
     Raises: ValueError: the file is missing, unreadable, or has vertices that are no numbers.
     """
     with unreadable_files_named(path):
-        scene = trimesh.load_scene(path, process=False, skip_materials=True)
+        scene = trimesh.load_scene(
+            path, process=False, skip_materials=True, resolver=ModelFiles(str(path))
+        )
         animations = _count_animations(path)
     vertices, triangles = 0, []
     for node in scene.graph.nodes_geometry:
@@ -54,16 +53,9 @@ def measure_model(path: Path) -> Measurement:
 
 
 def _count_animations(path: Path) -> int:
-    suffix = path.suffix.lower()
-    if suffix == ".gltf":
-        header = json.loads(path.read_bytes())
-    elif suffix == ".glb":
-        with open(path, "rb") as file:
-            *_, length, _ = _GLB_HEADER.unpack(file.read(_GLB_HEADER.size))
-            header = json.loads(file.read(length))
-    else:
+    if path.suffix.lower() not in GLTF_SUFFIXES:
         return 0
-    return len(header.get("animations", ()))
+    return len(read_gltf_header(path).get("animations", ()))
 
 
 def _hash_triangles(corners: np.ndarray) -> str:

@@ -12,9 +12,10 @@ import numpy as np
 import trimesh
 from PIL import Image
 
+from spad.data.gltf import GLTF_SUFFIXES, ModelFiles
+
 log = logging.getLogger(__name__)
 
-GLTF_SUFFIXES = (".glb", ".gltf")
 MODEL_SUFFIXES = (*GLTF_SUFFIXES, ".obj", ".ply", ".stl")
 NORMALIZATIONS = ("sphere", "cube")
 
@@ -35,10 +36,13 @@ def unreadable_files_named(path: Path) -> Iterator[None]:
     """Turn whatever a parser of `path` raises into a ValueError that names the file."""
     try:
         yield
+    except MemoryError:
+        raise
     # Parsers fail on damaged bytes with whatever the damage leads to (KeyError, struct.error,
     # IndexError, ...): at this one boundary all of it means "unreadable file".
     except Exception as error:
-        raise ValueError(f"cannot read {path.name}: {type(error).__name__}: {error}") from error
+        kind = "" if type(error) is ValueError else f"{type(error).__name__}: "
+        raise ValueError(f"cannot read {path.name}: {kind}{error}") from error
 
 
 @dataclass(frozen=True)
@@ -95,7 +99,12 @@ def srgb_from_linear(linear: np.ndarray) -> np.ndarray:
 _LINEAR_FROM_BYTE = linear_from_srgb(np.arange(256) / 255.0).astype(np.float32)
 
 
-def load_object(path: str | Path, normalize: str = "sphere", up: str | None = None) -> RenderObject:
+def load_object(
+    path: str | Path,
+    normalize: str = "sphere",
+    up: str | None = None,
+    max_faces: int | None = None,
+) -> RenderObject:
     """Read a GLB, glTF, OBJ, PLY or STL file as a `RenderObject`.
 
     Node transforms and instances are applied. Normals are computed, not read: faces around a
@@ -107,9 +116,11 @@ def load_object(path: str | Path, normalize: str = "sphere", up: str | None = No
             at distance 1; "cube" the same centre with the longest side 1, in [-0.5, 0.5].
         up: "y" or "z", the file's up axis; None takes y for glTF, as that format says, and z
             for the others. y up becomes z up by (x, y, z) -> (x, -z, y), as in Blender.
+        max_faces: most triangles, instances counted; None takes any number.
 
     Raises:
-        ValueError: the file is missing, of another kind, unreadable, or holds no surface.
+        ValueError: the file is missing, of another kind, unreadable, holds no surface, or has
+            too many triangles.
     """
     path = Path(path)
     if normalize not in NORMALIZATIONS:
@@ -122,8 +133,9 @@ def load_object(path: str | Path, normalize: str = "sphere", up: str | None = No
         raise ValueError(f"expected a model file, got {path}, which does not exist")
     is_gltf = path.suffix.lower() in GLTF_SUFFIXES
     with unreadable_files_named(path):
-        scene = trimesh.load_scene(path, process=False)
+        scene = trimesh.load_scene(path, process=False, resolver=ModelFiles(str(path)))
     try:
+        _check_size(scene, max_faces)
         soup = _collect(scene, is_gltf)
         for note in sorted(soup.notes):
             log.warning("%s: %s", path.name, note)
@@ -131,6 +143,14 @@ def load_object(path: str | Path, normalize: str = "sphere", up: str | None = No
         return _build(soup, Z_UP_FROM_Y_UP if y_up else np.eye(4), normalize)
     except ValueError as error:
         raise ValueError(f"cannot use {path.name}: {error}") from error
+
+
+def _check_size(scene: trimesh.Scene, max_faces: int | None) -> None:
+    """Count before anything is laid out: what follows takes memory for every corner."""
+    names = (scene.graph[node][1] for node in scene.graph.nodes_geometry)
+    total = sum(len(getattr(scene.geometry[name], "faces", ())) for name in names)
+    if max_faces is not None and total > max_faces:
+        raise ValueError(f"{total:,} triangles are more than --max-faces {max_faces:,}")
 
 
 @dataclass
@@ -262,7 +282,10 @@ def _linear_colors(colors: np.ndarray, encoded: bool, notes: set[str]) -> np.nda
 
 
 def _linear_texture(image: Image.Image) -> np.ndarray:
-    pixels = np.asarray(image.convert("RGBA"))
+    try:
+        pixels = np.asarray(image.convert("RGBA"))
+    except (OSError, SyntaxError) as error:  # trimesh reads no further than a picture's size
+        raise ValueError(f"a texture is damaged: {error}") from error
     texture = _LINEAR_FROM_BYTE[pixels]
     texture[..., 3] = pixels[..., 3] * np.float32(1 / 255)
     return texture

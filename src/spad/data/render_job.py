@@ -2,160 +2,99 @@
 
 from __future__ import annotations
 
-import hashlib
+import errno
 import json
 import logging
-import multiprocessing
 import os
-import re
 import shutil
-import signal
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
+from multiprocessing.pool import ThreadPool
 from pathlib import Path
+from typing import Any
 
-import numpy as np
-import torch
-from PIL import Image
+from filelock import FileLock, Timeout
 
-from spad.camera_formats import save_transforms
-from spad.cameras import DEFAULT_FOV_RAD, DEFAULT_RADIUS, Cameras
 from spad.config import RenderConfig
-from spad.data.objects import MODEL_SUFFIXES, load_object
-from spad.data.render import RenderedViews, render_views
+from spad.data.assets import Asset, find_assets, read_rows
+from spad.data.checks import check_views
+from spad.data.folders import (
+    PARTIAL,
+    ObjectRecord,
+    file_hash,
+    is_same_file,
+    read_object,
+    settings_hash,
+    write_object,
+)
+from spad.data.gltf import GLTF_SUFFIXES, check_references
+from spad.data.objects import unreadable_files_named
+from spad.data.renderers import find_renderer
+from spad.data.viewpoints import cameras_of
+from spad.data.workers import Limits, Lost, num_cores, run_isolated
 
 log = logging.getLogger(__name__)
 
-# Part of the settings' hash: raise it when the same settings begin to give other pictures.
-RENDERER_VERSION = 1
-DEPTH_UNIT = 1e-3
+INDEX, FAILURES, REJECTED = "objects.jsonl", "failed.jsonl", "rejected"
+UNUSABLE = "unusable file"
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_LOGGED = 10
+_READERS = 16
+_LONGEST_EXAMPLE = 90
 
 
 @dataclass(frozen=True)
-class Asset:
-    """A model file and what it shows."""
+class Failure:
+    """An object that is not among the results.
+
+    Attributes:
+        uid: of the object.
+        kind: "unusable file", "check", "time limit", "memory limit", "crash" or "error".
+        reason: in words.
+        check: the one that its pictures fail, if `kind` is "check".
+        asset_sha256: of an unusable file.
+        tried_with: what it was unusable with; it is not tried again with the same.
+    """
 
     uid: str
-    path: Path
-    captions: tuple[str, ...]
+    kind: str
+    reason: str
+    check: str = ""
+    asset_sha256: str = ""
+    tried_with: str = ""
 
 
 @dataclass(frozen=True)
 class RenderSummary:
-    """What a run did. `failures` holds (uid, reason) of the models that could not be rendered."""
+    """What a run did: objects drawn by it, those it found done, and those it could not use."""
 
     index: Path
     rendered: int
     skipped: int
-    failures: tuple[tuple[str, str], ...]
+    failures: tuple[Failure, ...]
 
     def __str__(self) -> str:
-        text = f"{self.rendered} objects rendered, {self.skipped} already there: {self.index}"
+        done = self.rendered + self.skipped
+        total = done + len(self.failures)
+        kinds = Counter(f"{f.kind} {f.check}".rstrip() for f in self.failures)
+        examples = {f"{f.kind} {f.check}".rstrip(): f for f in reversed(self.failures)}
+        rows = [("models", total, ""), ("already there", self.skipped, "")]
+        rows.append(("rendered", self.rendered, ""))
+        for kind, count in kinds.most_common():
+            example = f"{examples[kind].uid}: {examples[kind].reason}"
+            if len(example) > _LONGEST_EXAMPLE:
+                example = example[: _LONGEST_EXAMPLE - 1] + "…"
+            rows.append((kind, count, example if count == 1 else f"such as {example}"))
+        widths = [max(len(row[0]) for row in rows), max(len(f"{row[1]:,}") for row in rows)]
+        lines = [f"{a:{widths[0]}}  {b:>{widths[1]},}  {c}".rstrip() for a, b, c in rows]
+        lines.append(f"{done:,} of {total:,} objects: {self.index}")
         if self.failures:
-            text += f"; {len(self.failures)} failed, see {self.index.with_name('failed.jsonl')}"
-        return text
-
-
-def training_cameras(
-    seed: int, num_random: int, num_orthogonal_sets: int, height: int, width: int
-) -> Cameras:
-    """Cameras to learn from: random ones first, then sets of four a quarter turn apart.
-
-    Random cameras have any azimuth; seven in ten an elevation of -10 to 40 degrees, the others
-    -15 to 75, uniform on the sphere; radius and field of view vary by a tenth or so around the
-    defaults. The four cameras of a set share one elevation of -5 to 40 degrees and have the
-    default radius and field of view.
-
-    Source: SPAD, section 4 (random and orthogonal viewpoints). Differs: the paper's elevations
-    reach the poles; this range is where people look from.
-    """
-    rng = np.random.default_rng(seed)
-    common = rng.random(num_random) < 0.7
-    low = np.sin(np.radians(np.where(common, -10.0, -15.0)))
-    high = np.sin(np.radians(np.where(common, 40.0, 75.0)))
-    elevation = np.degrees(np.arcsin(rng.uniform(low, high)))
-    azimuth = rng.uniform(0, 360, num_random)
-    radius = DEFAULT_RADIUS * rng.uniform(0.9, 1.15, num_random)
-    fov = DEFAULT_FOV_RAD * rng.uniform(0.9, 1.1, num_random)
-    set_elevation = rng.uniform(-5, 40, num_orthogonal_sets)
-    set_azimuth = rng.uniform(0, 360, num_orthogonal_sets)
-    quarters = np.arange(4) * 90.0
-    num_in_sets = 4 * num_orthogonal_sets
-    return Cameras.orbit(
-        elevation_deg=np.concatenate([elevation, np.repeat(set_elevation, 4)]),
-        azimuth_deg=np.concatenate([azimuth, (set_azimuth[:, None] + quarters).ravel() % 360]),
-        radius=np.concatenate([radius, np.full(num_in_sets, DEFAULT_RADIUS)]),
-        fov_rad=np.concatenate([fov, np.full(num_in_sets, DEFAULT_FOV_RAD)]),
-        height=height,
-        width=width,
-    )
-
-
-def object_seed(seed: int, uid: str) -> int:
-    """A seed for one object that depends on nothing but its id and the run's seed."""
-    return int.from_bytes(hashlib.sha256(f"{seed}:{uid}".encode()).digest()[:8], "big")
-
-
-def find_assets(config: RenderConfig) -> list[Asset]:
-    """The models a configuration names, in the index's order or sorted by path.
-
-    An index has one JSON object a line: `file` (relative to `config.root`, else to the index's
-    folder), and optionally `uid`, `caption`, `short` and `skip`. In a folder, a model's id is its
-    relative path and its caption the words of its file name.
-
-    Raises: ValueError: nothing there, a malformed line, or two models of one id.
-    """
-    source = Path(config.assets)
-    if source.is_dir():
-        paths = sorted(p for p in source.rglob("*") if p.suffix.lower() in MODEL_SUFFIXES)
-        rows = [{"file": p.relative_to(source).as_posix()} for p in paths]
-        root = source
-    elif source.is_file():
-        rows = _read_index(source)
-        root = Path(config.root) if config.root else source.parent
-    else:
-        raise ValueError(f"expected a folder of models or a .jsonl index, got nothing at {source}")
-    assets = [_asset(row, root) for row in rows if not row.get("skip", False)]
-    if not assets:
-        raise ValueError(f"expected models ({', '.join(MODEL_SUFFIXES)}) in {source}, got none")
-    seen: dict[str, Path] = {}
-    for asset in assets:
-        if asset.uid in seen:
-            raise ValueError(
-                f"expected one model for each id, got {seen[asset.uid]} and {asset.path} "
-                f"for {asset.uid!r}"
-            )
-        seen[asset.uid] = asset.path
-    return assets[: config.limit]
-
-
-def _read_index(path: Path) -> list[dict]:
-    rows = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise ValueError(f"{path}, line {number}: expected JSON ({error})") from None
-        if not isinstance(row, dict) or not isinstance(row.get("file"), str):
-            raise ValueError(f"{path}, line {number}: expected an object with a 'file'")
-        rows.append(row)
-    return rows
-
-
-def _asset(row: dict, root: Path) -> Asset:
-    name = Path(row["file"]).with_suffix("").as_posix()
-    uid = str(row.get("uid") or re.sub(r"[^A-Za-z0-9._-]+", "_", name.replace("/", "__")))
-    # The id names a folder: nothing in it may lead elsewhere or hide it.
-    if not re.fullmatch(r"[A-Za-z0-9_-][A-Za-z0-9._-]*", uid):
-        raise ValueError(f"expected a uid of letters, digits, '.', '_' and '-', got {uid!r}")
-    captions = tuple(str(row[key]) for key in ("caption", "short") if row.get(key))
-    words = re.sub(r"[\W_]+", " ", Path(name).name).strip().lower()
-    return Asset(uid, root / row["file"], captions or (words,))
+            lines.append(f"the others, and why: {self.index.with_name(FAILURES)}")
+        if any(f.kind == "check" for f in self.failures):
+            lines.append(f"pictures that failed a check: {self.index.with_name(REJECTED)}{os.sep}")
+        return "\n".join(lines)
 
 
 def render_all(
@@ -166,92 +105,193 @@ def render_all(
     Each folder holds `images/000.png` (RGBA), `transforms.json`, and for every pass
     `depth/000.png` (16 bit, thousandths of a world unit, 0 for nothing), `normals/000.png`
     (world normal n as n / 2 + 1 / 2, alpha where there is a surface) or `masks/000.png`. A folder
-    appears when it is complete; a run that was stopped goes on where it was. A model that cannot
-    be read is listed in `failed.jsonl` and stops nothing. The result does not depend on the
-    number of workers.
+    appears when it is complete; a run that was stopped goes on where it was. Objects whose
+    pictures fail a check of `config.reject` go to `<output>/rejected/`. All that failed is listed
+    in `failed.jsonl` and stops nothing. The result does not depend on the number of workers.
+
+    What failed is tried again by the next run, but for files that cannot be used, while they and
+    the settings are the same, and for what the checks reject.
 
     Args:
         config: what to render, and how.
         progress: called with (done, total) after every object; a bar on stderr if None.
 
     Raises:
-        ValueError: no models, or the output holds folders made with other settings or from
-            other files.
-        OSError: the output cannot be written, or a worker process died.
+        ValueError: no models, the output holds folders made with other settings or from other
+            files, or another run writes there.
+        OSError: the output cannot be written, or no worker can be started.
     """
     assets = find_assets(config)
     output = Path(config.output)
     if output.exists() and not output.is_dir():
         raise ValueError(f"expected a folder for the output, got the file {output}")
-    output.mkdir(parents=True, exist_ok=True)
-    settings = _settings_hash(config)
-    todo = [asset for asset in assets if not _is_rendered(asset, output, settings)]
-    log.info("%d objects to render, %d already there", len(todo), len(assets) - len(todo))
-    failures = {}
-    with (
-        _progress(progress, len(todo)) as advance,
-        closing(_run(config, settings, todo)) as results,
-    ):
-        for asset, reason in results:
-            if reason is not None:
-                failures[asset.uid] = reason
-                log.warning("%s: %s", asset.uid, reason)
+    with _only_run_in(output), _room_named(output):
+        return _render_missing(config, assets, progress)
+
+
+def _render_missing(
+    config: RenderConfig, assets: Sequence[Asset], progress: Callable[[int, int], None] | None
+) -> RenderSummary:
+    index = Path(config.output) / INDEX
+    config = replace(config, output=index.parent.absolute())
+    results = dict(_known(config, assets, settings_hash(config)))
+    todo = [asset for asset in assets if asset.uid not in results]
+    skipped = sum(isinstance(result, ObjectRecord) for result in results.values())
+    log.info("%d objects to render, %d already there", len(todo), skipped)
+    lost = 0
+    with _progress(progress, len(todo)) as advance, closing(_run(config, todo)) as finished:
+        for number, result in finished:
+            asset = todo[number]
+            if isinstance(result, Lost):
+                result = Failure(asset.uid, result.kind, result.reason)
+            elif isinstance(result, ObjectRecord):
+                result = _judged(config, asset, result)
+            if isinstance(result, Failure):
+                lost += 1
+                if lost <= _LOGGED:
+                    log.warning("%s: %s", asset.uid, result.reason)
+            results[asset.uid] = result
             advance()
-    done = [asset for asset in assets if asset.uid not in failures]
-    _write_lines(output / "failed.jsonl", [{"uid": u, "reason": r} for u, r in failures.items()])
-    _write_lines(output / "objects.jsonl", [_index_row(asset, output) for asset in done])
-    return RenderSummary(
-        index=output / "objects.jsonl",
-        rendered=len(todo) - len(failures),
-        skipped=len(assets) - len(todo),
-        failures=tuple(failures.items()),
+    ordered = [(asset, results[asset.uid]) for asset in assets]
+    failures = tuple(result for _, result in ordered if isinstance(result, Failure))
+    done = [item for item in ordered if isinstance(item[1], ObjectRecord)]
+    _write_rows(index.with_name(FAILURES), [_failure_row(failure) for failure in failures])
+    _write_rows(index, [_index_row(*item) for item in done])
+    return RenderSummary(index, len(done) - skipped, skipped, failures)
+
+
+def _known(
+    config: RenderConfig, assets: Sequence[Asset], settings: str
+) -> Iterator[tuple[str, ObjectRecord | Failure]]:
+    """What earlier runs left: finished objects, and files that cannot be used."""
+    unusable, written = {}, 0.0
+    path = config.output / FAILURES
+    if path.is_file():
+        written = path.stat().st_mtime
+        for _, row in read_rows(path):
+            if row.get("tried_with") == _tried_with(config, settings):
+                unusable[row["uid"]] = Failure(**row)
+
+    def look(asset: Asset) -> ObjectRecord | Failure | None:
+        record = _find_record(config, asset, settings)
+        if record is not None:
+            return _judged(config, asset, record)
+        failure = unusable.get(asset.uid)
+        is_same = failure and is_same_file(asset.path, failure.asset_sha256, written)
+        return failure if is_same else None
+
+    with ThreadPool(_READERS) as pool:
+        for asset, result in zip(assets, pool.imap(look, assets, chunksize=64), strict=True):
+            if result is not None:
+                yield asset.uid, result
+
+
+def _find_record(config: RenderConfig, asset: Asset, settings: str) -> ObjectRecord | None:
+    for folder in (config.output / asset.uid, config.output / REJECTED / asset.uid):
+        if folder.exists():
+            return read_object(folder, asset, settings)
+    return None
+
+
+def _judged(config: RenderConfig, asset: Asset, record: ObjectRecord) -> ObjectRecord | Failure:
+    """The object's verdict, and its folder moved to where that belongs.
+
+    Notes outlive a run, so that another `config.reject` needs no new pictures.
+    """
+    check = _failed_check(config, record.notes)
+    kept, rejected = config.output / asset.uid, config.output / REJECTED / asset.uid
+    place, other = (rejected, kept) if check else (kept, rejected)
+    if not place.exists():
+        place.parent.mkdir(exist_ok=True)
+        os.rename(other, place)
+    return Failure(asset.uid, "check", record.notes[check], check) if check else record
+
+
+def _failed_check(config: RenderConfig, notes: Mapping[str, str]) -> str | None:
+    return next((check for check in notes if check in config.reject), None)
+
+
+def _tried_with(config: RenderConfig, settings: str) -> str:
+    return f"{settings}, max_faces {config.max_faces}"
+
+
+def _run(config: RenderConfig, assets: Sequence[Asset]) -> Iterator[tuple[int, Any]]:
+    limits = Limits(config.time_limit_s, config.memory_limit_gb)
+    # Machines of a cluster have working folders of their own, and so have workers.
+    jobs = (
+        (config, replace(asset, path=asset.path.absolute(), root=asset.root.absolute()))
+        for asset in assets
     )
+    if config.executor == "ray" and assets:
+        from spad.data.ray_executor import run_on_ray
+
+        return run_on_ray(render_asset, jobs, config.workers, limits, config.ray_address)
+    workers = min(config.workers or num_cores(), len(assets))
+    return run_isolated(render_asset, jobs, workers, limits)
 
 
-def _run(
-    config: RenderConfig, settings: str, assets: Sequence[Asset]
-) -> Iterator[tuple[Asset, str | None]]:
-    """(asset, reason it failed or None) in order, from as many processes as asked for."""
-    jobs = [(config, settings, asset) for asset in assets]
-    workers = min(config.workers or os.cpu_count() or 1, len(assets))
-    if workers <= 1:
-        yield from zip(assets, map(_render_asset, jobs), strict=True)
-        return
-    with _single_threaded_children():
-        executor = ProcessPoolExecutor(
-            workers, multiprocessing.get_context("spawn"), initializer=_start_worker
-        )
-        try:
-            yield from zip(assets, executor.map(_render_asset, jobs, chunksize=4), strict=True)
-        except BrokenProcessPool as error:
-            raise ChildProcessError(
-                "a worker died, perhaps of too little memory; the same command goes on where it "
-                "stopped, try fewer --workers"
-            ) from error
-        finally:
-            executor.shutdown(wait=True, cancel_futures=True)
-
-
-def _start_worker() -> None:
-    torch.set_num_threads(1)
-    # Ctrl-C goes to the parent, which lets every worker finish its object.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+def render_asset(job: tuple[RenderConfig, Asset]) -> ObjectRecord | Failure:
+    """Write one object's folder, as `config.reject` says among the rejected; or why not."""
+    config, asset = job
+    settings = settings_hash(config)
+    record = _find_record(config, asset, settings)
+    if record is not None:  # by a worker that died before it could say so
+        return record
+    try:
+        asset.check_place()
+    except ValueError as error:
+        return Failure(asset.uid, UNUSABLE, str(error))
+    renderer, cameras = find_renderer(config.renderer), cameras_of(config, asset.uid)
+    try:
+        if asset.path.suffix.lower() in GLTF_SUFFIXES and asset.path.is_file():
+            with unreadable_files_named(asset.path):
+                check_references(asset.path)
+        rendering = renderer.render(asset.path, cameras, config)
+        notes = check_views(rendering.views, cameras)
+    except ValueError as error:
+        digest = file_hash(asset.path) if asset.path.is_file() else ""
+        return Failure(asset.uid, UNUSABLE, str(error), "", digest, _tried_with(config, settings))
+    except (MemoryError, ModuleNotFoundError, OSError):  # of the machine, not of the object
+        raise
+    # One object in a million must not stop the others: whatever else goes wrong is its own.
+    except Exception as error:
+        return Failure(asset.uid, "error", f"{type(error).__name__}: {error}")
+    place = config.output / REJECTED if _failed_check(config, notes) else config.output
+    write_object(place / asset.uid, asset, rendering, cameras, notes, config)
+    return read_object(place / asset.uid, asset, settings)
 
 
 @contextmanager
-def _single_threaded_children() -> Iterator[None]:
-    """Numerical libraries read these when they load, so they must stand before a child starts."""
-    names = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
-    before = {name: os.environ.get(name) for name in names}
-    os.environ.update(dict.fromkeys(names, "1"))
+def _only_run_in(output: Path) -> Iterator[None]:
+    """Keep other runs out of a folder, and what a run that was killed left half-written."""
+    output.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(output / ".lock")
     try:
+        lock.acquire(blocking=False)
+    except Timeout:
+        raise ValueError(
+            f"expected to be alone in {output}, where another run is writing; wait for it, or "
+            "choose another --output"
+        ) from None
+    try:
+        shutil.rmtree(output / PARTIAL, ignore_errors=True)
         yield
     finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
+        shutil.rmtree(output / PARTIAL, ignore_errors=True)
+        lock.release()
+
+
+@contextmanager
+def _room_named(output: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _NO_ROOM:
+            raise
+        raise OSError(
+            f"no room left to write in {output} ({error.strerror}); all that is finished stays, "
+            "and the same command goes on"
+        ) from error
 
 
 @contextmanager
@@ -274,137 +314,28 @@ def _progress(
     yield advance
 
 
-def _settings_hash(config: RenderConfig) -> str:
-    names = ("image_size", "num_random", "num_orthogonal_sets", "samples_per_side", "normalize")
-    settings = {name: getattr(config, name) for name in (*names, "seed", "up")}
-    settings |= {"passes": sorted(config.passes), "version": RENDERER_VERSION}
-    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
-
-
-def _is_rendered(asset: Asset, output: Path, settings: str) -> bool:
-    """Whether an asset's folder is there.
-
-    Raises: ValueError: it is, but with other settings or from another file.
-    """
-    record = output / asset.uid / "transforms.json"
-    if not record.parent.exists():
-        return False
-    try:
-        recorded = json.loads(record.read_text(encoding="utf-8"))
-        made_with, made_from = recorded["render_settings"], recorded["asset_sha256"]
-    except (OSError, KeyError, TypeError, json.JSONDecodeError):
-        raise ValueError(
-            f"expected {record.parent} to come from spad render, got something else; "
-            "choose another --output"
-        ) from None
-    if made_with != settings:
-        raise ValueError(
-            f"expected the settings that {record.parent} was rendered with, got others; "
-            "choose another --output, or the same settings to go on"
-        )
-    if not asset.path.is_file() or made_from != _file_hash(asset.path):
-        raise ValueError(
-            f"{record.parent} was rendered from another file than {asset.path}; "
-            "choose another --output, or remove that folder"
-        )
-    return True
-
-
-def _render_asset(job: tuple[RenderConfig, str, Asset]) -> str | None:
-    """Write one object's folder; the reason when its model cannot be used."""
-    config, settings, asset = job
-    size = config.image_size
-    cameras = training_cameras(
-        object_seed(config.seed, asset.uid),
-        config.num_random,
-        config.num_orthogonal_sets,
-        size,
-        size,
-    )
-    try:
-        obj = load_object(asset.path, config.normalize, config.up)
-    except ValueError as error:
-        return str(error)
-    views = render_views(
-        obj,
-        cameras.world_from_cam.numpy(),
-        cameras.intrinsics.numpy(),
-        size,
-        size,
-        config.samples_per_side,
-        geometry=bool(config.passes),
-    )
-    folder = Path(config.output) / asset.uid
-    partial = folder.with_name(f".{asset.uid}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    try:
-        paths = _write_pictures(partial, views, config.passes)
-        record = partial / "transforms.json"
-        save_transforms(record, cameras, paths.pop("file_path"), **paths)
-        data = json.loads(record.read_text(encoding="utf-8")) | {
-            "uid": asset.uid,
-            "captions": asset.captions,
-            "object_from_asset": obj.object_from_asset.tolist(),
-            "asset_sha256": _file_hash(asset.path),
-            "render_settings": settings,
-        }
-        record.write_text(json.dumps(data, indent=1) + "\n", encoding="utf-8")
-        os.replace(partial, folder)
-    except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise
-    return None
-
-
-def _write_pictures(
-    folder: Path, views: RenderedViews, passes: Sequence[str]
-) -> dict[str, list[str]]:
-    """Write the pictures of every pass; their paths by the field of transforms.json."""
-    pictures = {("file_path", "images"): views.rgba}
-    if "depth" in passes:
-        millis = np.where(views.mask, views.depth, 0) / DEPTH_UNIT
-        pictures["depth_file_path", "depth"] = np.rint(millis).clip(0, 65535).astype(np.uint16)
-    if "normals" in passes:
-        colors = np.rint((views.normals * 0.5 + 0.5) * 255) * views.mask[..., None]
-        alpha = views.mask[..., None] * 255
-        encoded = np.concatenate([colors, alpha], axis=-1).astype(np.uint8)
-        pictures["normal_file_path", "normals"] = encoded
-    if "mask" in passes:
-        pictures["mask_path", "masks"] = views.mask.astype(np.uint8) * 255
-    paths = {}
-    for (field, name), images in pictures.items():
-        (folder / name).mkdir(parents=True)
-        paths[field] = [f"{name}/{view:03d}.png" for view in range(len(images))]
-        for path, image in zip(paths[field], images, strict=True):
-            Image.fromarray(image).save(folder / path, compress_level=1)
-    return paths
-
-
-def _index_row(asset: Asset, output: Path) -> dict:
-    folder = output / asset.uid
-    digest = hashlib.sha256()
-    files = sorted(path for path in folder.rglob("*") if path.is_file())
-    for path in files:
-        digest.update(path.relative_to(folder).as_posix().encode() + b"\0")
-        digest.update(hashlib.sha256(path.read_bytes()).digest())
-    return {
+def _index_row(asset: Asset, record: ObjectRecord) -> dict:
+    row = {
         "uid": asset.uid,
         "captions": asset.captions,
         "folder": asset.uid,
-        "num_views": sum(path.parent.name == "images" for path in files),
-        "sha256": digest.hexdigest(),
+        "num_views": record.num_views,
+        "sha256": record.sha256,
     }
+    return row | ({"notes": record.notes} if record.notes else {})
 
 
-def _write_lines(path: Path, rows: Sequence[dict]) -> None:
+def _failure_row(failure: Failure) -> dict:
+    return {name: value for name, value in asdict(failure).items() if value}
+
+
+def _write_rows(path: Path, rows: Sequence[dict]) -> None:
     """A JSON Lines file, whole; without rows an older one goes."""
     if not rows:
         path.unlink(missing_ok=True)
         return
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    partial = path.parent / PARTIAL / path.name
+    partial.parent.mkdir(exist_ok=True)
+    with open(partial, "w", encoding="utf-8") as file:
+        file.writelines(json.dumps(row) + "\n" for row in rows)
     os.replace(partial, path)
-
-
-def _file_hash(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()

@@ -1,0 +1,178 @@
+"""Views of a model by Blender, in a process of its own: real materials, shadows, FBX and USD.
+
+Blender runs in the Python that this runs in, if bpy is installed there, or in the one that the
+environment variable SPAD_BLENDER names: a Python with bpy, or Blender's own executable.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+
+from spad.camera_formats import to_blender
+from spad.cameras import Cameras
+from spad.config import RenderConfig
+from spad.data.objects import MODEL_SUFFIXES
+from spad.data.render import Light, RenderedViews, Rendering, encode_pixels
+
+SCRIPT = Path(__file__).with_name("blender_script.py")
+# Our modules that lie beside the script are not to be taken for others of their names.
+_OWN_PATH = ("-P",)
+# Blender's passes have a large number where nothing is.
+NOTHING_BEYOND = 1e9
+
+
+class BlenderRenderer:
+    """Cycles, Eevee or Workbench for the colours; exact rays by Cycles for the geometry.
+
+    Lights, cameras and animations of the file are left out; what has bones is drawn at rest.
+    Normals are the materials' own, so a normal map shows in them. Which side of a triangle is
+    seen is not told (`back_facing` is None). FBX and USD files say what is up and how long a
+    unit is: their coordinates count as Blender imports them, z up, in metres.
+    """
+
+    version = 1
+    suffixes = (*MODEL_SUFFIXES, ".fbx", ".usd", ".usda", ".usdc", ".usdz")
+
+    def render(self, path: Path, cameras: Cameras, settings: RenderConfig) -> Rendering:
+        """As `spad.data.renderers.Renderer` says.
+
+        Raises also OSError: this machine cannot run Blender, whatever the model; MemoryError:
+        Blender was killed.
+        """
+        # Missed before Blender draws for nothing.
+        import OpenEXR  # noqa: F401
+
+        path = Path(path)
+        if path.suffix.lower() not in self.suffixes:
+            raise ValueError(f"expected a model file ({', '.join(self.suffixes)}), got {path.name}")
+        if not path.is_file():
+            raise ValueError(f"expected a model file, got {path}, which does not exist")
+        command = blender_command()
+        with tempfile.TemporaryDirectory(prefix="spad-blender-") as name:
+            folder = Path(name)
+            job = json.dumps(describe_job(path, cameras, settings))
+            (folder / "job.json").write_text(job, encoding="utf-8")
+            result = _run([*command, name], folder, path)
+            views = read_views(folder, len(cameras))
+        return Rendering(views, np.array(result["object_from_asset"]))
+
+
+def blender_command() -> list[str]:
+    """The command that runs the script; the folder of a job is to follow.
+
+    Raises:
+        ValueError: SPAD_BLENDER names no program.
+        ModuleNotFoundError: it is not set, and bpy is not installed.
+    """
+    named = os.environ.get("SPAD_BLENDER")
+    if not named:
+        if importlib.util.find_spec("bpy") is None:
+            raise ModuleNotFoundError("no Blender; see SPAD_BLENDER", name="bpy")
+        return [sys.executable, *_OWN_PATH, str(SCRIPT)]
+    program = shutil.which(named)
+    if program is None:
+        raise ValueError(
+            f"expected SPAD_BLENDER to name Blender or a Python with bpy, got {named!r}, "
+            "which is no program"
+        )
+    if Path(program).name.lower().startswith("python"):
+        return [program, *_OWN_PATH, str(SCRIPT)]
+    return [program, "--background", "--factory-startup", "--python", str(SCRIPT), "--"]
+
+
+def describe_job(path: Path, cameras: Cameras, settings: RenderConfig) -> dict:
+    """What the script is told: plain numbers and words, cameras as Blender has them."""
+    matrix_world, angle_x, shift = to_blender(cameras)
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return {
+        "path": str(path.resolve()),
+        "normalize": settings.normalize,
+        "up": settings.up,
+        "max_faces": settings.max_faces,
+        "engine": settings.blender_engine,
+        "samples": settings.blender_samples,
+        "device": settings.blender_device,
+        # The workers share the cores.
+        "threads": max(1, cores // settings.workers) if settings.workers else 1,
+        "light": asdict(Light()),
+        "height": cameras.height,
+        "width": cameras.width,
+        "matrix_world": matrix_world.tolist(),
+        "angle_x": angle_x.tolist(),
+        "shift": shift.tolist(),
+    }
+
+
+def _run(command: list[str], folder: Path, path: Path) -> dict:
+    """The script's result, with its errors raised."""
+    environment = os.environ | {"TMPDIR": str(folder), "TEMP": str(folder)}
+    if command[0] != sys.executable:
+        # Packages of this Python are of no use to another.
+        environment.pop("PYTHONPATH", None)
+        environment.pop("PYTHONHOME", None)
+    log_path = folder / "log.txt"
+    with log_path.open("wb") as log:
+        done = subprocess.run(
+            command, env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log
+        )
+    result_path = folder / "result.json"
+    if not result_path.is_file():
+        lines = log_path.read_text(encoding="utf-8", errors="replace").strip().splitlines()
+        last = f", after it said: {lines[-1].strip()}" if lines else ""
+        ending = f"status {done.returncode}"
+        if done.returncode < 0:
+            ending = signal.Signals(-done.returncode).name
+        if ending == "SIGKILL":
+            raise MemoryError(f"Blender was killed over {path.name}, perhaps of too little memory")
+        raise ValueError(f"cannot draw {path.name}: Blender ended with {ending}{last}")
+    result = json.loads(result_path.read_text(encoding="utf-8"))
+    kind, error = result.get("kind"), " ".join(result.get("error", "").split())
+    if kind == "missing":
+        raise ModuleNotFoundError(f"no module {error} in {command[0]}", name=error)
+    if kind == "machine":
+        raise OSError(f"Blender does not run here: {error}")
+    if kind:
+        raise ValueError(f"cannot use {path.name}: {error}")
+    return result
+
+
+def read_views(folder: Path, num_views: int) -> RenderedViews:
+    """The pictures that the script wrote."""
+    numbers = range(num_views)
+    colors = [_read_passes(folder / f"color-{view:03d}.exr") for view in numbers]
+    geometry = [_read_passes(folder / f"geometry-{view:03d}.exr") for view in numbers]
+    linear = np.stack([_channels(passes, "Combined", "RGBA") for passes in colors])
+    depth = np.stack([_channels(passes, "Depth", "Z")[..., 0] for passes in geometry])
+    normals = np.stack([_channels(passes, "Normal", "XYZ") for passes in geometry])
+    mask = depth < NOTHING_BEYOND
+    lengths = np.linalg.norm(normals, axis=-1, keepdims=True)
+    return RenderedViews(
+        rgba=encode_pixels(linear),
+        depth=np.where(mask, depth, np.inf).astype(np.float32),
+        normals=np.where(mask[..., None], normals / np.maximum(lengths, 1e-12), 0),
+        mask=mask,
+    )
+
+
+def _read_passes(path: Path) -> dict[str, np.ndarray]:
+    """All channels of an EXR file by the last two words of their names, as in "Depth.Z"."""
+    import OpenEXR
+
+    with OpenEXR.File(str(path), separate_channels=True) as file:
+        named = [item for part in file.parts for item in part.channels.items()]
+        return {".".join(name.split(".")[-2:]): channel.pixels for name, channel in named}
+
+
+def _channels(passes: dict[str, np.ndarray], name: str, letters: str) -> np.ndarray:
+    return np.stack([passes[f"{name}.{letter}"] for letter in letters], axis=-1)

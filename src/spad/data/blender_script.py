@@ -1,0 +1,399 @@
+"""Draws one model in Blender: run by `spad.data.blender` in a Python that has bpy, or by Blender.
+
+    python blender_script.py FOLDER
+    blender --background --factory-startup --python blender_script.py -- FOLDER
+
+The folder holds job.json. For every view this writes color-000.exr, anti-aliased, and
+geometry-000.exr, what the pixels' centres see; then result.json, with the transform or an error.
+It imports nothing of spad's: Blender's Python is not the one that spad is installed in.
+"""
+
+import json
+import os
+import sys
+from pathlib import Path
+
+import numpy as np
+
+# Older versions have other names for much of this.
+OLDEST = (5, 0)
+CREASE_DEG = 40.0
+# Least alpha that counts as solid: one half, and a rounding error.
+SOLID = 0.4999
+# About the centre of a pixel.
+NARROWEST_FILTER_PX = 0.01
+WORKBENCH_SAMPLES = (5, 8, 11, 16, 32)
+GPU_KINDS = ("OPTIX", "CUDA", "HIP", "METAL", "ONEAPI")
+
+
+class Unusable(Exception):
+    """The model or the settings cannot be used; the message says why."""
+
+
+class Machine(Exception):
+    """This machine lacks something, whatever the model."""
+
+
+class AtRest:
+    """Keeps the glTF importer from moving nodes to where their first animation begins."""
+
+    def gather_import_animations(self, animations: list | None, options, gltf) -> None:
+        if animations:
+            animations.clear()
+
+
+def main(folder: Path) -> None:
+    job = json.loads((folder / "job.json").read_text(encoding="utf-8"))
+    try:
+        result = {"object_from_asset": draw(job, folder)}
+    except ModuleNotFoundError as error:
+        result = {"kind": "missing", "error": error.name}
+    except (ImportError, Machine) as error:
+        result = {"kind": "machine", "error": str(error)}
+    # Importers are Python and C++ of many hands; whatever they raise means "unusable".
+    except Exception as error:
+        result = {"kind": "model", "error": in_one_line(error)}
+    partial = folder / "result.json.part"
+    partial.write_text(json.dumps(result), encoding="utf-8")
+    os.replace(partial, folder / "result.json")
+
+
+def in_one_line(error: Exception) -> str:
+    """The point of an error: Blender wraps those of its importers in a page of text."""
+    lines = [line.strip() for line in str(error).splitlines() if not line.startswith("Location:")]
+    last = next((line for line in reversed(lines) if line), "")
+    if isinstance(error, (Unusable, RuntimeError)):
+        return last.removeprefix("Error: ")
+    return f"{type(error).__name__}: {last}"
+
+
+def draw(job: dict, folder: Path) -> list[list[float]]:
+    """Write the pictures; returns object_from_asset."""
+    import bpy
+
+    if bpy.app.version < OLDEST:
+        raise Machine(f"Blender {bpy.app.version_string} is too old; install Blender 5.0 or newer")
+    bpy.ops.wm.read_factory_settings(use_empty=True)
+    import_model(bpy, Path(job["path"]))
+    check_pictures(bpy, Path(job["path"]).parent)
+    settle(bpy)
+    object_from_asset = normalize(bpy, job)
+    dress(bpy, Path(job["path"]).suffix.lower())
+    light(bpy, job["light"])
+    set_up(bpy, job)
+    take(bpy, job, folder / "color-{:03d}.exr")
+    set_up_geometry(bpy)
+    take(bpy, job, folder / "geometry-{:03d}.exr")
+    return object_from_asset.tolist()
+
+
+def import_model(bpy, path: Path) -> None:
+    name, suffix = str(path), path.suffix.lower()
+    # Axes as in the file: it is `normalize` that turns the model upright.
+    as_is = {"forward_axis": "Y", "up_axis": "Z"}
+    if suffix in (".glb", ".gltf"):
+        # Here the importer looks for extensions of it.
+        sys.modules["io_scene_gltf2"].glTF2ImportUserExtension = AtRest
+        bpy.ops.import_scene.gltf(filepath=name, disable_bone_shape=True)
+    elif suffix == ".obj":
+        bpy.ops.wm.obj_import(filepath=name, **as_is)
+    elif suffix == ".ply":
+        bpy.ops.wm.ply_import(filepath=name, **as_is)
+    elif suffix == ".stl":
+        bpy.ops.wm.stl_import(filepath=name, **as_is)
+    elif suffix == ".fbx":
+        bpy.ops.wm.fbx_import(filepath=name, use_anim=False)
+    else:
+        skipped = ("cameras", "curves", "lights", "volumes", "points")
+        nothing = {f"import_{kind}": False for kind in skipped}
+        bpy.ops.wm.usd_import(filepath=name, create_world_material=False, **nothing)
+
+
+def check_pictures(bpy, folder: Path) -> None:
+    """Blender paints what it cannot read in magenta, and reads from anywhere."""
+    for image in bpy.data.images:
+        if image.source != "FILE":
+            continue
+        path = Path(bpy.path.abspath(image.filepath)).resolve()
+        if not image.packed_file and not path.is_relative_to(folder.resolve()):
+            raise Unusable(f"it refers to {image.filepath!r}, which lies outside its folder")
+        if 0 in image.size:
+            raise Unusable(f"picture {path.name!r} is missing or cannot be read")
+
+
+def settle(bpy) -> None:
+    """Leave only surfaces to be seen, and nothing that moves them."""
+    scene = bpy.context.scene
+    for obj in scene.objects:
+        obj.animation_data_clear()
+        if obj.type == "ARMATURE":
+            obj.data.pose_position = "REST"
+        elif obj.type == "MESH":
+            if obj.data.shape_keys:
+                obj.data.shape_keys.animation_data_clear()
+        elif obj.type != "EMPTY":
+            # Hidden, not removed: others may hang from it.
+            obj.hide_render = obj.hide_viewport = True
+    scene.frame_set(1)
+
+
+def normalize(bpy, job: dict) -> np.ndarray:
+    """Move everything into the cameras' world; returns object_from_asset."""
+    from mathutils import Matrix
+
+    scene = bpy.context.scene
+    z_up_from_y_up = np.array([[1, 0, 0, 0], [0, 0, -1, 0], [0, 1, 0, 0], [0, 0, 0, 1.0]])
+    # Blender has turned glTF upright already, whose y is up if it keeps to the format.
+    is_gltf = Path(job["path"]).suffix.lower() in (".glb", ".gltf")
+    blender_from_asset = z_up_from_y_up if is_gltf else np.eye(4)
+    y_up = job["up"] == "y" or (job["up"] is None and is_gltf)
+    z_up_from_asset = z_up_from_y_up if y_up else np.eye(4)
+    z_up_from_blender = z_up_from_asset @ np.linalg.inv(blender_from_asset)
+
+    parts = []
+    num_faces = 0
+    for instance in bpy.context.evaluated_depsgraph_get().object_instances:
+        obj = instance.object
+        if obj.type != "MESH" or not instance.show_self:
+            continue
+        mesh = obj.to_mesh()
+        num_faces += len(mesh.loops) - 2 * len(mesh.polygons)
+        if num_faces > job["max_faces"]:
+            raise Unusable(f"more triangles than --max-faces {job['max_faces']:,}")
+        corners = np.empty(len(mesh.loops), dtype=np.int32)
+        mesh.loops.foreach_get("vertex_index", corners)
+        points = np.empty(3 * len(mesh.vertices), dtype=np.float32)
+        mesh.vertices.foreach_get("co", points)
+        # Loose points are not drawn, so they take no room.
+        points = points.reshape(-1, 3)[np.unique(corners)].astype(np.float64)
+        pose = z_up_from_blender @ np.array(instance.matrix_world)
+        parts.append(points @ pose[:3, :3].T + pose[:3, 3])
+        obj.to_mesh_clear()
+    if num_faces == 0:
+        raise Unusable("expected triangles, got none; is it a point cloud or an empty scene?")
+    points = np.concatenate(parts)
+    if not np.isfinite(points).all():
+        raise Unusable("expected finite vertices, got NaN or infinity")
+    low, high = points.min(axis=0), points.max(axis=0)
+    center = (low + high) / 2
+    if job["normalize"] == "sphere":
+        extent = np.sqrt(((points - center) ** 2).sum(axis=-1).max())
+    else:
+        extent = (high - low).max()
+    if extent <= 0:
+        raise Unusable("expected a surface, got a single point")
+    object_from_z_up = np.diag([1 / extent] * 3 + [1.0])
+    object_from_z_up[:3, 3] = -center / extent
+
+    root = bpy.data.objects.new("root", None)
+    for obj in list(scene.objects):
+        if obj.parent is None:
+            obj.parent = root
+    scene.collection.objects.link(root)
+    root.matrix_world = Matrix((object_from_z_up @ z_up_from_blender).tolist())
+    return object_from_z_up @ z_up_from_asset
+
+
+def dress(bpy, suffix: str) -> None:
+    """Give surfaces what their files leave open, as the embree renderer does."""
+    bare: dict[str, object] = {}
+    for obj in bpy.context.scene.objects:
+        if obj.type != "MESH":
+            continue
+        mesh = obj.data
+        if not mesh.has_custom_normals:
+            mesh.shade_smooth()
+            mesh.set_sharp_from_angle(angle=np.radians(CREASE_DEG))
+        colors = mesh.color_attributes.active_color
+        if colors:
+            mend_cut_colors(colors.data)
+        if not mesh.materials:
+            mesh.materials.append(None)
+        for slot in obj.material_slots:
+            if slot.material is None:
+                name = colors.name if colors else ""
+                slot.material = bare.setdefault(name, None) or bare_material(bpy, name)
+                bare[name] = slot.material
+    for material in bpy.data.materials:
+        material.use_backface_culling = False
+        if suffix == ".obj":
+            for node in principled(material):
+                color = node.inputs["Base Color"].default_value
+                # MTL colours are what a colour picker showed.
+                color[:3] = linear_from_srgb(np.array(color[:3])).tolist()
+
+
+def mend_cut_colors(data) -> None:
+    """Undo what some exporters do: cast colours in [0, 1] to bytes without scaling them."""
+    values = np.empty(4 * len(data), dtype=np.float32)
+    data.foreach_get("color", values)
+    if 0 < values.max() < 1.5 / 255:
+        data.foreach_set("color", np.rint(values * 255))
+
+
+def bare_material(bpy, color_attribute: str):
+    material = bpy.data.materials.new("bare")
+    material.diffuse_color = (0.6, 0.6, 0.6, 1)
+    tree = material.node_tree
+    (shader,) = principled(material)
+    shader.inputs["Base Color"].default_value = (0.6, 0.6, 0.6, 1)
+    shader.inputs["Specular IOR Level"].default_value = 0
+    if color_attribute:
+        colors = tree.nodes.new("ShaderNodeVertexColor")
+        colors.layer_name = color_attribute
+        tree.links.new(colors.outputs["Color"], shader.inputs["Base Color"])
+    return material
+
+
+def principled(material) -> list:
+    nodes = material.node_tree.nodes if material.node_tree else ()
+    return [node for node in nodes if node.type == "BSDF_PRINCIPLED"]
+
+
+def linear_from_srgb(srgb: np.ndarray) -> np.ndarray:
+    return np.where(srgb <= 0.04045, srgb / 12.92, ((srgb + 0.055) / 1.055) ** 2.4)
+
+
+def light(bpy, job: dict) -> None:
+    """A sky and two soft suns, as strong as the numbers of `spad.data.render.Light`."""
+    from mathutils import Vector
+
+    scene = bpy.context.scene
+    world = bpy.data.worlds.new("sky")
+    scene.world = world
+    tree = world.node_tree
+    tree.nodes.clear()
+    background = tree.nodes.new("ShaderNodeBackground")
+    background.inputs["Color"].default_value = (1, 1, 1, 1)
+    output = tree.nodes.new("ShaderNodeOutputWorld")
+    direction = tree.nodes.new("ShaderNodeTexCoord")
+    axes = tree.nodes.new("ShaderNodeSeparateXYZ")
+    radiance = tree.nodes.new("ShaderNodeMath")
+    radiance.operation = "MULTIPLY_ADD"
+    # A sky of radiance a + b z lights a surface of normal n by a + 2/3 b n_z.
+    radiance.inputs[1].default_value = 0.75 * (job["sky"] - job["ground"])
+    radiance.inputs[2].default_value = 0.5 * (job["sky"] + job["ground"])
+    for source, target in (
+        (direction.outputs["Generated"], axes.inputs[0]),
+        (axes.outputs["Z"], radiance.inputs[0]),
+        (radiance.outputs[0], background.inputs["Strength"]),
+        (background.outputs[0], output.inputs["Surface"]),
+    ):
+        tree.links.new(source, target)
+    for name in ("key", "fill"):
+        sun = bpy.data.lights.new(name, "SUN")
+        # So wide that its light reaches round the object, as the wrapped cosine does.
+        sun.energy = np.pi * job[name]
+        sun.angle = np.pi / 2
+        lamp = bpy.data.objects.new(name, sun)
+        toward = Vector(job[f"{name}_direction"])
+        lamp.rotation_euler = toward.to_track_quat("Z", "Y").to_euler()
+        scene.collection.objects.link(lamp)
+
+
+def set_up(bpy, job: dict) -> None:
+    """Everything about the pictures but what each camera has of its own."""
+    scene = bpy.context.scene
+    render, cycles = scene.render, scene.cycles
+    render.resolution_x, render.resolution_y = job["width"], job["height"]
+    render.resolution_percentage = 100
+    render.film_transparent = True
+    render.use_persistent_data = True
+    render.threads_mode = "FIXED"
+    render.threads = job["threads"]
+    # Linear light in full precision: nothing is left to a view transform.
+    pictures = render.image_settings
+    pictures.media_type = "MULTI_LAYER_IMAGE"
+    pictures.file_format = "OPEN_EXR_MULTILAYER"
+    pictures.color_depth = "32"
+    pictures.exr_codec = "ZIP"
+    cycles.samples = job["samples"]
+    cycles.use_adaptive_sampling = False
+    cycles.use_denoising = True
+    cycles.seed = 0
+    # The mean over the pixel's own area, as in the embree renderer.
+    cycles.pixel_filter_type = "BOX"
+    cycles.filter_width = 1.0
+    cycles.max_bounces = 6
+    cycles.transparent_max_bounces = 16
+    cycles.caustics_reflective = cycles.caustics_refractive = False
+    engine = job["engine"]
+    render.engine = {"cycles": "CYCLES", "eevee": "BLENDER_EEVEE"}.get(engine, "BLENDER_WORKBENCH")
+    if engine == "cycles" and job["device"] == "gpu":
+        use_gpu(bpy)
+    elif engine == "eevee":
+        scene.eevee.taa_render_samples = job["samples"]
+        render.filter_size = 1.0
+    elif engine == "workbench":
+        fitting = [n for n in WORKBENCH_SAMPLES if n >= job["samples"]]
+        scene.display.render_aa = str(min(fitting, default=max(WORKBENCH_SAMPLES)))
+        scene.display.shading.light = "STUDIO"
+        scene.display.shading.color_type = "TEXTURE"
+        scene.display.shading.show_backface_culling = False
+
+
+def use_gpu(bpy) -> None:
+    preferences = bpy.context.preferences.addons["cycles"].preferences
+    for kind in GPU_KINDS:
+        try:
+            preferences.compute_device_type = kind
+        except TypeError:
+            continue  # this build of Blender does not know the kind
+        preferences.refresh_devices()
+        found = [device for device in preferences.devices if device.type == kind]
+        if found:
+            for device in preferences.devices:
+                device.use = device.type == kind
+            bpy.context.scene.cycles.device = "GPU"
+            return
+    raise Machine("Cycles finds no graphics card here; try --blender-device cpu")
+
+
+def set_up_geometry(bpy) -> None:
+    """From now on, one exact ray through the centre of each pixel."""
+    scene = bpy.context.scene
+    cycles, layer = scene.cycles, scene.view_layers[0]
+    scene.render.engine = "CYCLES"
+    cycles.samples = 1
+    cycles.use_denoising = False
+    cycles.filter_width = NARROWEST_FILTER_PX
+    cycles.max_bounces = 0
+    layer.use_pass_z = layer.use_pass_normal = True
+    layer.pass_alpha_threshold = SOLID
+    # One ray would pass a half transparent surface by chance.
+    for material in bpy.data.materials:
+        for node in principled(material):
+            alpha = node.inputs["Alpha"]
+            if not alpha.is_linked:
+                alpha.default_value = float(alpha.default_value >= SOLID)
+                continue
+            tree = material.node_tree
+            solid = tree.nodes.new("ShaderNodeMath")
+            solid.operation = "GREATER_THAN"
+            solid.inputs[1].default_value = SOLID
+            tree.links.new(alpha.links[0].from_socket, solid.inputs[0])
+            tree.links.new(solid.outputs[0], alpha)
+
+
+def take(bpy, job: dict, pattern: Path) -> None:
+    """Render every view into a file of its own."""
+    from mathutils import Matrix
+
+    scene = bpy.context.scene
+    if scene.camera is None:
+        scene.camera = bpy.data.objects.new("camera", bpy.data.cameras.new("camera"))
+        scene.collection.objects.link(scene.camera)
+    lens = scene.camera.data
+    lens.sensor_fit = "HORIZONTAL"
+    lens.clip_start, lens.clip_end = 0.01, 1000.0
+    views = zip(job["matrix_world"], job["angle_x"], job["shift"], strict=True)
+    for view, (matrix_world, angle_x, shift) in enumerate(views):
+        scene.camera.matrix_world = Matrix(matrix_world)
+        lens.angle = angle_x
+        lens.shift_x, lens.shift_y = shift
+        scene.render.filepath = str(pattern).format(view)
+        bpy.ops.render.render(write_still=True)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[-1]))

@@ -1,0 +1,299 @@
+"""Objects from shards for training: shuffled, shared out among processes, resumable exactly."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from io import BytesIO
+from itertools import accumulate, count
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, IterableDataset, default_collate, get_worker_info
+
+from spad.data.shards import ShardedObject, open_picture, read_shard_folder
+from spad.data.viewpoints import quarter_turns
+from spad.data.views import image_tensor, on_white
+
+Part = Literal["images", "depth", "latents", "text"]
+_PARTS = ("images", "depth", "latents", "text")
+
+
+class ShardDataset(IterableDataset):
+    """A stream of samples, or of batches, from a folder of shards.
+
+    The stream has a position: epoch e, sample i is position e · n + i, n being the number of
+    objects. In each epoch the shards are shuffled, and then the objects of `window` neighbouring
+    shards, so that reading stays within a few files. Rank r of w takes the positions r, r + w, …
+    from the start on, so each object comes once an epoch, on one rank. What a position holds
+    (object, views, caption) depends on it and on the seed alone. Iterating again starts again: go
+    to the next epoch by `at`, or let one iteration go through all of them.
+
+    With workers, use `loader`, or a `DataLoader` with `batch_size=None` and this dataset's own
+    `batch_size`: worker k then makes every k-th batch, and the stream is the same for any number of
+    workers. (A `DataLoader` that makes the batches itself also gives each object once, but in an
+    order that depends on the workers, and cannot be resumed exactly.)
+
+    A sample is a dictionary; a batch of b has one more dimension before those below, and lists of
+    `uid` and `caption`:
+
+        uid, caption: text.
+        view: (v,) int64, which of the object's views these are.
+        world_from_cam: (v, 4, 4), and intrinsics: (v, 3, 3), of pictures of the shards' size.
+        images: (v, 3, h, w) in [-1, 1], on white.
+        depth: (v, h, w) z-depth in world units, 0 for nothing.
+        latents: (v, c, h', w') float32, scaled to about unit variance.
+        text: (l, d) float32, embedding of the caption.
+        position: int, where to go on after it; in a batch one number for all.
+
+    To stop and go on: keep `state_dict(after=batch)` of the last batch that was used, and
+    `load_state_dict` it into a dataset of the same settings. The number of workers may be another
+    then, and so may the number of ranks if all of them had used as many batches.
+    """
+
+    def __init__(
+        self,
+        folder: str | Path,
+        num_views: int | Sequence[int] = 4,
+        views: Literal["random", "orthogonal", "mixed", "first"] = "random",
+        captions: Literal["random", "first"] = "random",
+        parts: Sequence[Part] = ("images",),
+        batch_size: int | None = None,
+        epochs: int | None = 1,
+        shuffle: bool = True,
+        window: int = 8,
+        seed: int = 0,
+        rank: int | None = None,
+        world_size: int | None = None,
+        verify: bool = False,
+    ):
+        """
+        Args:
+            folder: that `spad pack` wrote.
+            num_views: of a sample; of several numbers one is drawn for each batch.
+            views: random ones without repetition; four a quarter turn apart; either with equal
+                chance where four are asked for and the object has such; or the first.
+            captions: a random one of the object's, or its first.
+            parts: what to load.
+            batch_size: None streams single samples. The last batch may be smaller.
+            epochs: that one iteration goes through; None never ends. Without an end all ranks
+                get as many batches; else the last ones may lack one where they do not share n.
+            shuffle: without it, objects come in the order of the shards.
+            window: shards whose objects are mixed.
+            rank, world_size: those of torch.distributed if left out, where it runs.
+            verify: compare every shard with its checksum when a process first opens it.
+
+        Raises: ValueError: no shards there, shards that lack a part, or an argument out of range.
+            While iterating also: a damaged shard, by name; an object without quarter turns.
+        """
+        self.index = read_shard_folder(Path(folder))
+        self.num_views = (num_views,) if isinstance(num_views, int) else tuple(num_views)
+        self.views, self.captions, self.parts = views, captions, tuple(parts)
+        self.batch_size, self.epochs = batch_size, epochs
+        self.shuffle, self.window, self.seed = shuffle, window, seed
+        self.rank, self.world_size = rank, world_size
+        if rank is None and torch.distributed.is_available() and torch.distributed.is_initialized():
+            self.rank, self.world_size = (
+                torch.distributed.get_rank(),
+                torch.distributed.get_world_size(),
+            )
+        elif rank is None:
+            self.rank, self.world_size = 0, 1
+        self.verify = verify
+        self._start, self._end = 0, self._end_from(0)
+        self._verified: set[Path] = set()
+        self._check()
+
+    def _check(self) -> None:
+        index = self.index
+        for name, known in (
+            ("views", ("random", "orthogonal", "mixed", "first")),
+            ("captions", ("random", "first")),
+        ):
+            if getattr(self, name) not in known:
+                raise ValueError(f"expected {name} in {known}, got {getattr(self, name)!r}")
+        for part in self.parts:
+            if part not in _PARTS:
+                raise ValueError(f"expected parts among {_PARTS}, got {part!r}")
+            if part == "depth" and "depth" not in index.pictures:
+                raise ValueError(f"{index.path} holds no depth; render with --passes depth")
+            if part in ("latents", "text") and index.latents is None:
+                raise ValueError(f"{index.path} holds no {part}; pack with --latents MODEL")
+        if not self.num_views or not all(1 <= n <= index.num_views for n in self.num_views):
+            raise ValueError(f"expected num_views of 1 to {index.num_views}, got {self.num_views}")
+        if self.views == "orthogonal" and self.num_views != (4,):
+            raise ValueError(f"expected num_views 4 for orthogonal views, got {self.num_views}")
+        for name, least in (("batch_size", 1), ("epochs", 1), ("window", 1), ("world_size", 1)):
+            value = getattr(self, name)
+            if value is not None and value < least:
+                raise ValueError(f"expected {name} of at least {least}, got {value}")
+        if self.world_size is None or not 0 <= self.rank < self.world_size:
+            raise ValueError(
+                f"expected a rank below world_size, got {self.rank} and {self.world_size}"
+            )
+
+    @property
+    def num_objects(self) -> int:
+        """Samples of an epoch, over all ranks."""
+        return self.index.num_objects
+
+    def _end_from(self, epoch: int) -> int | None:
+        return None if self.epochs is None else (epoch + self.epochs) * self.num_objects
+
+    def at(self, epoch: int, sample: int = 0) -> ShardDataset:
+        """The same dataset, whose stream starts at a sample of an epoch, counted over all ranks."""
+        moved = copy.copy(self)
+        moved._start, moved._end = epoch * self.num_objects + sample, self._end_from(epoch)
+        return moved
+
+    def state_dict(self, after: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        """Where the stream goes on behind the sample or batch used last; its start if None."""
+        return {
+            "position": self._start if after is None else int(after["position"]),
+            "end": self._end,
+            "seed": self.seed,
+            "num_objects": self.num_objects,
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Start and end iterations where `state_dict` says.
+
+        Raises: ValueError: the state is that of another seed or another list of objects.
+        """
+        for name in ("seed", "num_objects"):
+            if state[name] != getattr(self, name):
+                raise ValueError(
+                    f"expected a state of {name} {getattr(self, name)}, got {state[name]}"
+                )
+        self._start, self._end = state["position"], state["end"]
+
+    def loader(self, num_workers: int = 0, **options: Any) -> DataLoader:
+        """A `DataLoader` whose stream is this dataset's, made by `num_workers` processes."""
+        return DataLoader(self, batch_size=None, num_workers=num_workers, **options)
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        worker = get_worker_info()
+        number, workers = (worker.id, worker.num_workers) if worker else (0, 1)
+        step = (self.batch_size or 1) * self.world_size
+        orders = _Orders(self)
+        for batch in count(number, workers):
+            first, after = (self._start + step * n for n in (batch, batch + 1))
+            if self._end is not None:
+                after = min(after, self._end)
+            positions = range(first + self.rank, after, self.world_size)
+            if not positions:
+                return
+            # The same for all ranks, so that none waits for another.
+            drawn = self._generator("views", first)
+            num_views = self.num_views[_draw(len(self.num_views), drawn)]
+            samples = [self._sample(p, num_views, *orders.find(p)) for p in positions]
+            result = samples[0] if self.batch_size is None else default_collate(samples)
+            yield result | {"position": after}
+
+    def _generator(self, *what: Any) -> torch.Generator:
+        digest = hashlib.sha256(" ".join(map(str, (self.seed, *what))).encode()).digest()
+        # torch seeds its CPU generator from 32 bits alone.
+        return torch.Generator().manual_seed(int.from_bytes(digest[:4], "big"))
+
+    def _sample(self, position: int, num_views: int, shard: int, index: int) -> dict[str, Any]:
+        place = self.index.shards[shard]
+        if place.path not in self._verified:
+            place.check(whole=self.verify)
+            self._verified.add(place.path)
+        sample = place.sample(index)
+        about = sample.read_object()
+        generator = self._generator(position, about.uid)
+        chosen = self._choose(about, num_views, generator)
+        caption = _draw(len(about.captions), generator) if self.captions == "random" else 0
+        result = {
+            "uid": about.uid,
+            "caption": about.captions[caption],
+            "view": torch.tensor(chosen),
+            "world_from_cam": about.cameras.world_from_cam[chosen],
+            "intrinsics": about.cameras.intrinsics[chosen],
+        }
+        names = {
+            "images": [self.index.suffix("color", view) for view in chosen],
+            "depth": [self.index.suffix("depth", v) for v in chosen]
+            if "depth" in self.parts
+            else [],
+            "latents": ["latents.npy"],
+            "text": ["text.npy"],
+        }
+        members = sample.read({name for part in self.parts for name in names[part]})
+        where = f"{place.path}, {about.uid}"
+        for part in self.parts:
+            data = [members[name] for name in names[part]]
+            result[part] = self._decode(part, data, where, chosen, caption)
+        return result
+
+    def _choose(
+        self, about: ShardedObject, num_views: int, generator: torch.Generator
+    ) -> list[int]:
+        if self.views == "first":
+            return list(range(num_views))
+        wants_turns = self.views == "orthogonal" or (
+            self.views == "mixed" and num_views == 4 and _draw(2, generator)
+        )
+        turns = quarter_turns(about.cameras) if wants_turns else []
+        if turns:
+            return turns[_draw(len(turns), generator)]
+        if self.views == "orthogonal":
+            raise ValueError(f"expected views of {about.uid} a quarter turn apart, got none")
+        return torch.randperm(len(about.cameras), generator=generator)[:num_views].tolist()
+
+    def _decode(
+        self, part: Part, data: list[bytes], where: str, chosen: list[int], caption: int
+    ) -> torch.Tensor:
+        if part == "images":
+            return image_tensor(np.stack([on_white(open_picture(one, where)) for one in data]))
+        if part == "depth":
+            steps = np.stack([np.asarray(open_picture(one, where)) for one in data])
+            return torch.from_numpy(steps.astype(np.float32) * self.index.depth_unit)
+        try:
+            array = np.load(BytesIO(data[0]), allow_pickle=False)
+        except (ValueError, EOFError) as error:
+            raise ValueError(f"{where}: expected {part} as an array ({error})") from None
+        return torch.from_numpy(array[chosen] if part == "latents" else array[caption]).float()
+
+
+class _Orders:
+    """Which object stands where in an epoch; the last order asked for is kept."""
+
+    def __init__(self, dataset: ShardDataset):
+        self.dataset = dataset
+        sizes = [len(shard.uids) for shard in dataset.index.shards]
+        self.ends = list(accumulate(sizes))
+        self.sizes = sizes
+        self.epoch: int | None = None
+        self.order = torch.empty(0)
+
+    def find(self, position: int) -> tuple[int, int]:
+        """(shard, object in it) at a position of the stream."""
+        epoch, place = divmod(position, self.dataset.num_objects)
+        if epoch != self.epoch:
+            self.epoch, self.order = epoch, self._make(epoch)
+        number = int(self.order[place])
+        shard = int(np.searchsorted(self.ends, number, side="right"))
+        return shard, number - self.ends[shard] + self.sizes[shard]
+
+    def _make(self, epoch: int) -> torch.Tensor:
+        dataset = self.dataset
+        starts = [end - size for end, size in zip(self.ends, self.sizes, strict=True)]
+        ranges = [torch.arange(*ends) for ends in zip(starts, self.ends, strict=True)]
+        if not dataset.shuffle:
+            return torch.cat(ranges)
+        generator = dataset._generator("order", epoch)
+        shards = torch.randperm(len(ranges), generator=generator).tolist()
+        mixed = []
+        for first in range(0, len(shards), dataset.window):
+            together = torch.cat([ranges[i] for i in shards[first : first + dataset.window]])
+            mixed.append(together[torch.randperm(len(together), generator=generator)])
+        return torch.cat(mixed)
+
+
+def _draw(high: int, generator: torch.Generator) -> int:
+    return int(torch.randint(high, (), generator=generator))

@@ -1,0 +1,184 @@
+"""The folder of one rendered object: its pictures, its cameras, and how they were made."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
+from uuid import uuid4
+
+import numpy as np
+from PIL import Image
+
+from spad.camera_formats import save_transforms
+from spad.cameras import Cameras
+from spad.config import RenderConfig
+from spad.data.assets import Asset
+from spad.data.render import RenderedViews
+from spad.data.renderers import Rendering, find_renderer
+
+DEPTH_UNIT = 1e-3
+PARTIAL = ".partial"
+_RECORD = "transforms.json"
+_CAMERA_FIELDS = {
+    "training": ("num_random", "num_orthogonal_sets"),
+    "paper": ("num_views",),
+    "sphere": ("num_views",),
+    "orbit": ("num_views", "elevation_deg"),
+}
+_RENDERER_FIELDS = {
+    "embree": ("samples_per_side",),
+    "blender": ("blender_engine", "blender_samples"),
+}
+
+
+@dataclass(frozen=True)
+class ObjectRecord:
+    """What a finished folder tells.
+
+    Attributes:
+        num_views: of the object.
+        notes: what the checks found in the pictures, by check.
+        sha256: of `transforms.json`, which holds the hash of the pictures.
+    """
+
+    num_views: int
+    notes: dict[str, str]
+    sha256: str
+
+
+def settings_hash(config: RenderConfig) -> str:
+    """Equal where the pictures of an object are equal, whatever else was asked for."""
+    names = ("renderer", "cameras", "image_size", "normalize", "up", "seed")
+    names += _CAMERA_FIELDS[config.cameras] + _RENDERER_FIELDS[config.renderer]
+    settings = {name: getattr(config, name) for name in names}
+    settings |= {
+        "passes": sorted(set(config.passes)),
+        "version": find_renderer(config.renderer).version,
+    }
+    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def write_object(
+    folder: Path,
+    asset: Asset,
+    rendering: Rendering,
+    cameras: Cameras,
+    notes: Mapping[str, str],
+    config: RenderConfig,
+) -> None:
+    """Write an object's folder, whole or not at all.
+
+    It is made in `config.output / PARTIAL` under a name of its own, so that several attempts at
+    one object do not meet; the first to be complete stays.
+    """
+    partial = Path(config.output) / PARTIAL / f"{asset.uid}.{uuid4().hex}"
+    try:
+        paths, digest = _write_pictures(partial, rendering.views, config.passes)
+        record = partial / _RECORD
+        save_transforms(record, cameras, paths.pop("file_path"), **paths)
+        data = json.loads(record.read_text(encoding="utf-8")) | {
+            "uid": asset.uid,
+            "captions": asset.captions,
+            "object_from_asset": rendering.object_from_asset.tolist(),
+            "asset_sha256": file_hash(asset.path),
+            "renderer": config.renderer,
+            "render_settings": settings_hash(config),
+            "pictures_sha256": digest,
+            "notes": dict(notes),
+        }
+        record.write_text(json.dumps(data, indent=1) + "\n", encoding="utf-8")
+        folder.parent.mkdir(exist_ok=True)
+        try:
+            os.rename(partial, folder)
+        except OSError:
+            if not (folder / _RECORD).is_file():
+                raise
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _write_pictures(
+    folder: Path, views: RenderedViews, passes: tuple[str, ...]
+) -> tuple[dict[str, list[str]], str]:
+    """Write the pictures of every pass; their paths by the field of transforms.json, and a hash.
+
+    The hash is that of the lines "PATH SHA256", in order of the paths.
+    """
+    pictures = {("file_path", "images"): views.rgba}
+    if "depth" in passes:
+        millis = np.where(views.mask, views.depth, 0) / DEPTH_UNIT
+        pictures["depth_file_path", "depth"] = np.rint(millis).clip(0, 65535).astype(np.uint16)
+    if "normals" in passes:
+        colors = np.rint((views.normals * 0.5 + 0.5) * 255) * views.mask[..., None]
+        alpha = views.mask[..., None] * 255
+        encoded = np.concatenate([colors, alpha], axis=-1).astype(np.uint8)
+        pictures["normal_file_path", "normals"] = encoded
+    if "mask" in passes:
+        pictures["mask_path", "masks"] = views.mask.astype(np.uint8) * 255
+    paths, lines = {}, []
+    for (field, name), images in pictures.items():
+        (folder / name).mkdir(parents=True)
+        paths[field] = [f"{name}/{view:03d}.png" for view in range(len(images))]
+        for path, image in zip(paths[field], images, strict=True):
+            encoded = BytesIO()
+            Image.fromarray(image).save(encoded, "PNG", compress_level=1)
+            (folder / path).write_bytes(encoded.getbuffer())
+            lines.append(f"{path} {hashlib.sha256(encoded.getbuffer()).hexdigest()}\n")
+    return paths, hashlib.sha256("".join(sorted(lines)).encode()).hexdigest()
+
+
+def read_object(folder: Path, asset: Asset, settings: str) -> ObjectRecord:
+    """What a folder that `write_object` made says.
+
+    Raises: ValueError: it was made by something else, with other settings or from another file.
+    """
+    record = folder / _RECORD
+    try:
+        text = record.read_bytes()
+        written = record.stat().st_mtime
+        recorded = json.loads(text)
+        made_with, made_from = recorded["render_settings"], recorded["asset_sha256"]
+        num_views, notes = len(recorded["frames"]), dict(recorded["notes"])
+    except (OSError, KeyError, TypeError, ValueError):
+        raise ValueError(
+            f"expected {folder} to come from spad render, got something else; "
+            "choose another --output"
+        ) from None
+    if made_with != settings:
+        raise ValueError(
+            f"expected the settings that {folder} was rendered with, got others; "
+            "choose another --output, or the same settings to go on"
+        )
+    if not is_same_file(asset.path, made_from, written):
+        raise ValueError(
+            f"{folder} was rendered from another file than {asset.path}; "
+            "choose another --output, or remove that folder"
+        )
+    return ObjectRecord(num_views, notes, hashlib.sha256(text).hexdigest())
+
+
+def is_same_file(path: Path, sha256: str, since: float) -> bool:
+    """Whether a file is the one that had this hash at a time, in seconds since the epoch.
+
+    It is read only if its dates do not tell that it has not changed: of a million models that are
+    done, not one is read again.
+    """
+    if not path.is_file():
+        return False
+    status = path.stat()
+    return max(status.st_mtime, status.st_ctime) < since or file_hash(path) == sha256
+
+
+def file_hash(path: Path) -> str:
+    """SHA-256 of a file of any size."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while piece := file.read(1 << 20):
+            digest.update(piece)
+    return digest.hexdigest()

@@ -1,0 +1,257 @@
+"""Look at data before learning from it: statistics, and a sheet of objects with their captions."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from spad.config import Inspection
+from spad.data.shards import (
+    DEPTH_UNIT,
+    INDEX,
+    Sample,
+    ShardedObject,
+    is_shard_folder,
+    open_picture,
+    read_shard_folder,
+    scan_shard,
+)
+from spad.data.views import on_white, read_listing, read_picture, rendered_object
+from spad.results import prompt_grid
+
+# Larger pictures are shrunk for the sheet.
+_PANEL = 160
+
+
+@dataclass(frozen=True)
+class Report:
+    """What was found, as lines to print, and where the sheet is."""
+
+    lines: tuple[str, ...]
+    sheet: Path
+
+    def __str__(self) -> str:
+        return "\n".join([*self.lines, str(self.sheet)])
+
+
+@dataclass(frozen=True)
+class _Entry:
+    """An object with its pictures as files' contents, by kind and then by view."""
+
+    about: ShardedObject
+    pictures: dict[str, list[bytes]]
+
+
+@dataclass(frozen=True)
+class _Source:
+    """Objects that can be read one by one, and lines about the whole."""
+
+    entries: list[Callable[[], _Entry]]
+    lines: list[str]
+    depth_unit: float = DEPTH_UNIT
+
+
+def inspect_data(settings: Inspection) -> Report:
+    """Statistics of a shard, a folder of shards or of renders, and a sheet of some objects.
+
+    Raises: ValueError: nothing of that kind there, or something damaged.
+    """
+    path = Path(settings.path)
+    source = _open(path, settings.verify)
+    chosen = _spread(len(source.entries), settings.sample or len(source.entries))
+    shown = {chosen[i] for i in _spread(len(chosen), settings.objects)}
+    statistics = _Statistics(source.depth_unit)
+    panels = {}
+    for number in chosen:
+        entry = source.entries[number]()
+        statistics.add(entry)
+        if number in shown:
+            caption = f"{entry.about.captions[0]}  ({entry.about.uid})"
+            panels[caption] = _panels(entry, settings.views)
+    sheet = settings.output or Path(f"{path.resolve().stem}-sheet.png")
+    sheet.parent.mkdir(parents=True, exist_ok=True)
+    part = sheet.with_name(f".{sheet.name}.{os.getpid()}")
+    try:
+        prompt_grid(panels).save(part, "PNG")
+        os.replace(part, sheet)
+    finally:
+        part.unlink(missing_ok=True)
+    count, total = len(chosen), len(source.entries)
+    of = f"all {total:,} objects" if count == total else f"{count:,} of {total:,} objects"
+    return Report((*source.lines, f"below from   {of}", *statistics.lines()), sheet)
+
+
+def _open(path: Path, verify: bool) -> _Source:
+    if path.is_file():
+        lines = [f"shard        {path}, {path.stat().st_size / 1e6:,.1f} MB"]
+        if verify:
+            shards = read_shard_folder(path.parent).shards
+            shard = next((one for one in shards if one.path.name == path.name), None)
+            if shard is None:
+                raise ValueError(f"expected {path.name} in {path.parent / INDEX}, got none")
+            shard.check(whole=True)
+            lines.append("checksum     as the index says")
+        return _Source([partial(_from_shard, sample) for sample in scan_shard(path)], lines)
+    if is_shard_folder(path):
+        index = read_shard_folder(path)
+        size = sum(shard.size for shard in index.shards)
+        lines = [f"shards       {len(index.shards):,} in {path}, {size / 1e6:,.1f} MB"]
+        if verify:
+            for shard in index.shards:
+                shard.check(whole=True)
+            lines.append("checksums    all as the index says")
+        if index.latents:
+            lines.append(f"latents      of {index.latents['model']}")
+        samples = [s.sample(i) for s in index.shards for i in range(len(s.uids))]
+        entries = [partial(_from_shard, sample) for sample in samples]
+        return _Source(entries, lines, index.depth_unit)
+    if verify:
+        raise ValueError(f"expected shards to verify, got {path}, which holds none")
+    entries = [partial(_from_renders, path, row) for _, row in read_listing(path)]
+    return _Source(entries, [f"renders      {path}", *_rejects(path)])
+
+
+def _rejects(renders: Path) -> list[str]:
+    failed = renders / "failed.jsonl"
+    if not failed.is_file():
+        return []
+    rows = [json.loads(line) for line in failed.read_text(encoding="utf-8").splitlines()]
+    counts = Counter(
+        f"check {row['check']}" if row.get("check") else row.get("kind", "?") for row in rows
+    )
+    return [f"left out     {len(rows):,}: {_counted(counts)}"]
+
+
+def _from_shard(sample: Sample) -> _Entry:
+    pictures: dict[str, list[bytes]] = {}
+    about = sample.read_object()
+    for suffix, data in sample.read().items():
+        view, _, rest = suffix.partition(".")
+        if view.isdigit():
+            kind = rest.partition(".")[0] if "." in rest else "color"
+            pictures.setdefault(kind, []).append(data)
+    return _Entry(about, pictures)
+
+
+def _from_renders(renders: Path, row: dict) -> _Entry:
+    about, paths = rendered_object(renders, row)
+    folder = renders / row.get("folder", row["uid"])
+    return _Entry(
+        about,
+        {kind: [read_picture(folder / name) for name in names] for kind, names in paths.items()},
+    )
+
+
+def _spread(count: int, wanted: int) -> list[int]:
+    """Up to `wanted` of the numbers below `count`, evenly apart."""
+    return np.unique(np.linspace(0, count - 1, min(count, wanted)).round().astype(int)).tolist()
+
+
+def _panels(entry: _Entry, count: int) -> list[Image.Image]:
+    """Some views on white, each over its depth map where there is one: near is dark."""
+    views = _spread(len(entry.pictures["color"]), count)
+    where = entry.about.uid
+    rows = [[on_white(open_picture(entry.pictures["color"][view], where)) for view in views]]
+    if "depth" in entry.pictures:
+        depth = [np.asarray(open_picture(entry.pictures["depth"][view], where)) for view in views]
+        seen = np.concatenate([one[one > 0] for one in depth])
+        near, far = (seen.min(), max(seen.max(), seen.min() + 1)) if len(seen) else (0, 1)
+        gray = [
+            np.where(one > 0, 40 + 180 * (one.astype(float) - near) / (far - near), 255)
+            for one in depth
+        ]
+        rows.append([one.astype(np.uint8)[..., None].repeat(3, axis=-1) for one in gray])
+    panels = [Image.fromarray(np.concatenate(column)) for column in zip(*rows, strict=True)]
+    width, height = panels[0].size
+    scale = min(1, _PANEL / width)
+    return [panel.resize((round(width * scale), round(height * scale))) for panel in panels]
+
+
+class _Statistics:
+    """Numbers of objects, added one by one."""
+
+    def __init__(self, depth_unit: float):
+        self.depth_unit = depth_unit
+        self.sizes, self.notes, self.captions = Counter(), Counter(), Counter()
+        self.views = Counter()
+        self.numbers: dict[str, list[float]] = {}
+
+    def add(self, entry: _Entry) -> None:
+        """Count an object in."""
+        about, cameras = entry.about, entry.about.cameras
+        self.views[len(cameras)] += 1
+        self.sizes[f"{cameras.width}x{cameras.height}"] += 1
+        self.captions[len(about.captions)] += 1
+        self.notes.update(about.notes.keys())
+        self._extend("words", [len(caption.split()) for caption in about.captions])
+        for name, values in (
+            ("elevation", cameras.elevation_deg),
+            ("azimuth", cameras.azimuth_deg),
+            ("radius", cameras.radius),
+            ("fov", np.degrees(cameras.fov_rad.numpy())),
+        ):
+            self._extend(name, values.tolist())
+        for kind, pictures in entry.pictures.items():
+            self._extend(f"{kind} bytes", [len(data) for data in pictures])
+        for data in entry.pictures["color"]:
+            rgba = np.asarray(open_picture(data, about.uid).convert("RGBA"), dtype=np.float32) / 255
+            alpha = rgba[..., 3]
+            self._extend("coverage", [float(alpha.mean())])
+            if alpha.any():
+                luma = rgba[..., :3] @ np.array([0.2126, 0.7152, 0.0722], dtype=np.float32)
+                self._extend("brightness", [float((luma * alpha).sum() / alpha.sum())])
+        for data in entry.pictures.get("depth", ()):
+            steps = np.asarray(open_picture(data, about.uid))
+            seen = steps[steps > 0]
+            if len(seen):
+                ends = [seen.min() * self.depth_unit, seen.max() * self.depth_unit]
+                self._extend("depth", [float(end) for end in ends])
+
+    def _extend(self, name: str, values: Sequence[float]) -> None:
+        self.numbers.setdefault(name, []).extend(values)
+
+    def lines(self) -> list[str]:
+        """One line for each kind of number."""
+        lines = [
+            f"views        {_counted(self.views, 'of each')}",
+            f"pictures     {_counted(self.sizes, 'pixels')}",
+            *(
+                f"{name.removesuffix(' bytes'):12} {np.mean(values):,.0f} bytes a view"
+                for name, values in self.numbers.items()
+                if name.endswith(" bytes")
+            ),
+            f"elevation    {self._range('elevation', '.1f')} degrees",
+            f"azimuth      {self._range('azimuth', '.1f')} degrees",
+            f"radius       {self._range('radius', '.2f')}",
+            f"fov          {self._range('fov', '.1f')} degrees",
+            f"coverage     {self._range('coverage', '.1%')} of a picture",
+        ]
+        if "brightness" in self.numbers:
+            lines.append(f"brightness   {self._range('brightness', '.2f')}, 0 is black, 1 white")
+        if "depth" in self.numbers:
+            depth = self.numbers["depth"]
+            lines.append(f"depth        {min(depth):.2f} to {max(depth):.2f}")
+        counted = _counted(self.captions, "of each")
+        lines.append(f"captions     {counted}; {self._range('words', '.0f')} words")
+        if self.notes:
+            lines.append(f"notes        {_counted(self.notes)}")
+        return lines
+
+    def _range(self, name: str, form: str) -> str:
+        low, middle, high = np.percentile(self.numbers[name], (0, 50, 100))
+        return f"{low:{form}} to {high:{form}}, median {middle:{form}}"
+
+
+def _counted(counts: Counter, unit: str = "") -> str:
+    """`24 of each` where all agree, else how many objects have which."""
+    if unit and len(counts) == 1:
+        return f"{next(iter(counts))} {unit}"
+    return ", ".join(f"{key}: {number:,}" for key, number in counts.most_common())

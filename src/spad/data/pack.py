@@ -1,0 +1,415 @@
+"""Pack the views that `spad render` wrote into shards; `spad.data.shards` says how they look.
+
+A shard depends on nothing but the settings and its objects, so it has the same bytes whenever and
+wherever it is written. Those that are finished are listed in a journal, which a run that goes on
+reads; the index appears when all are there.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tarfile
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+from filelock import FileLock, Timeout
+from PIL import Image
+from tqdm import tqdm
+
+from spad.camera_parsing import write_whole
+from spad.config import PackConfig
+from spad.data.shards import (
+    BLOCK,
+    DEPTH_UNIT,
+    FORMAT,
+    INDEX,
+    JOURNAL,
+    ShardedObject,
+    is_shard_folder,
+    key_of,
+    object_json,
+    open_picture,
+)
+from spad.data.views import image_tensor, on_white, read_listing, read_picture, rendered_object
+from spad.models import find_model, load_model, weights_hash
+
+# Part of the settings: raise it when the same settings begin to give other bytes.
+PACKER_VERSION = 1
+NO_CAPTION = "no-caption.npy"
+# Slower methods save another three per cent, and take twice as long and more.
+_WEBP = {"format": "WEBP", "lossless": True, "exact": True, "method": 2, "quality": 50}
+_VIEWS_AT_ONCE = 8
+
+Item, Result = TypeVar("Item"), TypeVar("Result")
+
+
+@dataclass(frozen=True)
+class PackSummary:
+    """What a run did; `size` is that of all shards in bytes."""
+
+    index: Path
+    num_objects: int
+    num_views: int
+    num_shards: int
+    num_kept: int
+    size: int
+
+    def __str__(self) -> str:
+        kept = f", {self.num_kept} of them already there" if self.num_kept else ""
+        return (
+            f"{self.num_objects:,} objects of {self.num_views} views in {self.num_shards:,} "
+            f"shard{'s' * (self.num_shards > 1)}{kept}, {self.size / 1e6:,.1f} MB: {self.index}"
+        )
+
+
+@dataclass(frozen=True)
+class _Object:
+    """What goes into a shard of one object, and what must be the same for all objects."""
+
+    about: ShardedObject
+    pictures: list[tuple[str, bytes]]
+    on_white: np.ndarray | None
+    layout: dict[str, Any]
+
+
+class _Encoder:
+    """The model whose latents and text embeddings are stored."""
+
+    def __init__(self, name: str):
+        # Loads diffusers, which plain packing need not wait for.
+        from spad.autoencoder import encode_scaled, encoder_hash
+
+        self.encode = encode_scaled
+        info = find_model(name)
+        self.pipeline = load_model(name)
+        self.record = {
+            "model": info.name,
+            "weights": weights_hash(info),
+            "encoder": encoder_hash(self.pipeline.vae),
+        }
+
+    def latents(self, images: np.ndarray) -> np.ndarray:
+        """Scaled latents (v, c, h, w), float16, of uint8 (v, h, w, 3) on white."""
+        vae = self.pipeline.vae
+        parts = image_tensor(images).split(_VIEWS_AT_ONCE)
+        return torch.cat([self.encode(vae, part.to(vae.device)).cpu() for part in parts]).numpy()
+
+    def text(self, captions: Sequence[str]) -> np.ndarray:
+        """Embeddings (captions, length, d), float16."""
+        prefix = self.pipeline.config.prompt_prefix
+        with torch.inference_mode():
+            embedded = self.pipeline.encode_text(
+                [caption and prefix + caption for caption in captions]
+            )
+        return embedded.half().cpu().numpy()
+
+
+def pack(config: PackConfig) -> PackSummary:
+    """Write the objects of `config.renders` into shards in `config.output`.
+
+    Every shard is written whole or not at all; a run that was stopped goes on where it was, and
+    after objects came or went only the shards that hold others are written anew.
+
+    Raises:
+        ValueError: no renders; a picture is missing, unreadable, of another size or altered;
+            objects differ in views or pictures; the output holds something else, shards of other
+            settings, or another run writes it. The message names the file.
+        OSError: the output cannot be written.
+    """
+    renders, output = Path(config.renders), Path(config.output)
+    rows = read_listing(renders)
+    if config.order == "mixed":
+        rows.sort(
+            key=lambda row: hashlib.sha256(f"{config.seed}:{row[1]['uid']}".encode()).digest()
+        )
+    _check_output(output)
+    encoder = _Encoder(config.latents) if config.latents else None
+    settings = {
+        "version": PACKER_VERSION,
+        "picture_format": config.picture_format,
+        "objects_per_shard": config.objects_per_shard,
+        "order": config.order,
+        "seed": config.seed,
+        "latents": encoder.record if encoder else None,
+    }
+    with _alone(output):
+        before = _previous(output, settings)
+        plan = []
+        for number, start in enumerate(range(0, len(rows), config.objects_per_shard)):
+            part = rows[start : start + config.objects_per_shard]
+            plan.append((f"shard-{number:06d}.tar", part, _hash([settings, [r for _, r in part]])))
+        records = {
+            file: before[file]
+            for file, _, inputs in plan
+            if _is_there(output, before.get(file), inputs)
+        }
+        num_kept = len(records)
+        if num_kept < len(plan) or len(before) > len(plan) or not (output / INDEX).is_file():
+            lines = [{"settings": settings}, *records.values()]
+            write_whole({output / JOURNAL: "".join(json.dumps(line) + "\n" for line in lines)})
+            (output / INDEX).unlink(missing_ok=True)
+            _write_missing(config, plan, records, encoder)
+            for file in before.keys() - records.keys():
+                (output / file).unlink(missing_ok=True)
+            _write_index(output, settings, plan, records, encoder)
+    layout = next(iter(records.values()))["layout"]
+    size = sum(record["bytes"] for record in records.values())
+    return PackSummary(output / INDEX, len(rows), layout["num_views"], len(plan), num_kept, size)
+
+
+def _check_output(output: Path) -> None:
+    if output.exists() and not output.is_dir():
+        raise ValueError(f"expected a folder for the output, got the file {output}")
+    others = [p for p in output.iterdir() if p.name[0] != "."] if output.exists() else []
+    if others and not is_shard_folder(output):
+        raise ValueError(
+            f"expected a new folder or one of spad pack, got {output}, which holds "
+            f"{others[0].name}; choose another --output"
+        )
+
+
+@contextmanager
+def _alone(output: Path) -> Iterator[None]:
+    """Nobody else packs into `output` meanwhile; what a killed run left half-written goes."""
+    output.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(output / ".lock", timeout=0):
+            for part in output.glob(".*.part"):
+                part.unlink()
+            yield
+    except Timeout:
+        raise ValueError(f"another spad pack is writing {output}; let it finish") from None
+
+
+def _previous(output: Path, settings: dict) -> dict[str, dict]:
+    """The records of the shards that earlier runs finished, by file."""
+    if (output / INDEX).is_file():
+        lines = [json.loads((output / INDEX).read_text(encoding="utf-8"))]
+        lines += lines[0]["shards"]
+    elif (output / JOURNAL).is_file():
+        lines = []
+        for line in (output / JOURNAL).read_text(encoding="utf-8").splitlines():
+            try:
+                lines.append(json.loads(line))
+            except ValueError:
+                # A run was killed while it wrote this line.
+                break
+    else:
+        return {}
+    made_with, *records = lines
+    if made_with["settings"] != settings:
+        differing = [k for k, v in settings.items() if made_with["settings"].get(k) != v]
+        raise ValueError(
+            f"expected the settings that {output} was packed with, got others "
+            f"({', '.join(differing)}); choose another --output, or the same settings to go on"
+        )
+    return {record["file"]: record for record in records}
+
+
+def _is_there(output: Path, record: dict | None, inputs: str) -> bool:
+    if record is None or record["inputs"] != inputs:
+        return False
+    path = output / record["file"]
+    return path.is_file() and path.stat().st_size == record["bytes"]
+
+
+def _write_missing(
+    config: PackConfig,
+    plan: Sequence[tuple[str, list, str]],
+    records: dict[str, dict],
+    encoder: _Encoder | None,
+) -> None:
+    """Write the shards that have no record, and add theirs."""
+    output = Path(config.output)
+    missing = [(file, rows, inputs) for file, rows, inputs in plan if file not in records]
+    layout = next((record["layout"] for record in records.values()), None)
+    workers = config.workers or os.cpu_count() or 1
+    with (
+        ThreadPoolExecutor(workers) as pool,
+        tqdm(total=sum(len(rows) for _, rows, _ in missing), unit="object") as bar,
+    ):
+
+        def members(rows: list) -> Iterator[tuple[str, list[tuple[str, bytes]]]]:
+            nonlocal layout
+            found = _ahead(pool, lambda row: _read_object(row[1], config), rows, 2 * workers)
+            for one in found:
+                layout = layout or one.layout
+                _check_layout(one, layout)
+                yield one.about.uid, _members(one, encoder)
+                bar.update()
+
+        for file, rows, inputs in missing:
+            record = {"file": file, "inputs": inputs} | _write_shard(output / file, members(rows))
+            record |= {
+                "uids": [row["uid"] for _, row in rows],
+                "layout": layout,
+            }
+            with open(output / JOURNAL, "a", encoding="utf-8") as journal:
+                journal.write(json.dumps(record) + "\n")
+            records[file] = record
+
+
+def _ahead(
+    pool: ThreadPoolExecutor,
+    function: Callable[[Item], Result],
+    items: Iterable[Item],
+    count: int,
+) -> Iterator[Result]:
+    """Results in order, of which no more than `count` wait to be taken."""
+    waiting = deque()
+    for item in items:
+        waiting.append(pool.submit(function, item))
+        if len(waiting) > count:
+            yield waiting.popleft().result()
+    while waiting:
+        yield waiting.popleft().result()
+
+
+def _read_object(row: dict, config: PackConfig) -> _Object:
+    renders = Path(config.renders)
+    about, paths = rendered_object(renders, row)
+    folder, cameras = renders / row.get("folder", row["uid"]), about.cameras
+    suffixes = {kind: f"{kind}.png" for kind in paths} | {"color": config.picture_format}
+    if "normals" in paths:
+        suffixes["normals"] = f"normals.{config.picture_format}"
+    pictures, lines, white = [], [], []
+    for view in range(len(cameras)):
+        for kind, names in paths.items():
+            source = folder / names[view]
+            data = read_picture(source)
+            lines.append(f"{names[view]} {hashlib.sha256(data).hexdigest()}\n")
+            picture = open_picture(data, str(source))
+            if picture.size != (cameras.width, cameras.height):
+                raise ValueError(
+                    f"{source}: expected a picture {cameras.width} wide and {cameras.height} high, "
+                    f"as transforms.json says, got {picture.width} and {picture.height}"
+                )
+            suffix = suffixes[kind]
+            pictures.append((f"{view:03d}.{suffix}", _encoded(picture, data, suffix)))
+            if config.latents and kind == "color":
+                white.append(on_white(picture))
+    digest = hashlib.sha256("".join(sorted(lines)).encode()).hexdigest()
+    if about.made.get("pictures_sha256", digest) != digest:
+        raise ValueError(
+            f"{folder}: its pictures were changed since; remove it and render it again"
+        )
+    layout = {
+        "num_views": len(cameras),
+        "height": cameras.height,
+        "width": cameras.width,
+        "pictures": suffixes,
+    }
+    return _Object(about, pictures, np.stack(white) if white else None, layout)
+
+
+def _encoded(picture: Image.Image, data: bytes, suffix: str) -> bytes:
+    """The picture in the form that its suffix says; `data` is the file it was read from."""
+    if suffix.endswith("png") and picture.format == "PNG":
+        return data
+    encoded = BytesIO()
+    if suffix.endswith("png"):
+        picture.save(encoded, "PNG")
+    else:
+        picture.convert("RGBA").save(encoded, **_WEBP)
+    return encoded.getvalue()
+
+
+def _check_layout(one: _Object, layout: dict) -> None:
+    for name, value in one.layout.items():
+        if value != layout[name]:
+            raise ValueError(
+                f"expected {name} {layout[name]} of every object, got {value} of {one.about.uid}; "
+                "render all with the same settings"
+            )
+
+
+def _members(one: _Object, encoder: _Encoder | None) -> list[tuple[str, bytes]]:
+    members = [("json", object_json(one.about))]
+    if encoder is not None:
+        members.append(("latents.npy", _npy(encoder.latents(one.on_white))))
+        members.append(("text.npy", _npy(encoder.text(one.about.captions))))
+    return members + one.pictures
+
+
+def _npy(array: np.ndarray) -> bytes:
+    encoded = BytesIO()
+    np.save(encoded, array)
+    return encoded.getvalue()
+
+
+def _write_shard(
+    path: Path, objects: Iterable[tuple[str, list[tuple[str, bytes]]]]
+) -> dict[str, Any]:
+    """A tar of objects, whole or not at all; its size, its hash, and where the objects start."""
+    part = path.with_name(f".{path.name}.part")
+    digest, offsets = hashlib.sha256(), [0]
+    try:
+        with open(part, "wb") as file:
+            for uid, members in objects:
+                for suffix, data in members:
+                    # A new TarInfo has no date and no owner, so the bytes are always the same.
+                    member = tarfile.TarInfo(f"{key_of(uid)}.{suffix}")
+                    member.size = len(data)
+                    padded = data + bytes(-len(data) % BLOCK)
+                    for piece in (member.tobuf(tarfile.USTAR_FORMAT), padded):
+                        file.write(piece)
+                        digest.update(piece)
+                offsets.append(file.tell())
+            end = bytes(2 * BLOCK)
+            file.write(end)
+            digest.update(end)
+            size = file.tell()
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(part, path)
+    except OSError as error:
+        if error.filename is not None:
+            raise
+        reason = f"{error.strerror}; finished shards are kept, the same command goes on"
+        raise OSError(error.errno, reason, str(path)) from error
+    finally:
+        part.unlink(missing_ok=True)
+    return {"bytes": size, "sha256": digest.hexdigest(), "offsets": offsets}
+
+
+def _write_index(
+    output: Path,
+    settings: dict,
+    plan: Sequence[tuple[str, list, str]],
+    records: dict[str, dict],
+    encoder: _Encoder | None,
+) -> None:
+    latents = None
+    if encoder is not None:
+        part = output / f".{NO_CAPTION}.part"
+        part.write_bytes(_npy(encoder.text([""])[0]))
+        os.replace(part, output / NO_CAPTION)
+        latents = encoder.record | {"no_caption": NO_CAPTION}
+    shards = [records[file] | {"rows": [n for n, _ in rows]} for file, rows, _ in plan]
+    index = {
+        "format": FORMAT,
+        "settings": settings,
+        "settings_sha256": _hash(settings),
+        "num_objects": sum(len(shard["uids"]) for shard in shards),
+        "bytes": sum(shard["bytes"] for shard in shards),
+        **shards[0]["layout"],
+        "depth_unit": DEPTH_UNIT,
+        "latents": latents,
+        "shards": shards,
+    }
+    write_whole({output / INDEX: json.dumps(index) + "\n"})
+    (output / JOURNAL).unlink()
+
+
+def _hash(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()

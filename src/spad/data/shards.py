@@ -1,0 +1,298 @@
+"""Folders of WebDataset tar shards: their layout, and how they are read. `spad.data.pack` writes.
+
+A folder holds `index.json` and the tars. In a tar the members of an object stand together: first
+`KEY.json` (id, captions, cameras), then precomputed `KEY.latents.npy` and `KEY.text.npy` where
+there are any, then the pictures of view 0, 1, …: `KEY.000.webp` and, where they were rendered,
+`KEY.000.depth.png`, `KEY.000.normals.png` and `KEY.000.mask.png`. What follows a member's KEY is
+called its suffix here. The index says where each object starts, so that one can be read alone.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tarfile
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
+from typing import Any, BinaryIO
+from urllib.parse import quote
+
+import numpy as np
+import torch
+from PIL import Image
+
+from spad.cameras import Cameras
+
+INDEX, JOURNAL = "index.json", "packing.jsonl"
+FORMAT = "spad shards 1"
+BLOCK = 512
+# Of the 16-bit depth maps that `spad render` writes, in world units.
+DEPTH_UNIT = 1e-3
+_LONGEST_KEY = 80
+# Pillow tries these alone, which takes less time than all it knows.
+_PICTURE_FORMATS = ("WEBP", "PNG", "JPEG")
+
+
+@dataclass(frozen=True)
+class ShardedObject:
+    """What `KEY.json` says of an object.
+
+    Attributes:
+        captions: at least one.
+        cameras: of all its views.
+        object_from_asset: 4 x 4, took the model file's coordinates to the world's; None if unknown.
+        notes: what the checks of `spad render` found, by check.
+        made: how the views were made: renderer, hashes of its settings and of the model file.
+    """
+
+    uid: str
+    captions: tuple[str, ...]
+    cameras: Cameras
+    object_from_asset: list[list[float]] | None
+    notes: Mapping[str, str]
+    made: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Sample:
+    """An object's place: the bytes `start` to `end` of a shard."""
+
+    shard: Path
+    start: int
+    end: int
+
+    def read(self, suffixes: Collection[str] | None = None) -> dict[str, bytes]:
+        """Its members by suffix: those asked for, or all.
+
+        Raises: ValueError: the shard is cut short or altered, or has no such member.
+        """
+        found = {}
+        with open(self.shard, "rb") as file:
+            for _, name, size in _walk(file, self.shard, self.start, self.end):
+                suffix = name.partition(".")[2]
+                if suffixes is None or suffix in suffixes:
+                    found[suffix] = file.read(size)
+                    if len(found[suffix]) < size:
+                        raise _damaged(self.shard, file.tell())
+                    if suffixes is not None and len(found) == len(suffixes):
+                        break
+        if missing := sorted(set(suffixes or ()) - found.keys()):
+            raise ValueError(
+                f"{self.shard}: expected {missing[0]} of the object at byte {self.start}, got none"
+            )
+        return found
+
+    def read_object(self) -> ShardedObject:
+        """Its `KEY.json`. Raises: ValueError: what `read` raises, or the JSON is malformed."""
+        return parse_object(self.read({"json"})["json"], f"{self.shard}, byte {self.start}")
+
+
+@dataclass(frozen=True)
+class Shard:
+    """One tar: object i has the id `uids[i]`, stood in line `rows[i]` of the list that was packed,
+    and lies at the bytes `offsets[i]` to `offsets[i + 1]`.
+    """
+
+    path: Path
+    size: int
+    sha256: str
+    uids: tuple[str, ...]
+    rows: tuple[int, ...]
+    offsets: tuple[int, ...]
+
+    def sample(self, index: int) -> Sample:
+        """Where object `index` lies."""
+        return Sample(self.path, self.offsets[index], self.offsets[index + 1])
+
+    def check(self, whole: bool = False) -> None:
+        """Compare the file's size with the index, and with `whole` its hash.
+
+        Raises: ValueError: it is missing, cut short or altered.
+        """
+        size = self.path.stat().st_size if self.path.is_file() else None
+        if size != self.size:
+            got = "no such file" if size is None else f"{size:,}"
+            raise ValueError(
+                f"{self.path}: expected {self.size:,} bytes, as {INDEX} says, got {got}; "
+                "copy it again, or run the same spad pack"
+            )
+        if whole and file_hash(self.path) != self.sha256:
+            raise ValueError(
+                f"{self.path}: its contents are not what {INDEX} says; copy it again, or pack anew"
+            )
+
+
+@dataclass(frozen=True)
+class ShardFolder:
+    """What `index.json` says.
+
+    Attributes:
+        num_views: of every object; all pictures have one height and width, in pixels.
+        pictures: suffix of the pictures of each kind behind the number of the view: `color` (RGBA,
+            sRGB, straight alpha), `depth` (16 bit, in `depth_unit` world units, 0 for nothing),
+            `normals` (world normal n as n / 2 + 1 / 2, alpha where there is a surface), `mask`.
+        latents: None, or what was precomputed: `model`, `encoder` (hash) and `no_caption`, the
+            file with the text embedding of the empty prompt.
+        settings: that the folder was packed with.
+    """
+
+    path: Path
+    num_views: int
+    height: int
+    width: int
+    pictures: Mapping[str, str]
+    depth_unit: float
+    latents: Mapping[str, Any] | None
+    settings: Mapping[str, Any]
+    shards: tuple[Shard, ...]
+
+    @property
+    def num_objects(self) -> int:
+        """In all shards."""
+        return sum(len(shard.uids) for shard in self.shards)
+
+    def suffix(self, kind: str, view: int) -> str:
+        """Of the member that holds a picture."""
+        return f"{view:03d}.{self.pictures[kind]}"
+
+
+def is_shard_folder(folder: Path) -> bool:
+    """Whether `spad pack` wrote into `folder`, to the end or not."""
+    return (folder / INDEX).is_file() or (folder / JOURNAL).is_file()
+
+
+def read_shard_folder(folder: Path) -> ShardFolder:
+    """Read `index.json`, and compare the shards' sizes with it.
+
+    Raises: ValueError: no index, a malformed one, or a shard that is missing or cut short.
+    """
+    folder = Path(folder)
+    path = folder / INDEX
+    if not path.is_file():
+        state = "is half packed; go on with the same spad pack"
+        if not (folder / JOURNAL).is_file():
+            state = f"holds no {INDEX}; make one with: spad pack RENDERS --output {folder}"
+        raise ValueError(f"expected a folder of shards, but {folder} {state}")
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+        if data["format"] != FORMAT:
+            raise ValueError(f"its format is {data['format']!r}")
+        shards = tuple(
+            Shard(
+                folder / Path(shard["file"]).name,
+                shard["bytes"],
+                shard["sha256"],
+                *(tuple(shard[name]) for name in ("uids", "rows", "offsets")),
+            )
+            for shard in data["shards"]
+        )
+        fields = ("num_views", "height", "width", "pictures", "depth_unit", "latents", "settings")
+        found = ShardFolder(folder, *(data[name] for name in fields), shards)
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{path}: expected an index that spad pack wrote ({error})") from None
+    for shard in shards:
+        shard.check()
+    return found
+
+
+def scan_shard(path: Path) -> list[Sample]:
+    """The objects of a tar without its index. Raises: ValueError: it is damaged or no tar."""
+    starts, last = [], None
+    with open(path, "rb") as file:
+        end = 0
+        for at, name, size in _walk(file, path, 0, os.path.getsize(path)):
+            key = name.partition(".")[0]
+            if key != last:
+                starts.append(at)
+                last = key
+            end = at + BLOCK + size + (-size % BLOCK)
+    if not starts or end > os.path.getsize(path):
+        raise _damaged(path, end)
+    return [Sample(path, *ends) for ends in zip(starts, [*starts[1:], end], strict=True)]
+
+
+def key_of(uid: str) -> str:
+    """A member's name up to its first dot, which is where WebDataset cuts: different for every
+    id, and short enough for any tar.
+    """
+    key = quote(uid, safe="").replace(".", "%2E")
+    if len(key) <= _LONGEST_KEY:
+        return key
+    digest = hashlib.sha256(uid.encode()).hexdigest()[:16]
+    return f"{key[: _LONGEST_KEY - 17]}-{digest}"
+
+
+def object_json(record: ShardedObject) -> bytes:
+    """The inverse of `parse_object`; numbers have the few digits that float32 needs."""
+    cameras = record.cameras
+    data = {
+        "uid": record.uid,
+        "captions": record.captions,
+        "height": cameras.height,
+        "width": cameras.width,
+        "world_from_cam": _short_numbers(cameras.world_from_cam),
+        "intrinsics": _short_numbers(cameras.intrinsics),
+        "object_from_asset": record.object_from_asset,
+        "notes": record.notes,
+        "made": record.made,
+    }
+    return json.dumps(data, separators=(",", ":"), ensure_ascii=False).encode()
+
+
+def parse_object(data: bytes, where: str) -> ShardedObject:
+    """`where` starts the message. Raises: ValueError: not what `object_json` gives."""
+    try:
+        read = json.loads(data)
+        poses, intrinsics = (torch.tensor(read[k]) for k in ("world_from_cam", "intrinsics"))
+        cameras = Cameras(poses, intrinsics, read["height"], read["width"])
+        rest = (read[name] for name in ("object_from_asset", "notes", "made"))
+        return ShardedObject(read["uid"], tuple(read["captions"]), cameras, *rest)
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{where}: expected an object's JSON ({error})") from None
+
+
+def open_picture(data: bytes, where: str) -> Image.Image:
+    """A picture, decoded. `where` starts the message. Raises: ValueError: it is none."""
+    try:
+        picture = Image.open(BytesIO(data), formats=_PICTURE_FORMATS)
+        picture.load()
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise ValueError(f"{where}: expected a readable picture ({error})") from None
+    return picture
+
+
+def file_hash(path: Path) -> str:
+    """SHA-256 of a file of any size."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while piece := file.read(1 << 20):
+            digest.update(piece)
+    return digest.hexdigest()
+
+
+def _short_numbers(values: torch.Tensor) -> list:
+    array = values.float().numpy()
+    shortest = [float(str(value)) for value in array.ravel()]
+    return np.reshape(shortest, array.shape).tolist()
+
+
+def _walk(file: BinaryIO, path: Path, start: int, end: int) -> Iterator[tuple[int, str, int]]:
+    """(offset, name, size) of the members; the file then stands at the member's contents."""
+    at = start
+    while at < end:
+        file.seek(at)
+        try:
+            member = tarfile.TarInfo.frombuf(file.read(BLOCK), "utf-8", "strict")
+        except tarfile.EOFHeaderError:
+            return
+        except (tarfile.HeaderError, UnicodeDecodeError):
+            raise _damaged(path, at) from None
+        yield at, member.name, member.size
+        at += BLOCK + member.size + (-member.size % BLOCK)
+
+
+def _damaged(path: Path, at: int) -> ValueError:
+    return ValueError(f"{path}: expected a whole shard, it is cut short or altered at byte {at:,}")
