@@ -1,7 +1,7 @@
 # `make demo` and `make test` set up all they need, in .venv. Another Python: make PYTHON=python3.12
 
 PYTHON ?= python3
-PROMPT ?= a blue fish
+PROMPT ?= a red mushroom
 OUTPUT ?= out/demo
 PYTEST_ARGS ?=
 
