@@ -196,6 +196,13 @@ def normalize(bpy, job: dict) -> np.ndarray:
 
 def dress(bpy, suffix: str) -> None:
     """Give surfaces what their files leave open, as the embree renderer does."""
+    for material in bpy.data.materials:
+        material.use_backface_culling = False
+        if suffix == ".obj":
+            for node in principled(material):
+                color = node.inputs["Base Color"].default_value
+                # MTL colours are what a colour picker showed.
+                color[:3] = linear_from_srgb(np.array(color[:3])).tolist()
     bare: dict[str, object] = {}
     for obj in bpy.context.scene.objects:
         if obj.type != "MESH":
@@ -212,15 +219,9 @@ def dress(bpy, suffix: str) -> None:
         for slot in obj.material_slots:
             if slot.material is None:
                 name = colors.name if colors else ""
-                slot.material = bare.setdefault(name, None) or bare_material(bpy, name)
-                bare[name] = slot.material
-    for material in bpy.data.materials:
-        material.use_backface_culling = False
-        if suffix == ".obj":
-            for node in principled(material):
-                color = node.inputs["Base Color"].default_value
-                # MTL colours are what a colour picker showed.
-                color[:3] = linear_from_srgb(np.array(color[:3])).tolist()
+                if name not in bare:
+                    bare[name] = bare_material(bpy, name)
+                slot.material = bare[name]
 
 
 def mend_cut_colors(data) -> None:
