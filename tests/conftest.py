@@ -3,6 +3,7 @@
 import itertools
 import json
 import os
+import signal
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +12,8 @@ import pytest
 
 # Before torch starts: tests run beside each other and beside other work.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# A shell ignores Ctrl-C for what it runs in the background, and children inherit that.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 # Models that this user installed are no part of any test.
 os.environ["SPAD_HOME"] = os.path.join(os.devnull, "spad")
 

@@ -21,8 +21,8 @@ from spad.config import RenderConfig
 from spad.data.assets import Asset
 from spad.data.render import RenderedViews
 from spad.data.renderers import Rendering, find_renderer
+from spad.data.shards import DEPTH_UNIT, file_hash
 
-DEPTH_UNIT = 1e-3
 PARTIAL = ".partial"
 _RECORD = "transforms.json"
 _CAMERA_FIELDS = {
@@ -173,12 +173,3 @@ def is_same_file(path: Path, sha256: str, since: float) -> bool:
         return False
     status = path.stat()
     return max(status.st_mtime, status.st_ctime) < since or file_hash(path) == sha256
-
-
-def file_hash(path: Path) -> str:
-    """SHA-256 of a file of any size."""
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while piece := file.read(1 << 20):
-            digest.update(piece)
-    return digest.hexdigest()

@@ -23,7 +23,6 @@ from spad.data.checks import check_views
 from spad.data.folders import (
     PARTIAL,
     ObjectRecord,
-    file_hash,
     is_same_file,
     read_object,
     settings_hash,
@@ -32,6 +31,7 @@ from spad.data.folders import (
 from spad.data.gltf import GLTF_SUFFIXES, check_references
 from spad.data.objects import unreadable_files_named
 from spad.data.renderers import find_renderer
+from spad.data.shards import file_hash
 from spad.data.viewpoints import cameras_of
 from spad.data.workers import Limits, Lost, num_cores, run_isolated
 
