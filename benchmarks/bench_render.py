@@ -25,7 +25,7 @@ import trimesh
 from bench_start import cores, processor, publish
 
 from spad.cameras import Cameras
-from spad.config import RenderConfig
+from spad.data.config import RenderConfig
 from spad.data.objects import load_object
 from spad.data.render import render_views
 from spad.data.renderers import find_renderer

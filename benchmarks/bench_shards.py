@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from spad.config import PackConfig
+from spad.data.config import PackConfig
 from spad.data.dataset import ShardDataset
 from spad.data.pack import pack
 from spad.data.shards import read_shard_folder

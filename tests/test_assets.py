@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from spad.config import RenderConfig
 from spad.data.assets import find_assets
+from spad.data.config import RenderConfig
 
 
 @pytest.fixture

@@ -20,8 +20,8 @@ from hand_made import box, edit_gltf, write_gltf
 from spad.camera_formats import from_blender
 from spad.cameras import Cameras
 from spad.cli import main
-from spad.config import RenderConfig
 from spad.data.blender import SCRIPT, BlenderRenderer, blender_command, describe_job
+from spad.data.config import RenderConfig
 from spad.data.renderers import EmbreeRenderer
 
 SIZE = 96

@@ -2,13 +2,14 @@
 
 import json
 import math
-import os
 import struct
 from pathlib import Path
 
 import numpy as np
+import OpenEXR
 import pytest
 import torch
+from PIL import Image
 from torch.testing import assert_close
 
 from spad.camera_formats import (
@@ -22,8 +23,6 @@ from spad.camera_formats import (
 )
 from spad.cameras import Cameras
 
-SHARED = Path(os.environ.get("SPAD_SHARED", Path(__file__).parents[1].parent / "shared"))
-LYNX = SHARED / "samples" / "lynx"
 NAMES = ("images/000.png", "images/a name with blanks.png", "images/002.png")
 
 
@@ -390,10 +389,13 @@ def test_a_failed_write_keeps_the_old_files(tmp_path, monkeypatch):
 
 
 @pytest.fixture(scope="module")
-def lynx():
-    if not (LYNX / "cameras.json").is_file():
-        pytest.skip("the rendered sample with depth is not here")
-    return load_cameras(LYNX / "cameras.json")
+def lynx_folder(shared_dir):
+    return shared_dir / "samples" / "lynx"
+
+
+@pytest.fixture(scope="module")
+def lynx(lynx_folder):
+    return load_cameras(lynx_folder / "cameras.json")
 
 
 def test_the_sample_reads_with_sizes_from_its_pictures(lynx):
@@ -408,17 +410,14 @@ def test_the_sample_reads_with_sizes_from_its_pictures(lynx):
 
 
 @pytest.mark.parametrize("other", [1, 3, 9, 11])
-def test_the_samples_depth_reprojects_onto_the_other_silhouettes(lynx, other):
-    exr = pytest.importorskip("OpenEXR", reason="reading EXR depth needs the package OpenEXR")
-    image = pytest.importorskip("PIL.Image")
-
+def test_the_samples_depth_reprojects_onto_the_other_silhouettes(lynx, lynx_folder, other):
     def depth_of(view):
-        channels = exr.File(str(LYNX / "depths" / f"{view}.exr")).channels()
+        channels = OpenEXR.File(str(lynx_folder / "depths" / f"{view}.exr")).channels()
         pixels = next(iter(channels.values())).pixels.astype(np.float32)
         return torch.from_numpy(10 * pixels.reshape(512, 512, -1)[..., 0])
 
     def alpha_of(view):
-        return torch.from_numpy(np.array(image.open(LYNX / lynx.image_paths[view]))[..., 3])
+        return torch.from_numpy(np.array(Image.open(lynx_folder / lynx.image_paths[view]))[..., 3])
 
     cameras = lynx.cameras[[0, other]]
     rows, columns = (alpha_of(0) == 255).nonzero().unbind(-1)

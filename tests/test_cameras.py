@@ -1,7 +1,6 @@
 """Laws of `Cameras`: where orbit and look-at cameras stand, what they see, what they refuse."""
 
 import math
-import os
 import re
 from pathlib import Path
 
@@ -13,7 +12,6 @@ from torch.testing import assert_close
 from spad.cameras import DEFAULT_FOV_RAD, Cameras
 
 ROOT = Path(__file__).parents[1]
-SHARED = Path(os.environ.get("SPAD_SHARED", ROOT.parent / "shared"))
 ORIGIN = torch.zeros(3)
 
 
@@ -230,10 +228,8 @@ def test_the_worked_example_of_the_conventions_page_holds():
     exec(compile(example, "docs/conventions.md", "exec"), {})
 
 
-def test_poses_and_intrinsics_are_the_original_releases():
-    if not (SHARED / "golden" / "geom_cameras.npz").is_file():
-        pytest.skip("the recorded cameras of the original release are not here")
-    recorded = np.load(SHARED / "golden" / "geom_cameras.npz")
+def test_poses_and_intrinsics_are_the_original_releases(shared_dir):
+    recorded = np.load(shared_dir / "golden" / "geom_cameras.npz")
     polar, azimuth = torch.from_numpy(recorded["angles_deg"]).unbind(-1)
     cameras = Cameras.orbit(90 - polar, azimuth, 3.5, DEFAULT_FOV_RAD, height=32, width=32)
     for got, name in (

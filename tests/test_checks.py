@@ -9,8 +9,8 @@ import torch
 import trimesh
 
 from spad.cameras import Cameras
-from spad.config import CHECKS, REJECTING_CHECKS, RenderConfig
 from spad.data.checks import check_views
+from spad.data.config import CHECKS, REJECTING_CHECKS, RenderConfig
 from spad.data.objects import load_object
 from spad.data.render import RenderedViews, render_views
 from spad.data.viewpoints import cameras_of

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from made_renders import SIZE, write_renders
-from spad.config import PackConfig
+from spad.data.config import PackConfig
 from spad.data.dataset import ShardDataset
 from spad.data.pack import pack
 from spad.data.shards import read_shard_folder

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from playwright.sync_api import sync_playwright
 
 from spad.bands import bands_of
 from spad.cameras import Cameras
@@ -53,8 +54,7 @@ def browser():
     )
     if executable is None:
         pytest.skip("no Chromium; install it with: make browser, or set SPAD_CHROMIUM")
-    playwright = pytest.importorskip("playwright.sync_api", reason="needs: pip install playwright")
-    with playwright.sync_playwright() as driver:
+    with sync_playwright() as driver:
         running = driver.chromium.launch(executable_path=executable, args=["--no-sandbox"])
         yield running
         running.close()

@@ -13,9 +13,9 @@ pq = pytest.importorskip("pyarrow.parquet")
 trimesh = pytest.importorskip("trimesh")
 
 from spad.cli import main  # noqa: E402
-from spad.config import FILTER_PRESETS, FilterConfig  # noqa: E402
 from spad.data import filter as filter_module  # noqa: E402
 from spad.data.annotations import read_annotations  # noqa: E402
+from spad.data.config import FILTER_PRESETS, FilterConfig  # noqa: E402
 from spad.data.filter import RULES, filter_objects, licence_slug  # noqa: E402
 from spad.data.measure import measure_model  # noqa: E402
 from spad.data.sorting import SortedRuns, join  # noqa: E402

@@ -24,8 +24,8 @@ ORDER = """
     spad
     spad.config spad.released spad.vocabulary
     spad.camera_checks spad.cameras spad.camera_parsing spad.camera_colmap spad.camera_formats
-    spad.data spad.data.gltf spad.data.objects spad.data.render spad.data.viewpoints
-    spad.data.shards spad.data.views
+    spad.data spad.data.config spad.data.gltf spad.data.objects spad.data.render
+    spad.data.viewpoints spad.data.shards spad.data.views
     spad.epipolar spad.original_epipolar spad.bands spad.correspondence
     spad.data.checks spad.data.blender_script spad.data.blender spad.data.renderers
     spad.data.captions spad.data.assets spad.data.folders
@@ -151,7 +151,9 @@ def test_public_names_live_where_the_package_says():
 
 
 def test_the_command_line_starts_light():
-    loaded = load_alone(["spad", "spad.config", "spad.cli", "spad.models", "spad.vocabulary"])
+    loaded = load_alone(
+        ["spad", "spad.config", "spad.data.config", "spad.cli", "spad.models", "spad.vocabulary"]
+    )
     assert not loaded & {"torch", "numpy", "PIL", "diffusers", "transformers", "trimesh"}
 
 

@@ -10,10 +10,9 @@ from pathlib import Path
 import pytest
 
 from hand_made import StuckModel, box, write_gltf
-from spad.config import RenderConfig
+from spad.data.config import RenderConfig
 from spad.data.render_job import render_all
 
-pytest.importorskip("ray")
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
 COUNT = 8
 

@@ -20,7 +20,8 @@ from hand_made import box, write_gltf
 from made_renders import SIZE, write_renders
 from spad.autoencoder import PatchAutoencoder, encode_scaled
 from spad.cli import main
-from spad.config import DenoiserTraining, Export, Inspection, PackConfig, RenderConfig
+from spad.config import DenoiserTraining, Export
+from spad.data.config import Inspection, PackConfig, RenderConfig
 from spad.data.inspect import inspect_data
 from spad.data.pack import pack
 from spad.data.shards import key_of, read_shard_folder, scan_shard

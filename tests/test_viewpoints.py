@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from spad.config import CAMERA_PRESETS, RenderConfig
+from spad.data.config import CAMERA_PRESETS, RenderConfig
 from spad.data.viewpoints import cameras_of
 
 

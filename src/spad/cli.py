@@ -23,13 +23,10 @@ from spad.config import (
     Download,
     EpipolarConfig,
     Export,
-    FilterConfig,
     Generation,
     InitFromSD,
-    Inspection,
-    PackConfig,
-    RenderConfig,
 )
+from spad.data.config import FilterConfig, Inspection, PackConfig, RenderConfig
 
 BAD_INPUT, MACHINE_FAILURE, STOPPED = 2, 1, 130
 

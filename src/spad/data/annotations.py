@@ -15,8 +15,8 @@ from typing import Any, NamedTuple, TextIO
 
 from tqdm import tqdm
 
-from spad.config import RenderConfig
 from spad.data.assets import check_uid, find_assets, read_index
+from spad.data.config import RenderConfig
 
 _SUFFIXES = (".json", ".json.gz")
 _PIECE = 1 << 20

@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from spad.config import RenderConfig
 from spad.data.captions import read_captions
+from spad.data.config import RenderConfig
 
 # Beside the objects' folders stand the lists and the folder of rejected ones.
 _RESERVED = ("objects.jsonl", "failed.jsonl", "rejected")

@@ -29,7 +29,7 @@ LEAST_AGREEMENT = 0.8
 
 
 def check_views(views: RenderedViews, cameras: Cameras) -> dict[str, str]:
-    """The checks of `spad.config.CHECKS` that an object fails, in that order, and why.
+    """The checks of `spad.data.config.CHECKS` that an object fails, in that order, and why.
 
     Args:
         views: v pictures of one object, with geometry.

@@ -15,9 +15,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from spad.config import FilterConfig
 from spad.data.annotations import Annotation, read_annotations
 from spad.data.captions import read_captions
+from spad.data.config import FilterConfig
 from spad.data.histograms import Histograms
 from spad.data.sorting import SortedRuns, join
 from spad.results import RECORD, whole_folder

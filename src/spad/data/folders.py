@@ -17,8 +17,8 @@ from PIL import Image
 
 from spad.camera_formats import save_transforms
 from spad.cameras import Cameras
-from spad.config import RenderConfig
 from spad.data.assets import Asset
+from spad.data.config import RenderConfig
 from spad.data.render import RenderedViews
 from spad.data.renderers import Rendering, find_renderer
 from spad.data.shards import DEPTH_UNIT, file_hash

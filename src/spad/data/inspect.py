@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from spad.config import Inspection
+from spad.data.config import Inspection
 from spad.data.shards import (
     DEPTH_UNIT,
     INDEX,

@@ -27,7 +27,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from spad.camera_parsing import write_whole
-from spad.config import PackConfig
+from spad.data.config import PackConfig
 from spad.data.shards import (
     BLOCK,
     DEPTH_UNIT,

@@ -17,9 +17,9 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from spad.config import RenderConfig
 from spad.data.assets import Asset, find_assets, read_rows
 from spad.data.checks import check_views
+from spad.data.config import RenderConfig
 from spad.data.folders import (
     PARTIAL,
     ObjectRecord,

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Protocol
 
 from spad.cameras import Cameras
-from spad.config import RenderConfig
+from spad.data.config import RenderConfig
 from spad.data.objects import MODEL_SUFFIXES, load_object
 from spad.data.render import Rendering, render_views
 

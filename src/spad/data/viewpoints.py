@@ -7,7 +7,7 @@ import hashlib
 import numpy as np
 
 from spad.cameras import DEFAULT_FOV_RAD, DEFAULT_RADIUS, Cameras
-from spad.config import RenderConfig
+from spad.data.config import RenderConfig
 
 
 def cameras_of(config: RenderConfig, uid: str) -> Cameras:

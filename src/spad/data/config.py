@@ -1,0 +1,240 @@
+"""Settings of the commands that make data, as values. Imports nothing heavy."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal, get_args
+
+from tyro.conf import Positional
+
+_NORMALIZATIONS = ("sphere", "cube")
+_PASSES = ("depth", "normals", "mask")
+CAMERA_PRESETS = ("training", "paper", "sphere", "orbit")
+
+# What is looked for in the renders of an object, `spad.data.checks` says how.
+Check = Literal[
+    "blank", "transparent", "black", "tiny", "clipped", "inside-out", "one-colour", "reprojection"
+]
+CHECKS: tuple[Check, ...] = get_args(Check)
+# A rock of one gray is a good object; a scan that lost its texture looks just like it.
+REJECTING_CHECKS = tuple(name for name in CHECKS if name != "one-colour")
+
+
+@dataclass(frozen=True)
+class RenderConfig:
+    """Render views of 3D models, in the form that `spad train` and nerfstudio read."""
+
+    assets: Positional[Path]
+    """Folder of models (GLB, glTF, OBJ, PLY, STL; FBX and USD with Blender), or a .jsonl index of
+    them."""
+    output: Path
+    """Folder for the results; the same command goes on where an earlier one stopped."""
+    root: Path | None = None
+    """Folder that the index's paths start from; the index's own if left out."""
+    ids: Path | None = None
+    """Render only the ids in this file, one a line, as `spad filter` writes it."""
+    captions: Path | None = None
+    """Cap3D's CSV; its captions go before those of the index."""
+    renderer: Literal["embree", "blender"] = "embree"
+    """embree needs nothing but a CPU; blender is slower and draws shadows and real materials."""
+    blender_engine: Literal["cycles", "eevee", "workbench"] = "cycles"
+    blender_samples: int = 32
+    """Light paths a pixel in Cycles, samples a pixel in the others."""
+    blender_device: Literal["cpu", "gpu"] = "cpu"
+    image_size: int = 128
+    """Side of the pictures in pixels."""
+    cameras: Literal["training", "paper", "sphere", "orbit"] = "training"
+    """training: random ones where people look from, and sets a quarter turn apart. paper: random
+    at radius 3.5, elevation -90 to 90. sphere: uniform on the sphere. orbit: evenly round."""
+    num_random: int = 12
+    """Views of each object from random cameras (training)."""
+    num_orthogonal_sets: int = 3
+    """Sets of four views of each object, a quarter turn apart (training)."""
+    num_views: int = 12
+    """Views of each object (paper, sphere, orbit)."""
+    elevation_deg: float = 20.0
+    """Above the horizon (orbit)."""
+    samples_per_side: int = 2
+    """Rays along each side of a pixel: 2 casts four a pixel."""
+    passes: tuple[Literal["depth", "normals", "mask"], ...] = ()
+    """What to write beside the colours."""
+    normalize: Literal["sphere", "cube"] = "sphere"
+    """Fit the object into the sphere of radius 1, or the cube of side 1."""
+    up: Literal["y", "z"] | None = None
+    """The models' up axis; y for glTF and z for others if left out."""
+    reject: tuple[Check, ...] = REJECTING_CHECKS
+    """Checks that an object must pass to be listed in objects.jsonl. All others are run too, and
+    what they find is only noted. No value rejects nothing."""
+    max_faces: int = 2_000_000
+    """Models of more triangles are not drawn."""
+    time_limit_s: float = 300.0
+    """Longest time for one object, in seconds; then its worker is stopped and the next goes on."""
+    memory_limit_gb: float = 8.0
+    """Most memory for one worker."""
+    executor: Literal["process", "ray"] = "process"
+    """process: the cores of this machine. ray: a Ray cluster that shares the folders."""
+    ray_address: str | None = None
+    """Of a running Ray cluster; one is started on this machine if left out."""
+    seed: int = 0
+    """Of the cameras."""
+    workers: int = 0
+    """Processes; 0 takes one for each core."""
+    limit: int | None = None
+    """Render only the first few models."""
+    pack: Path | None = None
+    """Then pack the views into shards in this folder, as `spad pack` does."""
+
+    def __post_init__(self) -> None:
+        lowest = {"image_size": 1, "num_random": 0, "num_orthogonal_sets": 0, "num_views": 1}
+        lowest |= {"samples_per_side": 1, "blender_samples": 1, "workers": 0, "limit": 1}
+        lowest |= {"max_faces": 1}
+        for name, low in lowest.items():
+            value = getattr(self, name)
+            if value is not None and value < low:
+                raise ValueError(f"expected {name} of at least {low}, got {value}")
+        for name in ("time_limit_s", "memory_limit_gb"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"expected a positive {name}, got {getattr(self, name)}")
+        if self.pack is not None and self.pack == self.output:
+            raise ValueError(f"expected a folder of its own for the shards, got {self.pack} again")
+        if self.num_random + self.num_orthogonal_sets == 0:
+            raise ValueError("expected some views, got num_random 0 and num_orthogonal_sets 0")
+        if not -90 <= self.elevation_deg <= 90:
+            raise ValueError(f"expected elevation_deg in [-90, 90], got {self.elevation_deg}")
+        for name, known in (("normalize", _NORMALIZATIONS), ("cameras", CAMERA_PRESETS)):
+            if getattr(self, name) not in known:
+                raise ValueError(f"expected {name} in {known}, got {getattr(self, name)!r}")
+        for name, known in (("passes", _PASSES), ("reject", CHECKS)):
+            for value in getattr(self, name):
+                if value not in known:
+                    raise ValueError(f"expected {name} among {known}, got {value!r}")
+
+
+@dataclass(frozen=True)
+class PackConfig:
+    """Pack what `spad render` wrote into WebDataset tar shards with an index and checksums."""
+
+    renders: Positional[Path]
+    """Folder that `spad render` wrote."""
+    output: Path
+    """Folder for the shards; the same command goes on where an earlier one stopped."""
+    picture_format: Literal["webp", "png"] = "webp"
+    """Of colours and normals. Both are lossless; WebP takes half the space."""
+    objects_per_shard: int = 512
+    order: Literal["mixed", "given"] = "mixed"
+    """mixed: by a hash of the id, so that every shard holds a bit of everything. given: as
+    objects.jsonl lists them."""
+    seed: int = 0
+    """Of the mixed order."""
+    latents: str | None = None
+    """Name or folder of a model whose latents and text embeddings are stored too."""
+    workers: int = 0
+    """Threads; 0 takes one for each core."""
+
+    def __post_init__(self) -> None:
+        for name, low in (("objects_per_shard", 1), ("workers", 0)):
+            if getattr(self, name) < low:
+                raise ValueError(f"expected {name} of at least {low}, got {getattr(self, name)}")
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """Show what data holds: statistics, and a sheet of objects with their captions."""
+
+    path: Positional[Path]
+    """A shard, a folder of shards, or a folder that `spad render` wrote."""
+    output: Path | None = None
+    """PNG file for the sheet; NAME-sheet.png in the current folder if left out."""
+    objects: int = 12
+    """On the sheet."""
+    views: int = 6
+    """Of each object on the sheet."""
+    sample: int = 200
+    """Most objects that the statistics are taken from, spread evenly; 0 takes all."""
+    verify: bool = False
+    """Compare the shards with their checksums."""
+
+    def __post_init__(self) -> None:
+        for name, low in (("objects", 1), ("views", 1), ("sample", 0)):
+            if getattr(self, name) < low:
+                raise ValueError(f"expected {name} of at least {low}, got {getattr(self, name)}")
+        if self.output is not None and self.output.suffix != ".png":
+            raise ValueError(f"expected a .png file for the sheet, got {self.output}")
+
+
+# What the presets of `spad filter` ask for. SPAD, section 4, names the paper's two rules and no
+# thresholds; these are ours.
+_PAPER = {
+    "min_likes": 3,
+    "min_views": 100,
+    "min_faces": 100,
+    "max_faces": 500_000,
+    "min_vertices": 50,
+    "max_vertices": 500_000,
+}
+_COMMERCIAL = _PAPER | {"licences": ("cc0", "by", "by-sa")}
+_CLEAN = _COMMERCIAL | {
+    "max_animations": 0,
+    "exclude": ("text", "scan", "point-cloud", "scene"),
+    "duplicates": ("name-and-counts", "geometry"),
+}
+FILTER_PRESETS = {"none": {}, "paper": _PAPER, "commercial": _COMMERCIAL, "clean": _CLEAN}
+
+
+@dataclass(frozen=True)
+class FilterConfig:
+    """Choose objects to learn from: a list of ids, and a table of why the others were left out.
+
+    A threshold that is left out is the preset's. What an object does not tell, no threshold
+    rejects, except its licence.
+    """
+
+    annotations: Positional[Path]
+    """Folder of Objaverse's .json.gz annotations or one such file, or a folder of models or a
+    .jsonl index of them."""
+    output: Path
+    """Folder to make."""
+    preset: Literal["none", "paper", "commercial", "clean"] = "paper"
+    """paper: popularity and size. commercial: also the licence. clean: also no animation, text,
+    scans, point clouds, scenes or duplicates."""
+    captions: Path | None = None
+    """Cap3D's CSV; objects without a caption in it are left out."""
+    root: Path | None = None
+    """Folder that the index's paths start from; the index's own if left out."""
+    overwrite: bool = False
+    """Replace the output folder if an earlier run made it."""
+    min_likes: int | None = None
+    min_views: int | None = None
+    min_comments: int | None = None
+    min_faces: int | None = None
+    """Polygons."""
+    max_faces: int | None = None
+    min_vertices: int | None = None
+    max_vertices: int | None = None
+    licences: tuple[str, ...] | None = None
+    """Such as cc0 by by-sa; an object without a licence is left out. No value takes any."""
+    max_animations: int | None = None
+    """0 leaves out what moves."""
+    exclude: tuple[Literal["text", "scan", "point-cloud", "scene"], ...] | None = None
+    """Kinds of objects to leave out, by the words of their name, tags and categories."""
+    duplicates: tuple[Literal["name", "name-and-counts", "geometry"], ...] | None = None
+    """Keep one object, the most liked, of those with the same name, or the same name, polygons and
+    vertices, or the same triangles (of local models only)."""
+
+    def __post_init__(self) -> None:
+        if self.preset not in FILTER_PRESETS:
+            raise ValueError(f"expected preset in {tuple(FILTER_PRESETS)}, got {self.preset!r}")
+        for low, high in (("min_faces", "max_faces"), ("min_vertices", "max_vertices")):
+            least, most = getattr(self, low), getattr(self, high)
+            if least is not None and most is not None and least > most:
+                raise ValueError(f"expected {low} of at most {high}, got {least} and {most}")
+        for name, value in vars(self).items():
+            if name.startswith(("min_", "max_")) and value is not None and value < 0:
+                raise ValueError(f"expected {name} of at least 0, got {value}")
+
+    def with_preset(self) -> "FilterConfig":
+        """These settings, with what they leave out taken from the preset.
+
+        Raises: ValueError: a threshold contradicts one of the preset.
+        """
+        preset = FILTER_PRESETS[self.preset]
+        return replace(self, **{k: v for k, v in preset.items() if getattr(self, k) is None})
