@@ -135,3 +135,57 @@ def renders(tmp_path_factory) -> Path:
         rows.append(json.dumps(row))
     (folder / "objects.jsonl").write_text("\n".join(rows) + "\n")
     return folder
+
+
+@pytest.fixture(scope="session")
+def disc_shards(renders, tmp_path_factory) -> Path:
+    """The coloured discs in two shards; not to be changed."""
+    from spad.data.config import PackConfig
+    from spad.data.pack import pack
+
+    folder = tmp_path_factory.mktemp("discs") / "shards"
+    pack(PackConfig(renders, folder, objects_per_shard=3))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def disc_vae(renders, tmp_path_factory) -> Path:
+    """A tiny autoencoder whose linear parts fit the coloured discs."""
+    from spad.autoencoder import PatchAutoencoder
+    from spad.data.views import image_tensor, load_all_images, read_renders
+
+    vae = PatchAutoencoder(latent_channels=8, block_out_channels=(16, 16, 16), sample_size=64)
+    images = image_tensor(load_all_images(read_renders(renders)))
+    vae.fit_components(images.flatten(0, 1))
+    folder = tmp_path_factory.mktemp("autoencoder") / "vae"
+    vae.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def training(disc_shards, disc_vae, tmp_path):
+    """Settings of a tiny run on the coloured discs; accelerate forgets the run before."""
+    from accelerate.state import AcceleratorState
+
+    from spad.training.config import Training
+
+    AcceleratorState._reset_state(reset_partial_state=True)
+    yield Training(
+        data=disc_shards,
+        output=tmp_path / "run",
+        vae=str(disc_vae),
+        steps=4,
+        num_views=(1, 2, 4),
+        batch_size=8,
+        warmup_steps=1,
+        block_out_channels=(32, 32),
+        text_width=64,
+        device="cpu",
+        save_every_s=0.0,
+        log_every=1,
+        sample_every=0,
+        sample_steps=1,
+        trackers=(),
+        save_dtype="float32",
+    )
+    AcceleratorState._reset_state(reset_partial_state=True)

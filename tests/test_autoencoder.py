@@ -6,16 +6,16 @@ import pytest
 import torch
 
 from spad.autoencoder import PatchAutoencoder
-from spad.config import AutoencoderTraining
 from spad.data.views import image_tensor, load_all_images, read_renders
-from spad.train_autoencoder import (
+from spad.training.autoencoder import (
     denoised_latents,
     fit_autoencoder,
     image_gradients,
     random_crops,
     train_autoencoder,
 )
-from spad.training_run import step_generator
+from spad.training.config import AutoencoderTraining
+from spad.training.run import seeded
 
 SMALL = dict(latent_channels=12, block_out_channels=(16, 16, 16))
 
@@ -65,7 +65,7 @@ def test_untrained_it_is_the_best_linear_projection(renders, images, tmp_path):
 
 def test_scaled_latents_have_unit_variance(renders, images, tmp_path):
     model = fit_autoencoder(settings(renders, tmp_path), images)
-    crops = random_crops(images, 200, 64, 64, step_generator(1, 0))
+    crops = random_crops(images, 200, 64, 64, seeded(1, 0))
     scaled = model.encode(crops).latent_dist.mode() * model.config.scaling_factor
     assert 0.8 < scaled.square().mean() < 1.2
 
@@ -115,7 +115,7 @@ def test_little_noise_leaves_latents_as_they_are(
     clean = torch.stack([vae.encode(image_tensor(i)).latent_dist.mode() for i in images[:2]])
     deviations = []
     for timesteps in ((0, 1), (500, 501)):
-        monkeypatch.setattr("spad.train_autoencoder.DENOISED_TIMESTEPS", timesteps)
+        monkeypatch.setattr("spad.training.autoencoder.DENOISED_TIMESTEPS", timesteps)
         found = denoised_latents(objects, images[:2], tiny_pipeline_folder, seed=0)
         again = denoised_latents(objects, images[:2], tiny_pipeline_folder, seed=0)
         assert found.shape == clean.shape and torch.equal(found, again)
@@ -136,7 +136,7 @@ def test_the_decoder_learns_from_a_denoiser(renders, tiny_pipeline_folder, tmp_p
 
 
 def test_crops_start_at_multiples(images):
-    crops = random_crops(images, 50, 32, 16, step_generator(0, 0))
+    crops = random_crops(images, 50, 32, 16, seeded(0, 0))
     assert crops.shape == (50, 3, 32, 32)
     whole = image_tensor(images.reshape(-1, 64, 64, 3))
     for crop in crops[:5]:

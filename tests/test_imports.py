@@ -22,7 +22,7 @@ SRC = ROOT / "src"
 # too, imports go to the left.
 ORDER = """
     spad
-    spad.config spad.released spad.vocabulary
+    spad.config spad.training spad.training.config spad.released spad.vocabulary
     spad.camera_checks spad.cameras spad.camera_parsing spad.camera_colmap spad.camera_formats
     spad.data spad.data.config spad.data.gltf spad.data.objects spad.data.render
     spad.data.viewpoints spad.data.shards spad.data.views
@@ -41,7 +41,9 @@ ORDER = """
     spad.results spad.generate spad.epipolar_command
     spad.data.sorting spad.data.measure spad.data.annotations spad.data.histograms spad.data.filter
     spad.data.pack spad.data.inspect
-    spad.training_run spad.train_autoencoder spad.train spad.export
+    spad.training.run spad.training.autoencoder spad.training.card spad.training.export
+    spad.training.objective spad.training.batches spad.training.build spad.training.states
+    spad.training.cost spad.training.show spad.training.train
     spad.cli
     spad.__main__
 """.split()

@@ -1,262 +1,343 @@
-"""Training the denoiser, its resumption and its export, on a few coloured discs."""
+"""Training a denoiser on a few coloured discs: what learns, what a step sees, what is written."""
 
+import functools
+import hashlib
 import json
-import os
-import shutil
-import signal
-import subprocess
-import sys
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
+from accelerate.state import AcceleratorState
+from PIL import Image
 
-from spad.cameras import Cameras
-from spad.config import AutoencoderTraining, DenoiserTraining, Export
-from spad.data.viewpoints import quarter_turns
-from spad.export import export_model
+from spad.data.config import PackConfig
+from spad.data.pack import pack
+from spad.data.views import is_held_out
+from spad.model import MultiViewUNet
 from spad.models import check_files, find_model, load_model
-from spad.train import DenoiserTrainer, train_denoiser
-from spad.train_autoencoder import train_autoencoder
-from spad.training_run import step_generator
+from spad.training.batches import Batch
+from spad.training.build import NEW_LAYERS
+from spad.training.config import PRESETS
+from spad.training.cost import check_space
+from spad.training.train import Trainer, dry_run, train
 
 
-@pytest.fixture(scope="module")
-def autoencoder(renders, tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("autoencoder")
-    train_autoencoder(
-        AutoencoderTraining(
-            renders,
-            folder,
-            steps=20,
-            batch_size=2,
-            crop_size=32,
-            latent_channels=8,
-            block_out_channels=(16, 16, 16),
-            log_every=5,
-        )
-    )
-    return folder
+def gradients(trainer: Trainer, batch: Batch) -> dict[str, torch.Tensor]:
+    """Of a whole step, made of micro-batches as `train_step` makes it, before clipping."""
+    trainer.next_batch = lambda step: batch
+    kept = {}
+    step = trainer.optimizer.step
+
+    def keep():
+        learned = trainer.denoiser.learned().items()
+        kept.update({n: p.grad.clone() for n, p in learned if p.grad is not None})
+        step()
+
+    trainer.optimizer.step = keep
+    trainer.train_step(0)
+    return kept
 
 
-@pytest.fixture
-def settings(renders, autoencoder, tmp_path) -> DenoiserTraining:
-    return DenoiserTraining(
-        data=renders,
-        output=tmp_path / "run",
-        vae=autoencoder / "vae",
-        steps=4,
-        views_per_object=(1, 2, 4),
-        views_per_step=8,
-        warmup_steps=1,
-        block_out_channels=(32, 32),
-        text_width=64,
-        save_every_s=0.0,
-        log_every=1,
-    )
+def hashes(module: torch.nn.Module) -> dict[str, str]:
+    return {
+        name: hashlib.sha256(p.detach().numpy().tobytes()).hexdigest()
+        for name, p in module.named_parameters()
+    }
 
 
-def weights(folder: Path) -> dict[str, torch.Tensor]:
-    return load_model(folder).unet.state_dict()
-
-
-def test_it_learns(settings):
+def test_it_learns(training):
     """The same batch again and again: its loss falls by half."""
-    trainer = DenoiserTrainer(replace(settings, steps=1000, learning_rate=2e-3))
-    losses = []
-    for _ in range(40):
-        loss = trainer.loss(step=3)
-        trainer.optimizer.zero_grad()
-        loss.backward()
-        trainer.optimizer.step()
-        losses.append(loss.item())
+    trainer = Trainer(replace(training, steps=1000, learning_rate=2e-3, num_views=(4,)))
+    batch = trainer.next_batch(0)
+    trainer.next_batch = lambda step: batch
+    losses = [trainer.train_step(step)["loss"] for step in range(40)]
     assert min(losses[-5:]) < 0.5 * losses[0]
 
 
-@pytest.mark.parametrize("prediction_type", ["v_prediction", "epsilon"])
-@pytest.mark.parametrize("min_snr_gamma", [None, 5.0])
-def test_every_weight_learns(settings, prediction_type, min_snr_gamma):
-    changed = replace(
-        settings,
-        prediction_type=prediction_type,
-        min_snr_gamma=min_snr_gamma,
-        zero_terminal_snr=prediction_type == "v_prediction",
-    )
-    trainer = DenoiserTrainer(changed)
-    before = [p.detach().clone() for p in trainer.parameters]
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"prediction_type": "epsilon", "zero_terminal_snr": False, "min_snr_gamma": 5.0},
+        {"optimizer": "adafactor", "mixed_precision": "bf16", "offset_noise": 0.1},
+        {"epipolar": "original", "intrinsics": "on", "cameras": "relative", "ema_decay": 0.0},
+    ],
+    ids=["mini", "epsilon", "adafactor-bf16", "original-masks"],
+)
+def test_every_weight_learns(training, changes):
+    trainer = Trainer(replace(training, num_views=(4,), **changes))
+    before = {name: p.detach().clone() for name, p in trainer.denoiser.learned().items()}
     for step in range(3):
-        trainer.train_step(step)
-    still = [a.shape for a, b in zip(before, trainer.parameters, strict=True) if torch.equal(a, b)]
+        assert trainer.train_step(step)["loss"] > 0
+    still = [n for n, p in trainer.denoiser.learned().items() if torch.equal(before[n], p)]
     assert not still
 
 
-def test_the_schedule_ends_in_noise_and_sampling_starts_there(settings):
-    scheduler = DenoiserTrainer(settings).scheduler
-    assert scheduler.alphas_cumprod[-1] < 1e-8
-    scheduler.set_timesteps(25)
-    assert scheduler.timesteps[0] == 999
-    plain = DenoiserTrainer(replace(settings, zero_terminal_snr=False)).scheduler
-    assert plain.alphas_cumprod[-1] > 1e-3
-    with pytest.raises(ValueError, match="expected v_prediction"):
-        replace(settings, prediction_type="epsilon")
+@pytest.mark.parametrize("changes", [{"micro_batch_size": 4}, {"gradient_checkpointing": True}])
+def test_parts_of_a_batch_and_stored_activations_change_no_gradient(training, changes):
+    plain = replace(training, num_views=(4,), max_grad_norm=1e9)
+    trainer = Trainer(plain)
+    batch = trainer.next_batch(0)
+    expected = gradients(trainer, batch)
+    for name, gradient in gradients(Trainer(replace(plain, **changes)), batch).items():
+        torch.testing.assert_close(gradient, expected[name], rtol=1e-3, atol=1e-6, msg=name)
 
 
-def test_a_shift_draws_noisy_timesteps_more_often(settings):
-    def share_of_noisy(shift: float) -> float:
-        trainer = DenoiserTrainer(replace(settings, timestep_shift=shift))
-        drawn = trainer._draw_timesteps(20_000, step_generator(0, 0))
-        assert drawn.min() >= 0 and drawn.max() < 1000
-        return (drawn >= 500).float().mean().item()
-
-    # t = 1/2 is where u = 1 / (1 + shift).
-    assert share_of_noisy(1.0) == pytest.approx(0.5, abs=0.02)
-    assert share_of_noisy(3.0) == pytest.approx(0.75, abs=0.02)
+def test_micro_batches_of_unequal_size_are_weighed_by_their_objects(training):
+    plain = replace(training, num_views=(2,), max_grad_norm=1e9)
+    trainer = Trainer(plain)
+    batch = trainer.next_batch(0)
+    assert [len(part.keys) for part in batch.split(6)] == [3, 1]
+    expected = gradients(trainer, batch)
+    for name, gradient in gradients(Trainer(replace(plain, micro_batch_size=6)), batch).items():
+        torch.testing.assert_close(gradient, expected[name], rtol=1e-3, atol=1e-6, msg=name)
 
 
-def test_a_stopped_and_resumed_run_gives_the_weights_of_one_never_stopped(settings, tmp_path):
-    whole = weights(train_denoiser(settings))
-    stopped = replace(settings, output=tmp_path / "stopped")
-    script = (
-        f"import os, signal, sys; sys.path[:0] = {[p for p in sys.path if p]!r}\n"
-        "from pathlib import Path, PosixPath, WindowsPath\n"
-        "from spad.config import DenoiserTraining\n"
-        "import spad.train as train\n"
-        "step = train.DenoiserTrainer.train_step\n"
-        "def killed(self, number):\n"
-        "    if number == 2: os.kill(os.getpid(), signal.SIGKILL)\n"
-        "    return step(self, number)\n"
-        "train.DenoiserTrainer.train_step = killed\n"
-        f"train.train_denoiser({stopped!r})\n"
+def test_the_average_equals_its_formula(training):
+    trainer = Trainer(replace(training, ema_decay=0.9))
+    name, weight = next(iter(trainer.denoiser.learned().items()))
+    average = weight.detach().clone()
+    for step in range(8):
+        trainer.train_step(step)
+        # diffusers' warm-up: EMAModel, inv_gamma 1 and power 3/4, from the first step on.
+        decay = min(0.9, 1 - (1 + step) ** -0.75) if step else 0.0
+        average = decay * average + (1 - decay) * weight.detach()
+    with trainer.averaged():
+        torch.testing.assert_close(trainer.denoiser.learned()[name].detach(), average)
+    assert not torch.equal(weight.detach(), average)
+
+
+@pytest.fixture
+def base(training, tmp_path) -> str:
+    """A trained model to go on from."""
+    return str(train(replace(training, output=tmp_path / "base", steps=2)))
+
+
+@pytest.mark.parametrize(
+    ("learn", "learn_text", "learns"),
+    [
+        ("all", "off", lambda name: name.startswith("unet.")),
+        ("new-layers", "off", lambda name: any(new in name for new in NEW_LAYERS)),
+        (
+            "lora",
+            "off",
+            lambda name: "lora_" in name or any(new in name for new in NEW_LAYERS),
+        ),
+    ],
+)
+def test_frozen_weights_stay_as_they_are(training, base, learn, learn_text, learns):
+    settings = replace(training, init=base, learn=learn, learn_text=learn_text, num_views=(4,))
+    trainer = Trainer(settings)
+    before, vae = hashes(trainer.denoiser), hashes(trainer.pipeline.vae)
+    for step in range(3):
+        trainer.train_step(step)
+    after = hashes(trainer.denoiser)
+    changed = {name for name in after if before[name] != after[name]}
+    assert changed == {name for name in after if learns(name)} and changed
+    assert hashes(trainer.pipeline.vae) == vae
+    assert trainer.parts()["denoiser"].state_dict().keys() == changed
+
+
+def test_a_lora_run_ends_in_a_plain_model(training, base):
+    settings = replace(training, init=base, learn="lora", learn_text="off", lora_rank=4)
+    folder = train(settings)
+    trained, before = load_model(folder).unet.state_dict(), load_model(base).unet.state_dict()
+    assert trained.keys() == before.keys()
+    name = "mid_block.attentions.0.transformer_blocks.0.attn1.to_q.weight"
+    update = trained[name] - before[name]
+    assert 1 <= torch.linalg.matrix_rank(update, rtol=1e-4) <= 4
+    frozen = "mid_block.resnets.0.conv1.weight"
+    assert torch.equal(trained[frozen], before[frozen])
+
+
+@pytest.mark.parametrize("init", [False, True], ids=["from scratch", "from a model"])
+def test_the_ablations_of_the_paper_are_four_flags(training, base, init):
+    start = base if init else None
+    settings = replace(training, init=start, num_views=(4,))
+    for epipolar in ("exact", "none"):
+        for plucker in ("on", "off"):
+            changed = replace(settings, epipolar=epipolar, plucker=plucker)
+            unet = Trainer(changed).denoiser.unet
+            assert (unet.config.epipolar, unet.config.use_plucker) == (epipolar, plucker == "on")
+            assert any("plucker" in name for name in unet.state_dict()) == (plucker == "on")
+    trainer = Trainer(replace(settings, camera_embedding="off"))
+    assert trainer.denoiser.unet.camera_embedding is None
+    assert trainer.train_step(0)["loss"] > 0
+
+
+def test_switching_layers_keeps_all_other_weights(training, base):
+    before = load_model(base).unet.state_dict()
+    trainer = Trainer(replace(training, init=base, plucker="off", epipolar="none"))
+    for name, weight in trainer.denoiser.unet.state_dict().items():
+        assert torch.equal(weight, before[name]), name
+    with pytest.raises(ValueError, match="camera vector"):
+        Trainer(replace(training, init=base, cameras="relative"))
+
+
+def test_a_run_goes_on_from_a_saved_model(training, base):
+    on = train(replace(training, init=base, steps=1, learning_rate=0.0))
+    for name, weight in load_model(base).unet.state_dict().items():
+        assert torch.equal(weight, load_model(on).unet.state_dict()[name]), name
+
+
+def test_held_out_objects_are_never_seen(training, monkeypatch):
+    assert Trainer(training).objects.num_objects == 6
+    import spad.training.batches
+
+    held_out = ("object1", "object4")
+    monkeypatch.setattr(spad.training.batches, "is_held_out", lambda uid: uid in held_out)
+    trainer = Trainer(training)
+    seen = {caption for step in range(30) for caption in trainer.next_batch(step).captions}
+    assert seen == {"disc 0", "disc 2", "disc 3", "disc 5"}
+    assert sum(is_held_out(f"{n}") for n in range(1600)) == pytest.approx(100, abs=30)
+
+
+def test_only_listed_objects_are_learned_from(training, tmp_path):
+    ids = tmp_path / "ids.txt"
+    ids.write_text("object2\nobject3\nnot there\n")
+    trainer = Trainer(replace(training, objects=ids))
+    seen = {caption for step in range(9) for caption in trainer.next_batch(step).captions}
+    assert seen == {"disc 2", "disc 3"}
+
+
+def test_captions_and_words_are_dropped_as_often_as_asked(training):
+    trainer = Trainer(replace(training, text_dropout=0.5, word_dropout=0.25, num_views=(1,)))
+    tokenizer = trainer.pipeline.tokenizer
+    ids = torch.cat([trainer._token_ids(trainer.next_batch(step)) for step in range(60)])
+    words = [tokenizer.decode(row, skip_special_tokens=True) for row in ids]
+    kept = [
+        row
+        for row, text in zip(ids, words, strict=True)
+        if (row != tokenizer.pad_token_id).sum() > 2
+    ]
+    assert 0.4 < len(kept) / len(ids) < 0.6
+    unknown = (torch.stack(kept) == tokenizer.unk_token_id).sum() / (2 * len(kept))
+    assert 0.15 < unknown < 0.35
+
+
+def test_stored_latents_are_the_pictures_encoded(training, base, renders, tmp_path):
+    packed = tmp_path / "packed"
+    pack(PackConfig(renders, packed, objects_per_shard=3, latents=base))
+    trainers = [Trainer(replace(training, data=data)) for data in (training.data, packed)]
+    assert [trainer.objects.parts for trainer in trainers] == [("images",), ("latents",)]
+    for step in range(3):
+        pixels, latents = (trainer.next_batch(step) for trainer in trainers)
+        assert pixels.captions == latents.captions
+        encoded = trainers[0]._latents(pixels.views, are_pixels=True)
+        torch.testing.assert_close(encoded, latents.views.float(), atol=2e-3, rtol=2e-3)
+
+
+def test_batches_are_consistent(training, renders):
+    """Pictures, cameras and captions of a batch belong to the same views."""
+    from spad.data.views import image_tensor, read_renders
+
+    known = {o.captions[0]: o for o in read_renders(renders)}
+    trainer = Trainer(training)
+    for step in range(5):
+        batch = trainer.next_batch(step)
+        poses = batch.cameras.world_from_cam.unflatten(0, batch.views.shape[:2])
+        for views, pose, caption in zip(batch.views, poses, batch.captions, strict=True):
+            images = image_tensor(known[caption].images())
+            for view, one in zip(views, pose, strict=True):
+                number = (images == view).flatten(1).all(1).nonzero()[0, 0]
+                assert torch.equal(known[caption].cameras.world_from_cam[number], one)
+
+
+@pytest.fixture
+def pictures(tmp_path):
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    for name, color in (("a.png", "red"), ("b.jpg", "blue")):
+        Image.new("RGB", (90, 70), color).save(folder / name)
+    rows = [{"file_name": "a.png", "text": "red"}, {"file_name": "b.jpg", "text": "blue"}]
+    (folder / "metadata.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    return folder
+
+
+def test_single_pictures_are_mixed_in_and_touch_no_camera(training, pictures):
+    trainer = Trainer(replace(training, images=pictures, image_share=0.5))
+    batches = [trainer.next_batch(step) for step in range(40)]
+    flat = [batch for batch in batches if batch.cameras is None]
+    assert 10 <= len(flat) <= 30
+    assert flat[0].views.shape == (8, 1, 3, 64, 64)
+    red = flat[0].views[flat[0].captions.index("red")]
+    assert red[0, 0].min() > 0.9 and red[0, 1:].max() < -0.9
+    found = gradients(Trainer(replace(training, images=pictures)), flat[0])
+    assert found and not [name for name in found if any(new in name for new in NEW_LAYERS)]
+
+
+def test_a_run_leaves_pictures_a_table_and_a_model_with_its_card(training, disc_shards):
+    settings = replace(
+        training, sample_every=3, trackers=("tensorboard",), licence="CC0-1.0", author="us"
     )
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, env=os.environ)
-    assert done.returncode == -signal.SIGKILL, done.stderr.decode()
-    assert (stopped.output / "checkpoint.pt").is_file()
-    resumed = weights(train_denoiser(stopped))
-    for name, weight in whole.items():
-        assert torch.equal(weight, resumed[name]), name
-
-
-def test_a_run_goes_on_from_a_saved_model(settings, tmp_path):
-    first = train_denoiser(settings)
-    on = replace(settings, init=first, output=tmp_path / "on", steps=1, learning_rate=0.0)
-    assert all(
-        torch.allclose(a, b, atol=2e-3)
-        for a, b in zip(weights(first).values(), weights(train_denoiser(on)).values(), strict=True)
+    folder = train(settings)
+    run = settings.run_folder
+    assert [p.name for p in sorted((run / "samples").iterdir())] == [
+        "step-00000003.png",
+        "step-00000004.png",
+    ]
+    head, *rows = (run / "loss.csv").read_text().splitlines()
+    assert head.startswith(
+        "step,loss,objects_per_s,gradient_norm,learning_rate,data_wait,memory_gb"
     )
-
-
-def test_a_clean_view_is_given_at_timestep_zero_and_not_scored(settings):
-    trainer = DenoiserTrainer(replace(settings, views_per_object=(4,), clean_view_share=1.0))
-    clean = trainer.batch(0)[0]
-    seen = {}
-    forward = trainer.unet.forward
-
-    def watched(sample, timesteps, *args, **kwargs):
-        seen.update(sample=sample, timesteps=timesteps)
-        output = forward(sample, timesteps, *args, **kwargs)
-        output.sample.retain_grad()
-        seen["output"] = output.sample
-        return output
-
-    trainer.unet.forward = watched
-    trainer.loss(0).backward()
-    assert torch.equal(seen["sample"][:, 0], clean[:, 0])
-    assert not torch.equal(seen["sample"][:, 1], clean[:, 1])
-    assert (seen["timesteps"][:, 0] == 0).all()
-    assert (seen["timesteps"][:, 1:] == seen["timesteps"][:, 1:2]).all()
-    assert not seen["output"].grad[:, 0].any()
-    assert seen["output"].grad[:, 1:].any()
-
-
-def test_text_is_dropped_as_often_as_asked(settings):
-    trainer = DenoiserTrainer(replace(settings, text_dropout=0.5, word_dropout=0.0))
-    ids = torch.cat([trainer.batch(step)[2] for step in range(60)])
-    share = (ids == trainer.no_caption).all(-1).float().mean()
-    assert 0.35 < share < 0.65
-
-
-def test_batches_are_consistent(settings, renders):
-    """Latents, cameras and captions of a batch belong to the same views."""
-    trainer = DenoiserTrainer(replace(settings, text_dropout=0.0, word_dropout=0.0))
-    all_latents = trainer.data.latents.float()
-    for step in range(6):
-        latents, cameras, ids, _ = trainer.batch(step)
-        poses = cameras.world_from_cam.unflatten(0, latents.shape[:2])
-        for latent, pose, caption in zip(latents, poses, ids, strict=True):
-            owner = next(i for i, t in enumerate(trainer.data.token_ids) if (t == caption).all())
-            for one, world_from_cam in zip(latent, pose, strict=True):
-                view = (all_latents[owner] == one).flatten(1).all(1).nonzero()[0, 0]
-                index = owner * all_latents.shape[1] + view
-                assert torch.equal(trainer.data.cameras.world_from_cam[index], world_from_cam)
-
-
-def test_held_out_objects_are_never_seen(settings, monkeypatch):
-    import spad.train
-
-    # Leaves a cache of the latents of all six.
-    assert len(DenoiserTrainer(settings).data.latents) == 6
-    monkeypatch.setattr(spad.train, "is_held_out", lambda uid: uid in ("object1", "object4"))
-    trainer = DenoiserTrainer(settings)
-    assert len(trainer.data.token_ids) == 4
-    assert len(trainer.data.latents) == 4
-
-
-def test_latents_are_encoded_once_for_a_list_of_objects(settings, renders, tmp_path):
-    data = tmp_path / "data"
-    shutil.copytree(renders, data, ignore=shutil.ignore_patterns("latents-*"))
-    settings = replace(settings, data=data)
-    latents = DenoiserTrainer(settings).data.latents
-    (cache,) = data.glob("latents-*")
-    stamp = cache.stat().st_mtime_ns
-    assert torch.equal(DenoiserTrainer(settings).data.latents, latents)
-    # Earlier versions did not name the objects.
-    older = cache.rename(data / f"{'-'.join(cache.stem.split('-')[:2])}.safetensors")
-    assert torch.equal(DenoiserTrainer(settings).data.latents, latents)
-    assert [p.stat().st_mtime_ns for p in data.glob("latents-*")] == [stamp]
-    lines = (data / "objects.jsonl").read_text().splitlines()
-    (data / "objects.jsonl").write_text("\n".join(lines[::-1]) + "\n")
-    assert torch.equal(DenoiserTrainer(settings).data.latents, latents.flip(0))
-    assert older.exists() and len(list(data.glob("latents-*"))) == 2
-
-
-def test_quarter_turns_are_found():
-    ring = Cameras.evenly_round(4, elevation_deg=10.0, azimuth_start_deg=33.0)
-    others = Cameras.orbit([0.0, 10.0, 20.0], [5.0, 95.0, 185.0])
-    assert quarter_turns(Cameras.cat([others, ring, ring])) == [[3, 4, 5, 6], [7, 8, 9, 10]]
-
-
-def test_export_ships_a_working_model_with_its_record(settings, autoencoder, renders, tmp_path):
-    train_denoiser(settings)
-    output = tmp_path / "shipped"
-    export = Export((settings.output,), autoencoder, renders, output, "discs", "CC0-1.0", "us")
-    assert export_model(export) == output
-    model = find_model(output)
+    assert "error_0_250" in head and len(rows) == 4
+    (events,) = (run / "spad").glob("events*")
+    assert b"samples" in events.read_bytes() and b"gradient_norm" in events.read_bytes()
+    model = find_model(folder)
     check_files(model)
-    assert (model.name, model.description, model.licence) == ("shipped", "discs", "CC0-1.0")
+    assert (model.name, model.licence) == ("run", "CC0-1.0")
     assert "disc 2" in model.captions()
-    for path in output.rglob("*"):
+    card = (folder / "README.md").read_text()
+    for part in ("samples.png", "6 objects", '"learning_rate"', "loss.svg", "us."):
+        assert part in card
+    for path in folder.rglob("*"):
         if path.suffix in (".json", ".md", ".txt", ".csv"):
-            assert str(tmp_path) not in path.read_text(), path
-    pipeline = load_model(output)
-    pipeline.set_progress_bar_config(disable=True)
-    cameras = Cameras.evenly_round(2, height=64, width=64)
-    assert len(pipeline("disc 2", cameras, num_inference_steps=1).images[0]) == 2
-    card = (output / "README.md").read_text()
-    for run in ("0-", f"1-{settings.output.name}"):
-        (part,) = (output / "training").glob(run + "*")
-        assert json.loads((part / "record.json").read_text())["seconds"] > 0
-        assert (part / "loss.csv").read_text().startswith("step,")
-        assert (part / "loss.svg").read_text().startswith("<svg")
-        assert part.name in card
-    with pytest.raises(ValueError, match="exists"):
-        export_model(export)
+            assert str(run.parent) not in path.read_text(), path
 
 
-def test_a_run_without_its_record_is_not_shipped(settings, autoencoder, renders, tmp_path):
-    train_denoiser(settings)
-    (settings.output / "record.json").unlink()
-    output = tmp_path / "shipped"
-    with pytest.raises(ValueError, match=r"record\.json"):
-        export_model(Export((settings.output,), autoencoder, renders, output))
-    assert not output.exists()
+def test_bf16_gives_nearly_the_loss_of_fp32(training):
+    losses = []
+    for kind in ("no", "bf16"):
+        AcceleratorState._reset_state()
+        settings = replace(training, mixed_precision=kind, num_views=(4,))
+        losses.append(Trainer(settings).train_step(0)["loss"])
+    assert losses[1] == pytest.approx(losses[0], rel=0.05) and losses[0] != losses[1]
+
+
+def test_a_compiled_model_learns_the_same(training, monkeypatch):
+    """Without the compiler proper, which takes minutes on a CPU."""
+    captured = functools.partialmethod(MultiViewUNet.compile, backend="aot_eager")
+    monkeypatch.setattr(MultiViewUNet, "compile", captured)
+    losses = [
+        Trainer(replace(training, compile=compiled, num_views=(2,))).train_step(0)["loss"]
+        for compiled in (False, True)
+    ]
+    assert losses[1] == pytest.approx(losses[0], rel=1e-4)
+
+
+def test_the_cost_is_told_and_nothing_is_written(training):
+    said = dry_run(replace(training, steps=100))
+    for part in ("M parameters", "6 objects of 4 views", "s a step", "GB", "100 steps"):
+        assert part in said
+    assert not training.run_folder.exists()
+
+
+def test_a_disk_too_small_is_said_before_the_first_step(training, monkeypatch):
+    trainer = Trainer(training)
+    monkeypatch.setattr("spad.training.cost._free", lambda folder: 10_000)
+    with pytest.raises(ValueError, match=r"GB of free disk for 2 checkpoints"):
+        check_space(trainer.sizes(), training)
+    with pytest.raises(ValueError, match="free disk"):
+        train(training)
+    assert not (training.run_folder / "checkpoints").exists()
+
+
+def test_presets_are_the_papers_settings():
+    two, four = PRESETS["two-views"], PRESETS["four-views"]
+    assert (two.learning_rate, four.learning_rate) == (1e-4, 2e-5)
+    assert (two.num_views, four.num_views) == ((2,), (4,))
+    assert (two.cameras, two.intrinsics) == ("relative", "off")
+    assert (four.cameras, four.intrinsics) == ("absolute", "on")
+    for preset in (two, four):
+        assert preset.prediction_type == "epsilon" and preset.warmup_steps == 100
+        assert preset.learn_text == "off" and preset.lr_schedule == "constant"

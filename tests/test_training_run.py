@@ -1,5 +1,6 @@
 """Runs stop, resume and refuse as promised; a resumed run is the run that never stopped."""
 
+import json
 import os
 import signal
 import subprocess
@@ -8,12 +9,13 @@ import textwrap
 
 import pytest
 import torch
+from filelock import FileLock
 
-from spad.training_run import (
+from spad.training.run import (
     Interrupted,
     TrainingRun,
-    step_generator,
-    warmup_cosine,
+    learning_rate_factor,
+    seeded,
     write_atomically,
 )
 
@@ -21,34 +23,48 @@ from spad.training_run import (
 class Walk:
     """A little thing to train: noise adds up in a tensor."""
 
-    def __init__(self, folder, total_steps=30, **settings):
+    def __init__(self, folder, total_steps=30, save_every_s=180.0, **settings):
         self.model = torch.nn.Linear(3, 2)
         torch.nn.init.zeros_(self.model.weight)
         self.stop_at = None
         self.run = TrainingRun(
-            folder, {"model": self.model}, {"rate": 0.1} | settings, total_steps, 180.0, 5
+            folder,
+            {"model": self.model},
+            {"rate": 0.1} | settings,
+            total_steps,
+            save_every_s,
+            log_every=5,
+            may_change=("workers",),
         )
 
     def step(self, step: int) -> dict[str, float]:
         if step == self.stop_at:
             os.kill(os.getpid(), signal.SIGTERM)
-        noise = torch.randn(2, 3, generator=step_generator(0, step))
+        noise = torch.randn(2, 3, generator=seeded(0, step))
         self.model.weight.data.add_(noise)
         return {"loss": float(self.model.weight.detach().abs().mean())}
+
+    def go(self, **hooks) -> None:
+        with self.run.opened() as start:
+            self.run.run(hooks.pop("step", self.step), start, **hooks)
+
+
+def checkpoints(folder) -> list[str]:
+    return sorted(path.name for path in (folder / "checkpoints").iterdir())
 
 
 def test_stopped_and_resumed_equals_uninterrupted(tmp_path):
     whole = Walk(tmp_path / "whole")
-    whole.run.run(whole.step)
+    whole.go()
     stopped = Walk(tmp_path / "stopped")
     stopped.stop_at = 11
     with pytest.raises(Interrupted, match="step 12 of 30"):
-        stopped.run.run(stopped.step)
+        stopped.go()
     resumed = Walk(tmp_path / "stopped")
-    resumed.run.run(resumed.step)
+    resumed.go()
     assert torch.equal(resumed.model.weight, whole.model.weight)
     steps = [line.split(",")[0] for line in (tmp_path / "stopped/loss.csv").read_text().split()]
-    assert steps == ["step", "5", "10", "15", "20", "25", "30"]
+    assert steps == ["step", "5", "10", "12", "15", "20", "25", "30"]
 
 
 def test_killed_between_checkpoints_it_goes_on_from_the_last(tmp_path):
@@ -58,46 +74,95 @@ def test_killed_between_checkpoints_it_goes_on_from_the_last(tmp_path):
         sys.path[:0] = {sys.path!r}
         from pathlib import Path
         from test_training_run import Walk
-        walk = Walk(Path({str(tmp_path)!r}))
-        walk.run.save_every_s = 0
+        walk = Walk(Path({str(tmp_path / "run")!r}), save_every_s=0)
         def step(number):
             if number == 17:
                 os.kill(os.getpid(), signal.SIGKILL)
             return walk.step(number)
-        walk.run.run(step)
+        walk.go(step=step)
         """
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True)
     assert done.returncode == -signal.SIGKILL, done.stderr.decode()
-    resumed, whole = Walk(tmp_path), Walk(tmp_path / "whole")
-    resumed.run.run(resumed.step)
-    whole.run.run(whole.step)
+    resumed, whole = Walk(tmp_path / "run"), Walk(tmp_path / "whole")
+    resumed.go()
+    whole.go()
     assert torch.equal(resumed.model.weight, whole.model.weight)
 
 
-def test_other_settings_are_named_and_refused(tmp_path):
-    first = Walk(tmp_path)
-    first.run.run(first.step)
-    other = Walk(tmp_path, rate=0.2)
-    with pytest.raises(ValueError, match=r"rate: 0.1 -> 0.2"):
-        other.run.run(other.step)
+def test_the_last_checkpoints_are_kept_and_no_others(tmp_path):
+    walk = Walk(tmp_path, save_every_s=0)
+    walk.go()
+    assert checkpoints(tmp_path) == ["step-00000029.pt", "step-00000030.pt"]
 
 
-def test_a_bad_loss_stops_the_run_and_keeps_the_checkpoint(tmp_path):
+def test_milestones_come_as_often_as_asked_and_at_the_end(tmp_path):
+    seen = []
     walk = Walk(tmp_path)
-    walk.run.save_every_s = 0
-    with pytest.raises(FloatingPointError, match="step 7.*checkpoint"):
-        walk.run.run(lambda step: {"loss": float("nan") if step == 7 else walk.step(step)["loss"]})
-    assert torch.load(tmp_path / "checkpoint.pt", weights_only=True)["step"] == 7
+
+    def newest() -> str:
+        return walk.run.newest().name
+
+    walk.go(
+        milestone_every=8, at_milestone=lambda done: seen.append((done, walk.run.newest().name))
+    )
+    assert seen == [(n, f"step-{n:08d}.pt") for n in (8, 16, 24, 30)]
+    # Once more, for those who lost the model: nothing is trained.
+    walk.go(step=lambda _: pytest.fail("trained"), at_milestone=lambda done: seen.append(done))
+    assert seen[-1] == 30
 
 
-def test_finished_runs_export_again_and_train_no_more(tmp_path):
-    first = Walk(tmp_path)
-    first.run.run(first.step)
-    again, exported = Walk(tmp_path), []
-    again.run.run(lambda step: pytest.fail("trained"), after_save=exported.append)
-    assert exported == [30]
-    assert torch.equal(again.model.weight, first.model.weight)
+def test_other_settings_are_named_and_refused(tmp_path, caplog):
+    Walk(tmp_path).go()
+    with pytest.raises(ValueError, match=r"rate: 0.1 -> 0.2"):
+        Walk(tmp_path, rate=0.2).go()
+    caplog.set_level("INFO", "spad")
+    Walk(tmp_path, workers=3).go()
+    assert "workers: None -> 3" in caplog.text
+    assert json.loads((tmp_path / "settings.json").read_text())["workers"] == 3
+
+
+def test_a_folder_of_something_else_is_left_alone(tmp_path):
+    (tmp_path / "thesis.tex").write_text("years of work")
+    with pytest.raises(ValueError, match="another output folder"):
+        Walk(tmp_path).go()
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
+    with pytest.raises(ValueError, match="got the file"):
+        Walk(tmp_path / "thesis.tex").go()
+
+
+def test_one_process_trains_in_a_folder(tmp_path):
+    Walk(tmp_path).go()
+    with FileLock(tmp_path / ".lock"), pytest.raises(ValueError, match="another process"):
+        Walk(tmp_path).go()
+
+
+@pytest.mark.parametrize("name", ["loss", "gradient_norm"])
+def test_a_bad_number_stops_the_run_and_keeps_the_checkpoint(tmp_path, name):
+    walk = Walk(tmp_path, save_every_s=0)
+    with pytest.raises(FloatingPointError, match=rf"{name} .*step 7.*step-00000007\.pt"):
+        walk.go(step=lambda step: walk.step(step) | ({name: float("nan")} if step == 7 else {}))
+    assert torch.load(walk.run.newest(), weights_only=True)["step"] == 7
+
+
+def test_a_full_disk_keeps_the_checkpoint_before(tmp_path, monkeypatch):
+    walk = Walk(tmp_path, save_every_s=0)
+    save = torch.save
+
+    def full(state, path):
+        save(state, path)
+        if state["step"] == 9:
+            raise RuntimeError("PytorchStreamWriter failed writing file")
+
+    monkeypatch.setattr(torch, "save", full)
+    with pytest.raises(OSError, match=r"step 9 .*last good checkpoint is .*step-00000008\.pt"):
+        walk.go()
+    assert checkpoints(tmp_path) == ["step-00000007.pt", "step-00000008.pt"]
+    monkeypatch.undo()
+    resumed, whole = Walk(tmp_path), Walk(tmp_path / "whole")
+    resumed.go()
+    whole.go()
+    assert torch.equal(resumed.model.weight, whole.model.weight)
 
 
 def test_a_failed_write_leaves_the_old_file(tmp_path):
@@ -115,16 +180,17 @@ def test_a_failed_write_leaves_the_old_file(tmp_path):
 
 
 def test_learning_rate_warms_up_and_falls():
-    rates = [warmup_cosine(step, 10, 100) for step in range(100)]
+    rates = [learning_rate_factor("cosine", step, 10, 100) for step in range(100)]
     assert rates[0] == 0.1 and rates[9] == 1.0
     assert rates[10:] == sorted(rates[10:], reverse=True)
     assert 0.02 <= rates[-1] < 0.03
+    assert [learning_rate_factor("constant", step, 4, 9) for step in (0, 3, 8)] == [0.25, 1.0, 1.0]
 
 
 def test_steps_draw_different_numbers():
     draws = {
-        float(torch.rand((), generator=step_generator(seed, step)))
+        float(torch.rand((), generator=seeded(seed, step)))
         for seed in range(3)
-        for step in range(100)
+        for step in range(50)
     }
-    assert len(draws) == 300
+    assert len(draws) == 150

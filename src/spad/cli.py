@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import logging
 import os
 import shlex
@@ -16,17 +17,9 @@ from typing import Annotated
 import tyro
 from tyro.conf import Positional, subcommand
 
-from spad.config import (
-    AutoencoderTraining,
-    Conversion,
-    DenoiserTraining,
-    Download,
-    EpipolarConfig,
-    Export,
-    Generation,
-    InitFromSD,
-)
+from spad.config import Conversion, Download, EpipolarConfig, Generation, InitFromSD
 from spad.data.config import FilterConfig, Inspection, PackConfig, RenderConfig
+from spad.training.config import PRESETS, AutoencoderTraining, Export, Training
 
 BAD_INPUT, MACHINE_FAILURE, STOPPED = 2, 1, 130
 
@@ -39,19 +32,11 @@ _EXTRAS = {
     "ray": "ray",
     "matplotlib": "plot",
     "OpenEXR": "exr",
+    "peft": "lora",
+    "tensorboard": "train",
+    "bitsandbytes": "train",
     "bpy": "blender",
 }
-
-
-@dataclass(frozen=True)
-class Train:
-    """Train a model on what `spad render` wrote. Ctrl-C saves; the same command resumes."""
-
-    job: (
-        Annotated[AutoencoderTraining, subcommand("autoencoder")]
-        | Annotated[DenoiserTraining, subcommand("denoiser")]
-        | Annotated[Export, subcommand("export")]
-    )
 
 
 @dataclass(frozen=True)
@@ -64,19 +49,34 @@ class Models:
     """List the captions it was trained on."""
 
 
-Command = (
-    Annotated[Generation, subcommand("generate")]
-    | Annotated[FilterConfig, subcommand("filter")]
-    | Annotated[RenderConfig, subcommand("render")]
-    | Annotated[PackConfig, subcommand("pack")]
-    | Annotated[Inspection, subcommand("inspect")]
-    | Annotated[Train, subcommand("train")]
-    | Annotated[EpipolarConfig, subcommand("epipolar")]
-    | Annotated[Models, subcommand("models")]
-    | Annotated[Download, subcommand("download")]
-    | Annotated[Conversion, subcommand("convert")]
-    | Annotated[InitFromSD, subcommand("init-from-sd")]
-)
+def command_type(preset: str) -> object:
+    """What the parser reads; the settings of `spad train` start from a preset."""
+    return (
+        Annotated[Generation, subcommand("generate")]
+        | Annotated[FilterConfig, subcommand("filter")]
+        | Annotated[RenderConfig, subcommand("render")]
+        | Annotated[PackConfig, subcommand("pack")]
+        | Annotated[Inspection, subcommand("inspect")]
+        | Annotated[Training, subcommand("train", default=PRESETS[preset])]
+        | Annotated[AutoencoderTraining, subcommand("train-autoencoder")]
+        | Annotated[Export, subcommand("export")]
+        | Annotated[EpipolarConfig, subcommand("epipolar")]
+        | Annotated[Models, subcommand("models")]
+        | Annotated[Download, subcommand("download")]
+        | Annotated[Conversion, subcommand("convert")]
+        | Annotated[InitFromSD, subcommand("init-from-sd")]
+    )
+
+
+def _preset(argv: Sequence[str]) -> str:
+    """The preset that a command line of `spad train` names; the parser refuses unknown ones."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    parser.add_argument("--preset", default="mini")
+    try:
+        named = parser.parse_known_args(argv)[0].preset
+    except argparse.ArgumentError:
+        named = None
+    return named if argv[:1] == ["train"] and named in PRESETS else "mini"
 
 
 class Stop(Exception):
@@ -94,7 +94,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     argv = list(sys.argv[1:] if argv is None else argv)
     command = tyro.cli(
-        Command,
+        command_type(_preset(argv)),
         args=argv,
         prog="spad",
         description="Text and cameras in, consistent views of one object out.",
@@ -107,7 +107,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         PackConfig: _pack,
         Inspection: _inspect,
         EpipolarConfig: _epipolar,
-        Train: _train,
+        Training: _train,
+        AutoencoderTraining: _train,
+        Export: _export,
         Models: _models,
         Download: _download,
         Conversion: _convert,
@@ -197,20 +199,28 @@ def _epipolar(settings: EpipolarConfig, argv: list[str]) -> None:
     print("\n".join([*report.lines, *map(str, report.files)]))
 
 
-def _train(command: Train, argv: list[str]) -> None:
-    if isinstance(command.job, AutoencoderTraining):
-        from spad.train_autoencoder import train_autoencoder as train
-    elif isinstance(command.job, Export):
-        from spad.export import export_model as train
+def _train(settings: Training | AutoencoderTraining, argv: list[str]) -> None:
+    if isinstance(settings, AutoencoderTraining):
+        from spad.training.autoencoder import train_autoencoder as train
+    elif settings.dry_run:
+        from spad.training.train import dry_run as train
     else:
-        from spad.train import train_denoiser as train
-    from spad.training_run import Interrupted
+        from spad.training.train import train
+    from spad.training.run import Interrupted
 
     try:
-        print(train(command.job))
+        result = train(settings)
+        if _is_first_process():
+            print(result)
     except Interrupted as stop:
         message = f"{stop}; resume with the same command: {shlex.join(argv)}"
         raise Stop(message, STOPPED) from None
+
+
+def _export(settings: Export, _argv: list[str]) -> None:
+    from spad.training.export import export_model
+
+    print(export_model(settings))
 
 
 def _models(command: Models, _argv: list[str]) -> None:
@@ -283,6 +293,11 @@ def _convert(settings: Conversion | InitFromSD, _argv: list[str]) -> None:
     print(convert_checkpoint(settings) if is_release else init_from_sd(settings))
 
 
+def _is_first_process() -> bool:
+    """Whether this is the process that speaks, of those that torchrun has started."""
+    return os.environ.get("RANK", "0") == "0"
+
+
 def _fail(message: str, code: int, kind: str = "error: ") -> int:
     one_line = " ".join(message.split())
     print(f"spad: {kind}{one_line}", file=sys.stderr)
@@ -328,7 +343,7 @@ def _log_to_stderr(may_fetch: bool) -> Iterator[None]:
     log, handler = logging.getLogger("spad"), _LineHandler()
     level = log.level
     log.addHandler(handler)
-    log.setLevel(logging.INFO)
+    log.setLevel(logging.INFO if _is_first_process() else logging.ERROR)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)

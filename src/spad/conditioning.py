@@ -53,25 +53,27 @@ def condition_on_cameras(
     def on_grid(grid: tuple[int, int]) -> Tensor:
         return scale_intrinsics(pixels, (cameras.height, cameras.width), grid)
 
-    camera = plucker = None
-    if config.use_camera_embedding:
-        is_relative = config.camera_vector == "relative"
-        camera = camera_vectors(cameras, num_views, is_relative, config.camera_intrinsics)
-    if config.use_plucker:
-        plucker = plucker_map(poses, on_grid((height, width)), height, width)
-    masks = {}
-    if config.epipolar == "exact" and num_views > 1:
-        for grid in unet.attention_grids(height, width):
-            # The same band of the picture at every resolution, as far as the cells allow.
-            band = max(config.band_width * grid[0] / height, NARROWEST_BAND)
-            masks[grid[0] * grid[1]] = epipolar_mask(poses, on_grid(grid), *grid, band)
-    elif config.epipolar == "original" and num_views > 1:
-        if (cameras.height, height) != (cameras.width, width):
-            raise ValueError(
-                f"expected square pictures for this model's original masks, got "
-                f"{cameras.height}x{cameras.width}"
-            )
-        finest = original_mask(poses, on_grid((height, width)), height)
-        for rows, columns in unet.attention_grids(height, width):
-            masks[rows * columns] = flat_resize(finest, num_views, rows * columns)
+    # Half a pixel is more than bf16 can tell.
+    with torch.autocast(poses.device.type, enabled=False):
+        camera = plucker = None
+        if config.use_camera_embedding:
+            is_relative = config.camera_vector == "relative"
+            camera = camera_vectors(cameras, num_views, is_relative, config.camera_intrinsics)
+        if config.use_plucker:
+            plucker = plucker_map(poses, on_grid((height, width)), height, width)
+        masks = {}
+        if config.epipolar == "exact" and num_views > 1:
+            for grid in unet.attention_grids(height, width):
+                # The same band of the picture at every resolution, as far as the cells allow.
+                band = max(config.band_width * grid[0] / height, NARROWEST_BAND)
+                masks[grid[0] * grid[1]] = epipolar_mask(poses, on_grid(grid), *grid, band)
+        elif config.epipolar == "original" and num_views > 1:
+            if (cameras.height, height) != (cameras.width, width):
+                raise ValueError(
+                    f"expected square pictures for this model's original masks, got "
+                    f"{cameras.height}x{cameras.width}"
+                )
+            finest = original_mask(poses, on_grid((height, width)), height)
+            for rows, columns in unet.attention_grids(height, width):
+                masks[rows * columns] = flat_resize(finest, num_views, rows * columns)
     return unet.prepare_views(num_views, camera, plucker, masks)

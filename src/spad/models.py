@@ -253,6 +253,24 @@ def load_model(
     return SPADPipeline(**parts, prompt_prefix=_prompt_prefix(model.path)).to(device)
 
 
+def load_autoencoder(name_or_folder: str | os.PathLike) -> Any:
+    """The autoencoder of a model, by its name or folder, or in a folder of its own; float32, CPU.
+
+    Raises: ValueError: there is none, or its files are incomplete.
+    """
+    import torch
+
+    folder = Path(name_or_folder)
+    if (folder / "config.json").is_file():
+        name = _read_json(folder / "config.json").get("_class_name")
+        if name not in _CLASSES["vae"]:
+            raise ValueError(f"expected an autoencoder in {folder}, got a {name}")
+        return _load_part(folder.parent, folder.name, name, torch.float32, kind="vae")
+    model = find_model(name_or_folder)
+    check_files(model)
+    return _load_part(model.path, "vae", _class_names(model.path)["vae"], torch.float32)
+
+
 def choose_device(device: str | torch.device | None) -> torch.device:
     """`device` if it works here; the best there is if None.
 
@@ -317,20 +335,26 @@ def _folders_by_name() -> dict[str, Path]:
     return folders
 
 
-def _load_part(folder: Path, part: str, class_name: str, dtype: torch.dtype) -> Any:
-    """One component. `DiffusionPipeline.from_pretrained` cannot load classes of other packages."""
+def _load_part(
+    folder: Path, part: str, class_name: str, dtype: torch.dtype, kind: str | None = None
+) -> Any:
+    """One component, of the kind that its folder is named after if None.
+
+    `DiffusionPipeline.from_pretrained` cannot load classes of other packages.
+    """
     from safetensors import SafetensorError
 
-    part_class = getattr(import_module(_CLASSES[part][class_name]), class_name)
+    kind = kind or part
+    part_class = getattr(import_module(_CLASSES[kind][class_name]), class_name)
     options: dict[str, Any] = {"local_files_only": True}
-    if part in _WITH_WEIGHTS:
+    if kind in _WITH_WEIGHTS:
         options |= {"dtype": dtype, "use_safetensors": True, "output_loading_info": True}
     try:
         loaded = part_class.from_pretrained(folder / part, **options)
     except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise _damaged(folder, f"{part} cannot be loaded: {reason}") from error
-    if part not in _WITH_WEIGHTS:
+    if kind not in _WITH_WEIGHTS:
         return loaded
     module, report = loaded
     wrong = [*report["missing_keys"], *report["unexpected_keys"], *report["mismatched_keys"]]

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import copy
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from io import BytesIO
-from itertools import accumulate, count
+from itertools import count
 from pathlib import Path
 from typing import Any, Literal
 
@@ -47,7 +48,10 @@ class ShardDataset(IterableDataset):
         depth: (v, h, w) z-depth in world units, 0 for nothing.
         latents: (v, c, h', w') float32, scaled to about unit variance.
         text: (l, d) float32, embedding of the caption.
+        number: int64, its place in the stream, from which randomness of its own can be drawn.
         position: int, where to go on after it; in a batch one number for all.
+
+    `num_objects` is the number of samples in an epoch, over all ranks.
 
     To stop and go on: keep `state_dict(after=batch)` of the last batch that was used, and
     `load_state_dict` it into a dataset of the same settings. The number of workers may be another
@@ -62,7 +66,9 @@ class ShardDataset(IterableDataset):
         captions: Literal["random", "first"] = "random",
         parts: Sequence[Part] = ("images",),
         batch_size: int | None = None,
+        views_per_batch: int | None = None,
         epochs: int | None = 1,
+        uids: Collection[str] | None = None,
         shuffle: bool = True,
         window: int = 8,
         seed: int = 0,
@@ -79,8 +85,11 @@ class ShardDataset(IterableDataset):
             captions: a random one of the object's, or its first.
             parts: what to load.
             batch_size: None streams single samples. The last batch may be smaller.
+            views_per_batch: instead of batch_size, so that batches of any number of views cost
+                about the same; a multiple of every one of `num_views`.
             epochs: that one iteration goes through; None never ends. Without an end all ranks
                 get as many batches; else the last ones may lack one where they do not share n.
+            uids: only these objects; all if None.
             shuffle: without it, objects come in the order of the shards.
             window: shards whose objects are mixed.
             rank, world_size: those of torch.distributed if left out, where it runs.
@@ -92,7 +101,9 @@ class ShardDataset(IterableDataset):
         self.index = read_shard_folder(Path(folder))
         self.num_views = (num_views,) if isinstance(num_views, int) else tuple(num_views)
         self.views, self.captions, self.parts = views, captions, tuple(parts)
-        self.batch_size, self.epochs = batch_size, epochs
+        self.batch_size, self.views_per_batch, self.epochs = batch_size, views_per_batch, epochs
+        self.uids = None if uids is None else frozenset(uids)
+        self.num_objects = len(self.places())
         self.shuffle, self.window, self.seed = shuffle, window, seed
         self.rank, self.world_size = rank, world_size
         if rank is None and torch.distributed.is_available() and torch.distributed.is_initialized():
@@ -126,6 +137,16 @@ class ShardDataset(IterableDataset):
             raise ValueError(f"expected num_views of 1 to {index.num_views}, got {self.num_views}")
         if self.views == "orthogonal" and self.num_views != (4,):
             raise ValueError(f"expected num_views 4 for orthogonal views, got {self.num_views}")
+        if self.uids is not None and not self.num_objects:
+            raise ValueError(f"{index.path} holds none of the {len(self.uids)} objects asked for")
+        if self.views_per_batch is not None:
+            if self.batch_size is not None:
+                raise ValueError("expected batch_size or views_per_batch, got both")
+            if any(self.views_per_batch % n for n in self.num_views) or self.views_per_batch < 1:
+                raise ValueError(
+                    f"expected views_per_batch to be a multiple of num_views {self.num_views}, got "
+                    f"{self.views_per_batch}"
+                )
         for name, least in (("batch_size", 1), ("epochs", 1), ("window", 1), ("world_size", 1)):
             value = getattr(self, name)
             if value is not None and value < least:
@@ -135,10 +156,14 @@ class ShardDataset(IterableDataset):
                 f"expected a rank below world_size, got {self.rank} and {self.world_size}"
             )
 
-    @property
-    def num_objects(self) -> int:
-        """Samples of an epoch, over all ranks."""
-        return self.index.num_objects
+    def places(self) -> list[tuple[int, int]]:
+        """Shard and number in it of every object of the stream, in the order of the shards."""
+        return [
+            (number, i)
+            for number, shard in enumerate(self.index.shards)
+            for i, uid in enumerate(shard.uids)
+            if self.uids is None or uid in self.uids
+        ]
 
     def _end_from(self, epoch: int) -> int | None:
         return None if self.epochs is None else (epoch + self.epochs) * self.num_objects
@@ -177,21 +202,25 @@ class ShardDataset(IterableDataset):
     def __iter__(self) -> Iterator[dict[str, Any]]:
         worker = get_worker_info()
         number, workers = (worker.id, worker.num_workers) if worker else (0, 1)
-        step = (self.batch_size or 1) * self.world_size
         orders = _Orders(self)
-        for batch in count(number, workers):
-            first, after = (self._start + step * n for n in (batch, batch + 1))
+        first = self._start
+        for turn in count():
+            # The same for all ranks, so that none waits for another.
+            drawn = self._generator("views", first)
+            num_views = self.num_views[_draw(len(self.num_views), drawn)]
+            batch_size = self.batch_size or (self.views_per_batch or num_views) // num_views
+            after = first + batch_size * self.world_size
             if self._end is not None:
                 after = min(after, self._end)
             positions = range(first + self.rank, after, self.world_size)
             if not positions:
                 return
-            # The same for all ranks, so that none waits for another.
-            drawn = self._generator("views", first)
-            num_views = self.num_views[_draw(len(self.num_views), drawn)]
-            samples = [self._sample(p, num_views, *orders.find(p)) for p in positions]
-            result = samples[0] if self.batch_size is None else default_collate(samples)
-            yield result | {"position": after}
+            if turn % workers == number:
+                samples = [self._sample(p, num_views, *orders.find(p)) for p in positions]
+                is_batch = self.batch_size or self.views_per_batch
+                result = default_collate(samples) if is_batch else samples[0]
+                yield result | {"position": after}
+            first = after
 
     def _generator(self, *what: Any) -> torch.Generator:
         digest = hashlib.sha256(" ".join(map(str, (self.seed, *what))).encode()).digest()
@@ -211,6 +240,7 @@ class ShardDataset(IterableDataset):
         result = {
             "uid": about.uid,
             "caption": about.captions[caption],
+            "number": torch.tensor(position),
             "view": torch.tensor(chosen),
             "world_from_cam": about.cameras.world_from_cam[chosen],
             "intrinsics": about.cameras.intrinsics[chosen],
@@ -265,28 +295,25 @@ class _Orders:
 
     def __init__(self, dataset: ShardDataset):
         self.dataset = dataset
-        sizes = [len(shard.uids) for shard in dataset.index.shards]
-        self.ends = list(accumulate(sizes))
-        self.sizes = sizes
+        self.places = dataset.places()
+        self.sizes = list(Counter(shard for shard, _ in self.places).values())
         self.epoch: int | None = None
-        self.order = torch.empty(0)
+        self.order: list[int] = []
 
     def find(self, position: int) -> tuple[int, int]:
         """(shard, object in it) at a position of the stream."""
         epoch, place = divmod(position, self.dataset.num_objects)
         if epoch != self.epoch:
-            self.epoch, self.order = epoch, self._make(epoch)
-        number = int(self.order[place])
-        shard = int(np.searchsorted(self.ends, number, side="right"))
-        return shard, number - self.ends[shard] + self.sizes[shard]
+            self.epoch, self.order = epoch, self._make(epoch).tolist()
+        return self.places[self.order[place]]
 
     def _make(self, epoch: int) -> torch.Tensor:
         dataset = self.dataset
-        starts = [end - size for end, size in zip(self.ends, self.sizes, strict=True)]
-        ranges = [torch.arange(*ends) for ends in zip(starts, self.ends, strict=True)]
+        numbers = torch.arange(len(self.places))
         if not dataset.shuffle:
-            return torch.cat(ranges)
+            return numbers
         generator = dataset._generator("order", epoch)
+        ranges = numbers.split(self.sizes)
         shards = torch.randperm(len(ranges), generator=generator).tolist()
         mixed = []
         for first in range(0, len(shards), dataset.window):

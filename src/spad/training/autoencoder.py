@@ -10,11 +10,11 @@ from tqdm import tqdm
 
 from spad.autoencoder import PatchAutoencoder
 from spad.conditioning import condition_on_cameras
-from spad.config import AutoencoderTraining
 from spad.data.views import ObjectViews, image_tensor, is_held_out, load_all_images, read_renders
 from spad.models import load_model
 from spad.text import tokenize
-from spad.training_run import TrainingRun, step_generator, warmup_cosine
+from spad.training.config import AutoencoderTraining
+from spad.training.run import TrainingRun, learning_rate_factor, recorded, seeded
 
 # Pictures whose patches the principal components are taken from: 64 patches each.
 PICTURES_FOR_COMPONENTS = 2048
@@ -114,7 +114,7 @@ def fit_autoencoder(settings: AutoencoderTraining, images: np.ndarray) -> PatchA
         sample_size=images.shape[2],
     )
     whole = images.shape[2]
-    generator = step_generator(settings.seed, 2**31)
+    generator = seeded(settings.seed, 2**31)
     model.fit_components(random_crops(images, PICTURES_FOR_COMPONENTS, whole, whole, generator))
     return model
 
@@ -129,7 +129,6 @@ def train_autoencoder(settings: AutoencoderTraining) -> Path:
     images = load_all_images(objects)
     model = fit_autoencoder(settings, images)
     folder = settings.output / "vae"
-    model.save_pretrained(folder)
     denoised = None
     if settings.denoiser is not None:
         denoised = denoised_latents(objects, images, settings.denoiser, settings.seed)
@@ -140,10 +139,10 @@ def train_autoencoder(settings: AutoencoderTraining) -> Path:
     )
 
     def train_step(step: int) -> dict[str, float]:
-        factor = warmup_cosine(step, settings.warmup_steps, settings.steps)
+        factor = learning_rate_factor("cosine", step, settings.warmup_steps, settings.steps)
         for group in optimizer.param_groups:
             group["lr"] = settings.learning_rate * factor
-        generator = step_generator(settings.seed, step)
+        generator = seeded(settings.seed, step)
         places = random_places(
             images, settings.batch_size, settings.crop_size, model.downscale, generator
         )
@@ -168,6 +167,17 @@ def train_autoencoder(settings: AutoencoderTraining) -> Path:
         mse = F.mse_loss(result.detach(), target).item()
         return {"l1": l1.item(), "edges": edges.item(), "psnr": 10 * math.log10(4 / mse)}
 
-    run = TrainingRun.of(settings, {"model": model, "optimizer": optimizer})
-    run.run(train_step, after_save=lambda _: model.save_pretrained(folder))
+    run = TrainingRun(
+        settings.output,
+        {"model": model, "optimizer": optimizer},
+        recorded(settings, without=("data", "output")),
+        settings.steps,
+        settings.save_every_s,
+        settings.log_every,
+        may_change=("save_every_s", "log_every"),
+    )
+    with run.opened() as start:
+        # Now, so that a denoiser can train on its latents while the decoder learns.
+        model.save_pretrained(folder)
+        run.run(train_step, start, at_milestone=lambda _: model.save_pretrained(folder))
     return folder

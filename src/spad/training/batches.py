@@ -1,0 +1,194 @@
+"""What a training step sees: views of objects from shards, or single pictures with captions."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+from torch import Tensor
+
+from spad.cameras import Cameras
+from spad.data.dataset import ShardDataset
+from spad.data.shards import Sample, is_shard_folder, read_shard_folder
+from spad.data.views import LISTING, image_tensor, is_held_out, on_white
+from spad.training.config import Training
+from spad.training.run import seeded
+
+METADATA = "metadata.jsonl"
+# More objects than this are not all looked at before the first step.
+MOST_READ = 5000
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Views of b objects, v of each.
+
+    Attributes:
+        views: (b, v, c, h, w): scaled latents, or with `are_pixels` pictures in [-1, 1].
+        cameras: of b * v views; None for pictures without.
+        keys: names the sample in this run, for its randomness.
+    """
+
+    views: Tensor
+    are_pixels: bool
+    cameras: Cameras | None
+    captions: list[str]
+    keys: list[str]
+
+    def split(self, most_views: int) -> Iterator[Batch]:
+        """Parts of at most `most_views` views, but of one object at least."""
+        num_views = self.views.shape[1]
+        size = max(1, most_views // num_views)
+        for start in range(0, len(self.keys), size):
+            part = slice(start, start + size)
+            cameras = self.cameras
+            if cameras is not None:
+                cameras = cameras[start * num_views : (start + size) * num_views]
+            yield Batch(
+                self.views[part], self.are_pixels, cameras, self.captions[part], self.keys[part]
+            )
+
+
+def open_objects(
+    settings: Training, encoder: str | None, rank: int = 0, world_size: int = 1
+) -> ShardDataset:
+    """The stream of training objects: those asked for, less one in sixteen that is held out.
+
+    Stored latents are read where they are those of `encoder`, a hash; else the pictures.
+
+    Raises: ValueError: no shards, none of the objects, too few views, or a damaged shard.
+    """
+    folder = settings.data
+    if not is_shard_folder(folder) and (folder / LISTING).is_file():
+        raise ValueError(
+            f"expected shards, got the renders {folder}; pack them: spad pack {folder} --output "
+            "shards"
+        )
+    index = read_shard_folder(folder)
+    if settings.verify:
+        for shard in index.shards:
+            shard.check(whole=True)
+    asked = None if settings.objects is None else _read_ids(settings.objects)
+    uids = [
+        uid
+        for shard in index.shards
+        for uid in shard.uids
+        if not is_held_out(uid) and (asked is None or uid in asked)
+    ]
+    if not uids:
+        raise ValueError(
+            f"expected objects to learn from in {folder}, got none: "
+            f"{index.num_objects} are there, one in sixteen is held out by a hash of its id, and "
+            f"{'all were asked for' if asked is None else f'{len(asked)} ids were asked for'}"
+        )
+    stored = index.latents is not None and index.latents["encoder"] == encoder
+    return ShardDataset(
+        folder,
+        num_views=settings.num_views,
+        views=settings.views,
+        parts=("latents",) if stored else ("images",),
+        views_per_batch=settings.batch_size // world_size,
+        epochs=None,
+        uids=uids,
+        seed=settings.seed,
+        rank=rank,
+        world_size=world_size,
+    )
+
+
+def _read_ids(path: Path) -> frozenset[str]:
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(f"expected a text file of ids, got {path} ({error})") from None
+    return frozenset(line.strip() for line in lines if line.strip())
+
+
+def read_captions(dataset: ShardDataset, all_of_them: bool) -> list[str]:
+    """Every caption of the objects, in order; of very many objects, of some, unless all are asked.
+
+    Raises: ValueError: an object lacks captions, cameras or views, or its shard is damaged.
+    """
+    places = dataset.places()
+    if len(places) > MOST_READ and not all_of_them:
+        places = places[:: -(-len(places) // MOST_READ)]
+
+    def read(place: tuple[int, int]) -> tuple[str, ...]:
+        shard, index = place
+        sample: Sample = dataset.index.shards[shard].sample(index)
+        about = sample.read_object()
+        where = f"{sample.shard}, {about.uid}"
+        if not about.captions or not all(c.strip() for c in about.captions):
+            raise ValueError(f"{where}: expected captions, got {list(about.captions)}")
+        if len(about.cameras) != dataset.index.num_views:
+            raise ValueError(
+                f"{where}: expected {dataset.index.num_views} cameras, got {len(about.cameras)}"
+            )
+        return about.captions
+
+    with ThreadPoolExecutor() as pool:
+        return sorted({caption for captions in pool.map(read, places) for caption in captions})
+
+
+def object_batches(dataset: ShardDataset, num_workers: int) -> Iterator[tuple[Batch, int]]:
+    """Batches without end, each with the position of the stream behind it."""
+    height, width = dataset.index.height, dataset.index.width
+    part = dataset.parts[0]
+    for sample in dataset.loader(num_workers):
+        poses, intrinsics = (sample[k].flatten(0, 1) for k in ("world_from_cam", "intrinsics"))
+        keys = [str(number) for number in sample["number"].tolist()]
+        cameras = Cameras(poses, intrinsics, height, width)
+        yield (
+            Batch(sample[part], part == "images", cameras, sample["caption"], keys),
+            sample["position"],
+        )
+
+
+class Pictures:
+    """A folder of pictures with captions: `metadata.jsonl` has {"file_name", "text"} a line.
+
+    Raises: ValueError: there is no such file, it is malformed, or names a file outside.
+    """
+
+    def __init__(self, folder: Path, height: int, width: int):
+        self.folder, self.size = folder, (width, height)
+        path = folder / METADATA
+        if not path.is_file():
+            raise ValueError(f"expected {path}, a line of file_name and text for each picture")
+        self.rows: list[tuple[Path, str]] = []
+        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines()):
+            try:
+                row = json.loads(line)
+                file, text = folder / row["file_name"], row["text"].strip()
+            except (ValueError, KeyError, TypeError, AttributeError) as error:
+                raise ValueError(
+                    f"{path}, line {number + 1}: expected file_name and text ({error})"
+                ) from None
+            if not file.resolve().is_relative_to(folder.resolve()) or not file.is_file():
+                raise ValueError(f"{path}, line {number + 1}: no such picture in it: {file}")
+            self.rows.append((file, text))
+        if not self.rows:
+            raise ValueError(f"expected pictures in {path}, got none")
+
+    def batch(self, seed: int, step: int, count: int, rank: int, world_size: int) -> Batch:
+        """This rank's share of the `count` pictures of a step, cut to the middle."""
+        drawn = torch.randint(len(self.rows), (count,), generator=seeded(seed, "pictures", step))
+        numbers = range(rank, count, world_size)
+        rows = [self.rows[int(drawn[i])] for i in numbers]
+        pixels = image_tensor(np.stack([self._read(file) for file, _ in rows]))
+        keys = [f"picture {step} {i}" for i in numbers]
+        return Batch(pixels[:, None], True, None, [text for _, text in rows], keys)
+
+    def _read(self, file: Path) -> np.ndarray:
+        try:
+            with Image.open(file) as picture:
+                whole = Image.fromarray(on_white(ImageOps.exif_transpose(picture)))
+        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+            raise ValueError(f"{file}: expected a readable picture ({error})") from None
+        return np.asarray(ImageOps.fit(whole, self.size, Image.Resampling.LANCZOS))

@@ -1,0 +1,120 @@
+"""Model cards: what a model is, what it learned from, every setting, its loss as a curve."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+from spad.data.views import count_objects, data_hash
+from spad.training.config import Training
+from spad.training.run import LOSSES, RECORD, SETTINGS
+
+CARD = "README.md"
+TRAINING = "training"
+
+
+def write_card(
+    model: Path, run: Path, settings: Training, description: str, num_objects: int
+) -> None:
+    """`README.md` of a model that `run` has trained, with copies of the run's record beside it."""
+    copy_record(run, model / TRAINING)
+    samples = sorted((run / "samples").glob("step-*.png"))
+    lines = head(run.name, description, settings.licence, settings.author)
+    if samples:
+        shutil.copy(samples[-1], model / "samples.png")
+        step = int(samples[-1].stem.partition("-")[2])
+        lines += [f"![samples](samples.png)\n\n*Samples at step {step:,}, as they came out.*", ""]
+    lines += [
+        f"Learned from {num_objects:,} objects; sha256 of their index: "
+        f"`{data_hash(settings.data)}`. One object in sixteen, by a hash of its id, was not among "
+        "them.",
+        "",
+        *runs_table([model / TRAINING]),
+        *run_section(model / TRAINING, TRAINING),
+        "",
+        "Draw with it: `spad generate PROMPT --model FOLDER`. Train it again: "
+        f"`spad train --preset {settings.preset} --data SHARDS` with the settings above.",
+    ]
+    (model / CARD).write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def head(name: str, description: str, licence: str, author: str) -> list[str]:
+    """The first lines of a card."""
+    lines = [f"# {name}", "", description, ""]
+    said = {"Licence": licence, "Author": author}
+    known = [f"{title}: {text}." for title, text in said.items() if text]
+    return lines + ([" ".join(known), ""] if known else [])
+
+
+def learned_from(data: Path) -> str:
+    """What a folder of data is, for a card."""
+    return (
+        f"Learned from {count_objects(data)} rendered objects, less one in sixteen held out by a "
+        "hash of its id; sha256 of their index, which holds the hashes of all pictures: "
+        f"`{data_hash(data)}`."
+    )
+
+
+def copy_record(run: Path, target: Path) -> None:
+    """Settings, record and losses of a run, and a drawing of the losses.
+
+    Raises: ValueError: the run lacks one.
+    """
+    target.mkdir(parents=True)
+    for name in (SETTINGS, RECORD, LOSSES):
+        if not (run / name).is_file():
+            raise ValueError(f"expected {run / name}, which `spad train` writes")
+        shutil.copy(run / name, target / name)
+    (target / "loss.svg").write_text(loss_curve(target / LOSSES))
+
+
+def runs_table(parts: Sequence[Path]) -> list[str]:
+    """A Markdown table of runs, from folders that `copy_record` filled."""
+    lines = ["| run | steps | seconds | hardware | last loss |", "|---|---|---|---|---|"]
+    for part in parts:
+        record = json.loads((part / RECORD).read_text())
+        with (part / LOSSES).open() as file:
+            rows = list(csv.DictReader(file))
+        shown = ("loss", "gradient_norm", "l1", "edges", "psnr")
+        last = rows[-1] if rows else {}
+        losses = ", ".join(f"{k} {float(last[k]):.4f}" for k in shown if last.get(k))
+        lines.append(
+            f"| {part.name} | {record['steps']} | {record['seconds']:.0f} | "
+            f"{record['hardware']}, torch {record['torch']} | {losses} |"
+        )
+    return lines
+
+
+def run_section(part: Path, link: str) -> list[str]:
+    """Curve and settings of one run."""
+    text = json.dumps(json.loads((part / SETTINGS).read_text()), indent=2)
+    return ["", f"## {part.name}", "", f"![loss]({link}/loss.svg)", "", "```json", text, "```"]
+
+
+def loss_curve(losses: Path, width: int = 640, height: int = 240) -> str:
+    """The first column after `step` of a loss table, as an SVG with a logarithmic axis."""
+    with losses.open() as file:
+        header, *rows = csv.reader(file)
+    points = [(float(row[0]), math.log(max(float(row[1]), 1e-9))) for row in rows]
+    last = max((step for step, _ in points), default=0.0)
+    top, bottom = (pick((y for _, y in points), default=0.0) for pick in (max, min))
+    span = max(top - bottom, 1e-6)
+    line = " ".join(
+        f"{50 + (width - 70) * step / max(last, 1.0):.1f},"
+        f"{20 + (height - 60) * (top - y) / span:.1f}"
+        for step, y in points
+    )
+    style = 'font-family="sans-serif" font-size="11"'
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}">'
+        '<rect width="100%" height="100%" fill="white"/>'
+        f'<polyline points="{line}" fill="none" stroke="#2060c0" stroke-width="1.5"/>'
+        f'<text x="5" y="24" {style}>{math.exp(top):.3g}</text>'
+        f'<text x="5" y="{height - 38}" {style}>{math.exp(bottom):.3g}</text>'
+        f'<text x="50" y="{height - 14}" {style}>{header[1]}, steps 0 to {int(last)}</text>'
+        "</svg>\n"
+    )

@@ -1,0 +1,78 @@
+"""Ship a trained model: its weights in one folder, with a card of how they came about."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from spad.autoencoder import PatchAutoencoder
+from spad.models import (
+    SHARD_SIZE,
+    GenerationDefaults,
+    load_model,
+    read_info,
+    save_model_manifest,
+)
+from spad.results import whole_folder
+from spad.training.card import (
+    CARD,
+    TRAINING,
+    copy_record,
+    head,
+    learned_from,
+    run_section,
+    runs_table,
+)
+from spad.training.config import Export
+
+
+def export_model(settings: Export) -> Path:
+    """Write `settings.output`: the pipeline in half precision, its manifest and its model card.
+
+    Raises: ValueError: a run lacks its model or its record, or the output folder exists.
+    """
+    shipped = settings.runs[-1] / "model"
+    captions = read_info(shipped).captions()
+    pipeline = load_model(shipped)
+    runs = list(settings.runs)
+    if settings.autoencoder is not None:
+        autoencoder = settings.autoencoder / "vae"
+        if not (autoencoder / "config.json").is_file():
+            raise ValueError(f"expected an autoencoder in {autoencoder}; train it first")
+        pipeline.register_modules(vae=PatchAutoencoder.from_pretrained(autoencoder))
+        runs.insert(0, settings.autoencoder)
+    with whole_folder(settings.output) as folder:
+        for part in (pipeline.unet, pipeline.vae):
+            # Where it was loaded from, on this machine, is nobody else's.
+            part.register_to_config(_name_or_path=settings.output.name)
+        pipeline.to(dtype=torch.float16)
+        pipeline.save_pretrained(folder, max_shard_size=SHARD_SIZE)
+        parts = [folder / TRAINING / f"{n}-{run.name}" for n, run in enumerate(runs)]
+        for run, part in zip(runs, parts, strict=True):
+            copy_record(run, part)
+        (folder / CARD).write_text(model_card(settings, parts))
+        save_model_manifest(
+            folder,
+            name=settings.output.name,
+            description=settings.description,
+            captions=captions,
+            defaults=GenerationDefaults(
+                cfg_scale=settings.cfg_scale, guidance_rescale=settings.guidance_rescale
+            ),
+            licence=settings.licence,
+            author=settings.author,
+        )
+    return settings.output
+
+
+def model_card(settings: Export, parts: Sequence[Path]) -> str:
+    """Markdown: what the model is, and every run's settings, hardware, time and loss."""
+    lines = [
+        *head(settings.output.name, settings.description, settings.licence, settings.author),
+        learned_from(settings.data),
+        "",
+        *runs_table(parts),
+    ]
+    for part in parts:
+        lines += run_section(part, f"{TRAINING}/{part.name}")
+    return "\n".join(lines) + "\n"

@@ -1,0 +1,96 @@
+"""What a denoiser is asked: noise, timesteps, targets, weights.
+
+All randomness of a sample comes from generators of its own, seeded by the run and by the sample's
+key. How a batch is split among devices and micro-batches therefore changes nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from diffusers import DDIMScheduler
+from diffusers.training_utils import compute_snr
+from torch import Tensor
+
+from spad.training.config import Training
+from spad.training.run import seeded
+
+
+@dataclass(frozen=True)
+class Question:
+    """Noisy views of objects, and what is to be said of them.
+
+    Attributes:
+        noisy, target: (b, v, c, h, w).
+        timesteps: (b, v) int64.
+        scored: (b, v) bool; a view that is given clean is not scored.
+    """
+
+    noisy: Tensor
+    target: Tensor
+    timesteps: Tensor
+    scored: Tensor
+
+
+class Objective:
+    """The denoising loss of a noise schedule, as `settings` ask for it."""
+
+    def __init__(self, scheduler: DDIMScheduler, settings: Training):
+        self.scheduler, self.settings = scheduler, settings
+
+    def ask(self, clean: Tensor, keys: Sequence[str]) -> Question:
+        """Noise the latents (b, v, c, h, w) of samples called `keys`.
+
+        All views of an object have one timestep, but that view 0 is given clean, at timestep 0, in
+        a share of them: so the model learns to draw the other views of a picture.
+        """
+        num_views = clean.shape[1]
+        drawn = [self._draw(key, clean.shape[1:]) for key in keys]
+        noise = torch.stack([one[0] for one in drawn]).to(clean)
+        steps = torch.tensor([one[1] for one in drawn], device=clean.device)
+        given = torch.tensor([one[2] for one in drawn], device=clean.device)
+        scored = torch.ones(clean.shape[:2], dtype=torch.bool, device=clean.device)
+        if num_views > 1:
+            scored[:, 0] = ~given
+        timesteps = torch.where(scored, steps[:, None], 0)
+        flat = [x.flatten(0, 1) for x in (clean, noise, timesteps)]
+        noisy = self.scheduler.add_noise(*flat).unflatten(0, clean.shape[:2])
+        noisy = torch.where(scored[..., None, None, None], noisy, clean)
+        target = noise
+        if self.scheduler.config.prediction_type == "v_prediction":
+            target = self.scheduler.get_velocity(*flat).unflatten(0, clean.shape[:2])
+        return Question(noisy, target, timesteps, scored)
+
+    def _draw(self, key: str, shape: torch.Size) -> tuple[Tensor, int, bool]:
+        """Noise (v, c, h, w), timestep, and whether view 0 is given."""
+        settings = self.settings
+        generator = seeded(settings.seed, "ask", key)
+        noise = torch.randn(shape, generator=generator)
+        uniform, given = torch.rand(2, generator=generator).tolist()
+        offset = torch.randn(*shape[:2], 1, 1, generator=generator)
+        noise = noise + settings.offset_noise * offset
+        shift = settings.timestep_shift
+        shifted = shift * uniform / (1 + (shift - 1) * uniform)
+        total = self.scheduler.config.num_train_timesteps
+        return noise, min(int(shifted * total), total - 1), given < settings.clean_view_share
+
+    @staticmethod
+    def errors(predicted: Tensor, question: Question) -> Tensor:
+        """Mean squared error of each view, (b, v)."""
+        return (predicted.float() - question.target).square().mean(dim=(-3, -2, -1))
+
+    def losses(self, errors: Tensor, question: Question) -> Tensor:
+        """One loss for each object, (b,): the weighted mean of its scored views."""
+        weighted = errors * self._snr_weight(question.timesteps) * question.scored
+        return weighted.sum(1) / question.scored.sum(1)
+
+    def _snr_weight(self, timesteps: Tensor) -> Tensor:
+        """Min-SNR weights (Hang et al. 2023), for the quantity that is predicted."""
+        gamma = self.settings.min_snr_gamma
+        if gamma is None:
+            return torch.ones_like(timesteps, dtype=torch.float32)
+        snr = compute_snr(self.scheduler, timesteps.flatten()).view(timesteps.shape)
+        is_velocity = self.scheduler.config.prediction_type == "v_prediction"
+        return snr.clamp(max=gamma) / (snr + 1 if is_velocity else snr)

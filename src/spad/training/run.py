@@ -1,0 +1,329 @@
+"""The frame every training shares: a run folder, a loss table, checkpoints, exact resume.
+
+A training step is a function of the step number alone: it draws its data and its noise from
+generators seeded by it, or from a stream whose position is in the checkpoint. A resumed run
+therefore repeats exactly what an uninterrupted one would have done.
+"""
+
+import csv
+import dataclasses
+import hashlib
+import json
+import logging
+import math
+import os
+import platform
+import shutil
+import signal
+import threading
+import time
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from filelock import FileLock, Timeout
+from tqdm import tqdm
+
+logger = logging.getLogger(__name__)
+
+CHECKPOINTS = "checkpoints"
+SETTINGS = "settings.json"
+RECORD = "record.json"
+LOSSES = "loss.csv"
+# Training stops where one of these is no number any more.
+WATCHED = ("loss", "gradient_norm")
+
+
+def seeded(*what: Any) -> torch.Generator:
+    """CPU random generator that depends on nothing but `what`, such as a seed and a step."""
+    # torch seeds its CPU generator from 32 bits alone, so everything is hashed into those.
+    digest = hashlib.sha256(" ".join(map(str, what)).encode()).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest[:4], "big"))
+
+
+def learning_rate_factor(
+    schedule: str, step: int, warmup_steps: int, total_steps: int, floor: float = 0.02
+) -> float:
+    """Linear warm-up, then "constant" or a "cosine" down to `floor`."""
+    if step < warmup_steps:
+        return (step + 1) / warmup_steps
+    if schedule == "constant":
+        return 1.0
+    progress = (step - warmup_steps) / max(1, total_steps - warmup_steps)
+    return floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
+
+
+def write_atomically(path: Path, write: Callable[[Path], Any]) -> None:
+    """Let `write` fill a temporary file beside `path`, then rename it: whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        write(temporary)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def machine() -> dict[str, str]:
+    """What the run runs on, for the record."""
+    name = torch.cuda.get_device_name() if torch.cuda.is_available() else platform.processor()
+    return {
+        "hardware": f"{name or platform.machine()}, {os.cpu_count()} CPU cores",
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+    }
+
+
+def recorded(settings: Any, without: Collection[str] = ()) -> dict[str, Any]:
+    """Fields of a dataclass of settings, as JSON holds them.
+
+    The last two parts name a path; where on this machine it lies is nobody else's.
+    """
+    fields = {
+        name: "/".join(value.parts[-2:]) if isinstance(value, Path) else value
+        for name, value in dataclasses.asdict(settings).items()
+        if name not in without
+    }
+    return json.loads(json.dumps(fields))
+
+
+class Interrupted(Exception):
+    """A stop was asked for; the run is saved and can be resumed."""
+
+
+@dataclass
+class TrainingRun:
+    """Runs steps in a folder: `settings.json`, `record.json`, `loss.csv`, `checkpoints/`.
+
+    A folder that already holds checkpoints is resumed from the newest one, if it was made with the
+    same `settings`; those named in `may_change` may differ.
+
+    Attributes:
+        parts: name -> object with `state_dict` and `load_state_dict`; what a checkpoint holds.
+        keep_last: checkpoints kept, the newest.
+        is_main: whether this process writes; with several, one does.
+        agree: whether any process says so; called by all of them at the same time.
+    """
+
+    folder: Path
+    parts: Mapping[str, Any]
+    settings: Mapping[str, Any]
+    total_steps: int
+    save_every_s: float
+    log_every: int
+    keep_last: int = 2
+    may_change: Collection[str] = ()
+    is_main: bool = True
+    agree: Callable[[bool], bool] = bool
+    _sums: dict[str, list[float]] = field(default_factory=dict)
+
+    @contextmanager
+    def opened(self) -> Iterator[int]:
+        """Load the newest checkpoint into `parts`; yields the number of steps done.
+
+        Raises: ValueError: the folder holds something else, a run with other settings, or one that
+            another process is training.
+        """
+        if not self.is_main:
+            yield self._load()
+            return
+        self.check()
+        self.folder.mkdir(parents=True, exist_ok=True)
+        try:
+            with FileLock(self.folder / ".lock", timeout=0):
+                start = self._load()
+                self._forget_log_after(start)
+                text = json.dumps(self.settings, indent=2) + "\n"
+                write_atomically(self.folder / SETTINGS, lambda path: path.write_text(text))
+                yield start
+        except Timeout:
+            raise ValueError(
+                f"{self.folder} is being trained by another process; use another output folder"
+            ) from None
+
+    def run(
+        self,
+        train_step: Callable[[int], Mapping[str, float]],
+        start: int,
+        after_log: Callable[[int, Mapping[str, float]], None] | None = None,
+        milestone_every: int = 0,
+        at_milestone: Callable[[int], None] | None = None,
+    ) -> None:
+        """Call `train_step(step)` from `start` to `total_steps`; it returns the numbers to log.
+
+        Args:
+            after_log: called with the number of steps done and the means of a row of `loss.csv`.
+            at_milestone: called with the number of steps done, after a checkpoint: every
+                `milestone_every` steps, at the end, and when the run is stopped.
+
+        Raises: Interrupted: after Ctrl-C or SIGTERM, once the checkpoint is written.
+            FloatingPointError: the loss is no longer finite; the last checkpoint is kept.
+            OSError: no space for a checkpoint; the one before is kept.
+        """
+        saved_at, done = time.monotonic(), start
+        progress = tqdm(
+            total=self.total_steps,
+            initial=start,
+            unit="step",
+            smoothing=0.05,
+            disable=not self.is_main,
+        )
+        with _stop_requests() as stop, progress:
+            if start >= self.total_steps and at_milestone:
+                at_milestone(start)
+            while done < self.total_steps:
+                numbers = train_step(done)
+                self._check_finite(done, numbers)
+                for name, value in numbers.items():
+                    self._sums.setdefault(name, []).append(value)
+                progress.update()
+                done += 1
+                stopping = self.agree(stop.is_set())
+                is_milestone = stopping or done == self.total_steps
+                if milestone_every and done % milestone_every == 0:
+                    is_milestone = True
+                if is_milestone or done % self.log_every == 0:
+                    means = self._log(done)
+                    shown = {name: f"{value:.4g}" for name, value in list(means.items())[:3]}
+                    progress.set_postfix(shown, refresh=False)
+                    if after_log:
+                        after_log(done, means)
+                due = self.agree(time.monotonic() - saved_at > self.save_every_s)
+                if is_milestone or due:
+                    self._save(done, time.monotonic() - saved_at)
+                    saved_at = time.monotonic()
+                if is_milestone and at_milestone:
+                    at_milestone(done)
+                if stopping:
+                    break
+        if done < self.total_steps:
+            raise Interrupted(f"stopped at step {done} of {self.total_steps}, saved")
+
+    def newest(self) -> Path | None:
+        """The last checkpoint, None if there is none."""
+        return max((self.folder / CHECKPOINTS).glob("step-*.pt"), default=None)
+
+    def check(self) -> None:
+        """Raises: ValueError: the folder holds something else, or a run with other settings."""
+        folder = self.folder
+        if folder.exists() and not folder.is_dir():
+            raise ValueError(f"expected a run folder, got the file {folder}")
+        path = folder / SETTINGS
+        if not path.is_file():
+            if folder.is_dir() and any(p.name != ".lock" for p in folder.iterdir()):
+                raise ValueError(
+                    f"expected a new folder or that of a run, got {folder}, which holds neither "
+                    f"{SETTINGS} nor nothing; use another output folder"
+                )
+            return
+        if self.newest() is None:
+            return
+        try:
+            saved = json.loads(path.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise ValueError(f"{path}: expected JSON ({error})") from None
+        differing = sorted(
+            name
+            for name in saved.keys() | self.settings
+            if saved.get(name) != self.settings.get(name)
+        )
+        changes = {n: f"{n}: {saved.get(n)} -> {self.settings.get(n)}" for n in differing}
+        refused = [changes[name] for name in differing if name not in self.may_change]
+        if refused:
+            raise ValueError(
+                f"{folder} holds a run with other settings ({', '.join(refused)}); "
+                "use the same settings to resume it, or another output folder"
+            )
+        if changes:
+            logger.info("goes on with other settings: %s", ", ".join(changes.values()))
+
+    def _load(self) -> int:
+        checkpoint = self.newest()
+        if checkpoint is None:
+            return 0
+        state = torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)
+        for name, part in self.parts.items():
+            part.load_state_dict(state[name])
+        if self.is_main:
+            logger.info("resuming %s at step %d", self.folder, state["step"])
+        return state["step"]
+
+    def _save(self, step: int, seconds: float) -> None:
+        """Write the checkpoint, and add `seconds` of work to the record of the run."""
+        # Gathering a state may need all processes.
+        state = {name: part.state_dict() for name, part in self.parts.items()} | {"step": step}
+        if not self.is_main:
+            return
+        before = self.newest()
+        target = self.folder / CHECKPOINTS / f"step-{step:08d}.pt"
+        try:
+            write_atomically(target, lambda path: torch.save(state, path))
+        # torch reports a full disk as a RuntimeError of its writer.
+        except (OSError, RuntimeError) as error:
+            free = shutil.disk_usage(self.folder).free
+            kept = f"the last good checkpoint is {before}" if before else "there is none yet"
+            raise OSError(
+                f"the checkpoint of step {step} could not be written, {free / 1e9:.1f} GB are free "
+                f"({error}); {kept}; make space and run the same command"
+            ) from error
+        for old in sorted(target.parent.glob("step-*.pt"))[: -self.keep_last]:
+            old.unlink()
+        path = self.folder / RECORD
+        spent = json.loads(path.read_text())["seconds"] if path.exists() else 0.0
+        record = {"steps": step, "seconds": round(spent + seconds, 1), **machine()}
+        text = json.dumps(record, indent=2) + "\n"
+        write_atomically(path, lambda temporary: temporary.write_text(text))
+
+    def _check_finite(self, step: int, numbers: Mapping[str, float]) -> None:
+        bad = [name for name in WATCHED if not math.isfinite(numbers.get(name, 0.0))]
+        if self.agree(bool(bad)):
+            raise FloatingPointError(
+                f"{' and '.join(bad) or 'the loss of another process'} became NaN or infinite at "
+                f"step {step}; the last good checkpoint is {self.newest()}; try a lower "
+                "learning rate in a new output folder"
+            )
+
+    def _log(self, step: int) -> dict[str, float]:
+        """Write a row of means since the last one; of numbers that a step may lack, of the rest."""
+        means = {}
+        for name, values in self._sums.items():
+            there = [value for value in values if not math.isnan(value)]
+            means[name] = sum(there) / len(there) if there else math.nan
+        self._sums = {}
+        if self.is_main:
+            path = self.folder / LOSSES
+            is_new = not path.exists()
+            with path.open("a", newline="") as file:
+                rows = csv.writer(file)
+                if is_new:
+                    rows.writerow(["step", *means])
+                cells = ["" if math.isnan(v) else f"{v:.6g}" for v in means.values()]
+                rows.writerow([step, *cells])
+        return means
+
+    def _forget_log_after(self, step: int) -> None:
+        path = self.folder / LOSSES
+        if path.exists():
+            header, *rows = path.read_text().splitlines()
+            kept = [row for row in rows if int(row.split(",")[0]) <= step]
+            text = "\n".join([header, *kept]) + "\n"
+            write_atomically(path, lambda temporary: temporary.write_text(text))
+
+
+@contextmanager
+def _stop_requests():
+    """An event that Ctrl-C and SIGTERM set, so that a step is finished and saved first."""
+    stop = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield stop
+        return
+    signals = (signal.SIGINT, signal.SIGTERM)
+    previous = {s: signal.signal(s, lambda *_: stop.set()) for s in signals}
+    try:
+        yield stop
+    finally:
+        for s, handler in previous.items():
+            signal.signal(s, handler)

@@ -1,0 +1,466 @@
+"""Train a denoiser on shards, with accelerate: on one device or many, without losing a run."""
+
+from __future__ import annotations
+
+import logging
+import math
+import resource
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator, DistributedDataParallelKwargs, FullyShardedDataParallelPlugin
+from diffusers.training_utils import EMAModel
+from torch import Tensor
+
+from spad.autoencoder import encode_scaled, encoder_hash
+from spad.data.views import data_hash
+from spad.models import choose_device
+from spad.text import tokenize
+from spad.training.batches import Batch, Pictures, open_objects, read_captions
+from spad.training.build import Denoiser, build_pipeline, choose_what_learns, learned_scheduler
+from spad.training.config import Training
+from spad.training.cost import Sizes, check_space, disk_needed, duration, sizes
+from spad.training.objective import Objective, Question
+from spad.training.run import TrainingRun, learning_rate_factor, recorded, seeded
+from spad.training.show import (
+    SAMPLES,
+    as_array,
+    draw_samples,
+    sample_prompts,
+    save_pipeline,
+    whole_module,
+)
+from spad.training.states import AverageState, LearnedWeights, OptimizerState, Stream
+
+logger = logging.getLogger(__name__)
+
+# Settings that change nothing of what is learned, but for rounding.
+MAY_CHANGE = frozenset(
+    "micro_batch_size gradient_checkpointing compile device num_workers verify save_every_s "
+    "keep_last log_every sample_every sample_prompts sample_steps trackers cfg_scale "
+    "guidance_rescale save_dtype description licence author".split()
+)
+NOISE_LEVELS = 4
+
+
+class Trainer:
+    """A model, its data, and one step of its training.
+
+    Raises, while it is made: ValueError: whatever of the settings does not fit the data, the model
+        or the machine; before the first step, and before anything is written.
+    """
+
+    def __init__(self, settings: Training):
+        self.settings = settings
+        self.accelerator = _accelerator(settings)
+        self.rank, self.world_size = self.accelerator.process_index, self.accelerator.num_processes
+        self._check_shares()
+        objects = open_objects(settings, None, self.rank, self.world_size)
+        self.captions = read_captions(objects, all_of_them=settings.init is None)
+        if objects.index.height != objects.index.width:
+            raise ValueError(
+                f"expected square pictures, got {objects.index.height}x{objects.index.width}"
+            )
+        self.image_size = objects.index.height
+        self.pipeline = build_pipeline(settings, self.image_size, self.captions)
+        self.objects = open_objects(
+            settings, encoder_hash(self.pipeline.vae), self.rank, self.world_size
+        )
+        self.pictures = None
+        if settings.images is not None:
+            self.pictures = Pictures(settings.images, self.image_size, self.image_size)
+        self.objective = Objective(learned_scheduler(self.pipeline), settings)
+        choose_what_learns(self.pipeline, settings)
+        self._prepare()
+
+    def _check_shares(self) -> None:
+        for num_views in self.settings.num_views:
+            objects = self.settings.batch_size // num_views
+            if objects % self.world_size:
+                raise ValueError(
+                    f"expected the {objects} objects of a step with {num_views} views to share out "
+                    f"among {self.world_size} processes; try another --batch-size"
+                )
+
+    def _prepare(self) -> None:
+        """Move everything where it runs; what learns becomes one wrapped module."""
+        settings, device = self.settings, self.accelerator.device
+        self.pipeline.vae.to(device).eval()
+        self.denoiser = Denoiser(self.pipeline.unet, self.pipeline.text_encoder).train()
+        if settings.learn_text == "off":
+            self.denoiser.text_encoder.eval()
+        if settings.gradient_checkpointing:
+            self.denoiser.unet.enable_gradient_checkpointing()
+        optimizer = _optimizer(list(self.denoiser.learned().values()), settings)
+        self.model, self.optimizer = self.accelerator.prepare(self.denoiser, optimizer)
+        if settings.compile:
+            self.denoiser.unet.compile()
+        self.learned = list(self.denoiser.learned().values())
+        self.average = None
+        if settings.ema_decay:
+            self.average = EMAModel(
+                self.learned, decay=settings.ema_decay, use_ema_warmup=True, power=0.75
+            )
+        self.stream = Stream(self.objects, settings.num_workers)
+
+    @property
+    def micro_batch_size(self) -> int:
+        """Views that this device takes at once."""
+        return self.settings.micro_batch_size or self.settings.batch_size // self.world_size
+
+    def next_batch(self, step: int) -> Batch:
+        """This process's share of a step."""
+        settings = self.settings
+        is_picture_step = False
+        if self.pictures is not None:
+            drawn = torch.rand((), generator=seeded(settings.seed, "kind", step)).item()
+            is_picture_step = drawn < settings.image_share
+        if not is_picture_step:
+            return self.stream.next()
+        return self.pictures.batch(
+            settings.seed, step, settings.batch_size, self.rank, self.world_size
+        )
+
+    def losses(self, batch: Batch) -> tuple[Tensor, Tensor, Question]:
+        """Losses of the objects of a (micro-)batch (b,), errors of their views (b, v)."""
+        device = self.accelerator.device
+        clean = self._latents(batch.views.to(device), batch.are_pixels)
+        question = self.objective.ask(clean, batch.keys)
+        cameras = None if batch.cameras is None else batch.cameras.to(device)
+        token_ids = self._token_ids(batch).to(device)
+        predicted = self.model(question.noisy, question.timesteps, token_ids, cameras)
+        errors = self.objective.errors(predicted, question)
+        return self.objective.losses(errors, question), errors, question
+
+    def _latents(self, views: Tensor, are_pixels: bool) -> Tensor:
+        if not are_pixels:
+            return views.float()
+        flat = encode_scaled(self.pipeline.vae, views.flatten(0, 1))
+        return flat.unflatten(0, views.shape[:2]).float()
+
+    def _token_ids(self, batch: Batch) -> Tensor:
+        """(b, length); captions and words are dropped as often as the settings ask."""
+        settings, tokenizer = self.settings, self.pipeline.tokenizer
+        prefix = "" if batch.cameras is None else self.pipeline.config.prompt_prefix
+        generators = [seeded(settings.seed, "text", key) for key in batch.keys]
+        dropped = [torch.rand((), generator=g).item() < settings.text_dropout for g in generators]
+        prompts = [
+            "" if drop else prefix + caption
+            for drop, caption in zip(dropped, batch.captions, strict=True)
+        ]
+        ids = tokenize(tokenizer, prompts)
+        if settings.word_dropout:
+            chance = torch.stack([torch.rand(ids.shape[1], generator=g) for g in generators])
+            is_word = ~torch.isin(ids, torch.tensor(tokenizer.all_special_ids))
+            unknown = is_word & (chance < settings.word_dropout)
+            ids = torch.where(unknown, tokenizer.unk_token_id, ids)
+        return ids
+
+    def train_step(self, step: int) -> dict[str, float]:
+        """One optimiser step; returns the numbers to log."""
+        settings, accelerator = self.settings, self.accelerator
+        factor = learning_rate_factor(
+            settings.lr_schedule, step, settings.warmup_steps, settings.steps
+        )
+        for group in self.optimizer.param_groups:
+            group["lr"] = settings.learning_rate * factor
+        started = time.perf_counter()
+        batch = self.next_batch(step)
+        waited = time.perf_counter() - started
+        self.optimizer.zero_grad(set_to_none=True)
+        parts = list(batch.split(self.micro_batch_size))
+        sums = torch.zeros(1 + 2 * NOISE_LEVELS, device=accelerator.device)
+        for part in parts:
+            # Processes add their gradients up once a step.
+            alone = accelerator.no_sync(self.model) if part is not parts[-1] else nullcontext()
+            with alone:
+                losses, errors, question = self.losses(part)
+                accelerator.backward(losses.sum() / len(batch.keys))
+            sums += self._sums(losses, errors, question) / len(batch.keys)
+        norm = accelerator.clip_grad_norm_(self.learned, settings.max_grad_norm)
+        self.optimizer.step()
+        if self.average is not None:
+            self.average.step(self.learned)
+        sums = accelerator.reduce(sums, "mean").tolist()
+        seconds = time.perf_counter() - started
+        objects = len(batch.keys) * self.world_size
+        # The loss is scaled up in fp16: a step whose gradients overflow is skipped, and no failure.
+        finite = math.isfinite(norm) or settings.mixed_precision != "fp16"
+        return {
+            "loss": sums[0],
+            "objects_per_s": objects / seconds,
+            "gradient_norm": float(norm) if finite else math.nan,
+            "learning_rate": settings.learning_rate * factor,
+            "data_wait": waited / seconds,
+            "memory_gb": self.memory_gb(),
+        } | _by_noise_level(sums[1:])
+
+    def _sums(self, losses: Tensor, errors: Tensor, question: Question) -> Tensor:
+        """Sum of the losses, then of errors and of views at each level of noise."""
+        total = self.objective.scheduler.config.num_train_timesteps
+        level = question.timesteps * NOISE_LEVELS // total
+        each = [(level == n) & question.scored for n in range(NOISE_LEVELS)]
+        errors = errors.detach()
+        numbers = [losses.detach().sum(), *(errors[at].sum() for at in each)]
+        return torch.stack([*numbers, *(at.sum().float() for at in each)])
+
+    def memory_gb(self) -> float:
+        """The most memory this process has used: of the GPU, or else of the machine."""
+        if self.accelerator.device.type == "cuda":
+            return torch.cuda.max_memory_allocated() / 1e9
+        # Kilobytes, on a Mac bytes.
+        unit = 1 if sys.platform == "darwin" else 1024
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9
+
+    @contextmanager
+    def averaged(self) -> Iterator[None]:
+        """The averaged weights in place of the trained ones."""
+        if self.average is None:
+            yield
+            return
+        self.average.store(self.learned)
+        self.average.copy_to(self.learned)
+        try:
+            yield
+        finally:
+            self.average.restore(self.learned)
+
+    def draw_samples(self, step: int) -> None:
+        """Pictures of fixed prompts, cameras and seed, in the run's folder and to trackers."""
+        prompts = sample_prompts(self.settings, self.captions)
+        self.denoiser.eval()
+        with self.averaged(), self.accelerator.autocast():
+            grid = draw_samples(self.pipeline, self.settings, prompts)
+        self.denoiser.train()
+        if not self.accelerator.is_main_process:
+            return
+        folder = self.settings.run_folder / SAMPLES
+        folder.mkdir(parents=True, exist_ok=True)
+        grid.save(folder / f"step-{step:08d}.png")
+        for tracker in self.accelerator.trackers:
+            if hasattr(tracker, "log_images"):
+                # It alone would take the first dimension for the colours.
+                form = {"dataformats": "NHWC"} if tracker.name == "tensorboard" else {}
+                tracker.log_images({"samples": as_array(grid)}, step, **form)
+
+    def save_model(self) -> Path:
+        """Write the model with averaged weights and its card to the run's `model` folder."""
+        settings, folder = self.settings, self.settings.run_folder / "model"
+        with self.averaged():
+            modules = [
+                whole_module(module, settings.fsdp)
+                for module in (self.denoiser.unet, self.denoiser.text_encoder)
+            ]
+        if self.accelerator.is_main_process:
+            save_pipeline(
+                folder, self.pipeline, *modules, settings, self.captions, self.objects.num_objects
+            )
+        return folder
+
+    def parts(self) -> dict[str, Any]:
+        """What a checkpoint holds, by name."""
+        # Accelerate's optimiser wraps torch's.
+        optimizer = self.optimizer.optimizer
+        parts: dict[str, Any] = {
+            "denoiser": LearnedWeights(self.denoiser),
+            "optimizer": OptimizerState(self.denoiser, optimizer, self.settings.fsdp),
+            "stream": self.stream,
+        }
+        if self.average is not None:
+            parts["average"] = AverageState(self.average)
+        if self.accelerator.scaler is not None:
+            parts["scaler"] = self.accelerator.scaler
+        return parts
+
+    def sizes(self) -> Sizes:
+        """Parameters, and bytes of what is kept of them."""
+        return sizes(self.denoiser, self.pipeline.vae, self.settings)
+
+    def measure_step(self) -> tuple[float, float]:
+        """Seconds that a step takes, and those of them that wait for data; nothing is kept.
+
+        Three micro-batches are run, the last two are timed, and the weights updated at rate 0.
+        """
+        started = time.perf_counter()
+        batch = self.stream.next()
+        waited = time.perf_counter() - started
+        parts = list(batch.split(self.micro_batch_size))
+        micro_seconds = []
+        for _ in range(3):
+            started = time.perf_counter()
+            losses, _, _ = self.losses(parts[0])
+            self.accelerator.backward(losses.mean())
+            # Waits for the device.
+            losses.sum().item()
+            micro_seconds.append(time.perf_counter() - started)
+        for group in self.optimizer.param_groups:
+            group["lr"] = 0.0
+        started = time.perf_counter()
+        self.optimizer.step()
+        update = time.perf_counter() - started
+        return sum(micro_seconds[1:]) / 2 * len(parts) + update + waited, waited
+
+    def run(self) -> TrainingRun:
+        """The run that `settings` describe."""
+        settings, accelerator = self.settings, self.accelerator
+        said = recorded(settings, without=("data", "output", "dry_run"))
+        free = set(MAY_CHANGE)
+        if settings.lr_schedule == "constant":
+            free.add("steps")
+        return TrainingRun(
+            settings.run_folder,
+            self.parts(),
+            said | {"data_sha256": data_hash(settings.data)},
+            settings.steps,
+            settings.save_every_s,
+            settings.log_every,
+            settings.keep_last,
+            free,
+            accelerator.is_main_process,
+            self._agree,
+        )
+
+    def _agree(self, flag: bool) -> bool:
+        if self.world_size == 1:
+            return flag
+        device = self.accelerator.device
+        return bool(self.accelerator.reduce(torch.tensor(float(flag), device=device), "sum"))
+
+
+def train(settings: Training) -> Path:
+    """Train, or go on where an earlier call stopped; returns the folder of the model.
+
+    Raises: ValueError: something does not fit, before the first step. Interrupted: after Ctrl-C or
+        SIGTERM, saved. FloatingPointError: the loss became NaN. OSError: no space on the disk.
+    """
+    trainer = Trainer(settings)
+    run = trainer.run()
+    accelerator = trainer.accelerator
+    with run.opened() as start:
+        check_space(trainer.sizes(), settings)
+        if accelerator.log_with:
+            accelerator.init_trackers("spad")
+
+        def after_log(done: int, means: Mapping[str, float]) -> None:
+            accelerator.log({k: v for k, v in means.items() if not math.isnan(v)}, step=done)
+
+        def at_milestone(done: int) -> None:
+            if settings.sample_every:
+                trainer.draw_samples(done)
+            trainer.save_model()
+
+        run.run(trainer.train_step, start, after_log, settings.sample_every, at_milestone)
+        accelerator.end_training()
+    return settings.run_folder / "model"
+
+
+def dry_run(settings: Training) -> str:
+    """What `train` would cost here, measured on a step that is not kept; writes nothing.
+
+    Raises: ValueError: what `train` would raise before its first step.
+    """
+    trainer = Trainer(settings)
+    run = trainer.run()
+    run.check()
+    found = trainer.sizes()
+    seconds, waited = trainer.measure_step()
+    check_space(found, settings)
+    stored = "latents from the shards" if trainer.objects.parts == ("latents",) else "encoded anew"
+    objects = settings.batch_size / (sum(settings.num_views) / len(settings.num_views))
+    where = f"{trainer.accelerator.device.type} x {trainer.world_size}"
+    rows = [
+        ("learned", f"{found.learned / 1e6:,.1f} M parameters; frozen {found.frozen / 1e6:,.1f} M"),
+        (
+            "data",
+            f"{trainer.objects.num_objects:,} objects of {trainer.objects.index.num_views} "
+            f"views, {trainer.image_size}x{trainer.image_size}, {stored}",
+        ),
+        (
+            "step",
+            f"{settings.batch_size:,} views, {trainer.micro_batch_size} at once on each of {where}",
+        ),
+        (
+            "memory",
+            f"{found.resident / 1e9:.1f} GB for weights, gradients, optimiser and average; "
+            f"{trainer.memory_gb():.1f} GB at most so far, measured",
+        ),
+        (
+            "time",
+            f"{seconds:.3g} s a step, {waited / seconds:.0%} of it for data; "
+            f"{settings.steps:,} steps: {duration(seconds * settings.steps)}",
+        ),
+        (
+            "seen",
+            f"{objects * settings.steps:,.0f} objects, "
+            f"{objects * settings.steps / trainer.objects.num_objects:,.0f} times each",
+        ),
+        (
+            "disk",
+            f"{disk_needed(found, settings) / 1e9:.1f} GB: {settings.keep_last} checkpoints "
+            f"of {found.checkpoint / 1e9:.1f} GB, one on its way, the model of "
+            f"{found.model / 1e9:.1f} GB",
+        ),
+        ("output", str(settings.run_folder)),
+    ]
+    return "\n".join(f"{name:8} {text}" for name, text in rows)
+
+
+def _accelerator(settings: Training) -> Accelerator:
+    if settings.device is not None:
+        device = choose_device(settings.device)
+        if device.type == "cuda" and device.index is not None:
+            torch.cuda.set_device(device)
+    is_cpu = settings.device == "cpu" or choose_device(None).type == "cpu"
+    if settings.mixed_precision == "fp16" and is_cpu:
+        raise ValueError("expected --mixed-precision bf16 or no on a CPU, got fp16")
+    if settings.optimizer == "adamw-8bit" and is_cpu:
+        raise ValueError("expected --optimizer adamw or adafactor on a CPU, got adamw-8bit")
+    if settings.fsdp and settings.learn == "lora":
+        raise ValueError("expected --learn lora without --fsdp: there is little to share out")
+    trackers = settings.trackers
+    if trackers is None:
+        trackers = ("tensorboard",) if find_spec("tensorboard") else ()
+    plugin = None
+    if settings.fsdp:
+        # One unit: the model's layers are called from outside of one another.
+        plugin = FullyShardedDataParallelPlugin(fsdp_version=2, auto_wrap_policy="NO_WRAP")
+    return Accelerator(
+        cpu=is_cpu,
+        mixed_precision=settings.mixed_precision,
+        log_with=list(trackers) or None,
+        project_dir=settings.run_folder,
+        fsdp_plugin=plugin,
+        kwargs_handlers=[
+            # Steps of single pictures leave what knows of cameras alone.
+            DistributedDataParallelKwargs(find_unused_parameters=settings.images is not None)
+        ],
+    )
+
+
+def _optimizer(parameters: list[Tensor], settings: Training) -> torch.optim.Optimizer:
+    rate, decay = settings.learning_rate, settings.weight_decay
+    if settings.optimizer == "adafactor":
+        return torch.optim.Adafactor(parameters, rate, weight_decay=decay)
+    options = {"betas": (0.9, settings.adam_beta2), "weight_decay": decay}
+    if settings.optimizer == "adamw-8bit":
+        from bitsandbytes.optim import AdamW8bit
+
+        return AdamW8bit(parameters, rate, **options)
+    return torch.optim.AdamW(parameters, rate, **options)
+
+
+def _by_noise_level(sums: list[float]) -> dict[str, float]:
+    """Mean error of each quarter of the timesteps, the least noisy first; NaN where none fell."""
+    edges = [1000 * n // NOISE_LEVELS for n in range(NOISE_LEVELS + 1)]
+    return {
+        f"error_{edges[n]}_{edges[n + 1]}": sums[n] / sums[NOISE_LEVELS + n]
+        if sums[NOISE_LEVELS + n]
+        else math.nan
+        for n in range(NOISE_LEVELS)
+    }

@@ -1,0 +1,116 @@
+"""What is asked of a denoiser follows the formulas, and no split of a batch changes it."""
+
+import pytest
+import torch
+from diffusers import DDIMScheduler
+
+from spad.training.config import Training
+from spad.training.objective import Objective
+
+
+def scheduler(prediction_type: str = "v_prediction", zero_snr: bool = False) -> DDIMScheduler:
+    return DDIMScheduler(
+        beta_start=0.00085,
+        beta_end=0.012,
+        beta_schedule="scaled_linear",
+        prediction_type=prediction_type,
+        rescale_betas_zero_snr=zero_snr,
+    )
+
+
+def objective(prediction_type: str = "v_prediction", **settings) -> Objective:
+    given = {"clean_view_share": 0.0, "timestep_shift": 1.0} | settings
+    return Objective(scheduler(prediction_type), Training(**given))
+
+
+def latents(count: int = 6, views: int = 4) -> torch.Tensor:
+    return torch.randn(count, views, 3, 5, 5, generator=torch.Generator().manual_seed(1))
+
+
+def keys(count: int = 6) -> list[str]:
+    return [str(number) for number in range(count)]
+
+
+@pytest.mark.parametrize("prediction_type", ["epsilon", "v_prediction"])
+def test_noise_and_target_are_those_of_the_papers(prediction_type):
+    clean = latents()
+    question = objective(prediction_type).ask(clean, keys())
+    signal = scheduler().alphas_cumprod[question.timesteps].sqrt()[..., None, None, None]
+    spread = (1 - signal**2).sqrt()
+    noise = (question.noisy - signal * clean) / spread
+    expected = noise if prediction_type == "epsilon" else signal * noise - spread * clean
+    torch.testing.assert_close(question.target, expected, atol=2e-3, rtol=1e-3)
+    assert abs(noise.mean()) < 0.1 and abs(noise.std() - 1) < 0.1
+
+
+def test_a_split_batch_asks_the_same():
+    one = objective(clean_view_share=0.5)
+    clean = latents()
+    whole = one.ask(clean, keys())
+    for part in (slice(0, 1), slice(1, 4), slice(4, 6)):
+        asked = one.ask(clean[part], keys()[part])
+        for name in ("noisy", "target", "timesteps", "scored"):
+            assert torch.equal(getattr(asked, name), getattr(whole, name)[part]), name
+
+
+def test_other_samples_and_other_seeds_ask_something_else():
+    clean = latents(1).expand(3, -1, -1, -1, -1)
+    asked = objective().ask(clean, ["0", "1", "picture 0 1"])
+    assert len({float(noisy.sum()) for noisy in asked.noisy}) == 3
+    other = objective(seed=1).ask(clean[:1], ["0"])
+    assert not torch.equal(other.noisy, asked.noisy[:1])
+
+
+def test_a_clean_view_is_given_at_timestep_zero_and_not_scored():
+    clean = latents()
+    one = objective(clean_view_share=1.0)
+    asked = one.ask(clean, keys())
+    assert torch.equal(asked.noisy[:, 0], clean[:, 0])
+    assert not torch.equal(asked.noisy[:, 1], clean[:, 1])
+    assert (asked.timesteps[:, 0] == 0).all()
+    assert (asked.timesteps[:, 1:] == asked.timesteps[:, 1:2]).all()
+    predicted = torch.zeros_like(clean, requires_grad=True)
+    one.losses(one.errors(predicted, asked), asked).sum().backward()
+    assert not predicted.grad[:, 0].any() and predicted.grad[:, 1:].any()
+    # A single view is never given: nothing would be left to draw.
+    assert one.ask(latents(views=1), keys()).scored.all()
+
+
+def test_views_are_given_as_often_as_asked():
+    asked = objective(clean_view_share=0.3).ask(
+        latents(1, 2).expand(600, -1, -1, -1, -1), keys(600)
+    )
+    assert (~asked.scored[:, 0]).float().mean() == pytest.approx(0.3, abs=0.06)
+
+
+@pytest.mark.parametrize(("shift", "noisy_half"), [(1.0, 0.5), (3.0, 0.75)])
+def test_a_shift_draws_noisy_timesteps_more_often(shift, noisy_half):
+    one = objective(timestep_shift=shift)
+    drawn = torch.tensor([one._draw(key, torch.Size([1, 1, 1, 1]))[1] for key in keys(3000)])
+    assert drawn.min() >= 0 and drawn.max() < 1000
+    # t = 1/2 is where u = 1 / (1 + shift).
+    assert (drawn >= 500).float().mean() == pytest.approx(noisy_half, abs=0.03)
+
+
+@pytest.mark.parametrize("prediction_type", ["epsilon", "v_prediction"])
+def test_min_snr_weights(prediction_type):
+    one = objective(prediction_type, min_snr_gamma=5.0)
+    asked = one.ask(latents(), keys())
+    signal = scheduler().alphas_cumprod[asked.timesteps]
+    snr = signal / (1 - signal)
+    weights = snr.clamp(max=5) / (snr + 1 if prediction_type == "v_prediction" else snr)
+    errors = torch.rand(6, 4)
+    expected = (weights * errors).mean(1)
+    torch.testing.assert_close(one.losses(errors, asked), expected, rtol=1e-4, atol=1e-6)
+    plain = objective(prediction_type)
+    torch.testing.assert_close(plain.losses(errors, asked), errors.mean(1))
+
+
+def test_offset_noise_is_the_same_all_over_a_view():
+    clean = latents()
+    with_offset, without = (
+        objective("epsilon", offset_noise=offset).ask(clean, keys()).target for offset in (0.5, 0)
+    )
+    offset = with_offset - without
+    assert offset.std(dim=(-1, -2)).max() < 1e-5
+    assert offset.mean(dim=(-1, -2)).std() == pytest.approx(0.5, rel=0.3)
