@@ -273,7 +273,21 @@ def test_python_dash_m_and_parse_errors():
     for command in ("generate", "render", "train", "models"):
         assert command in done.stdout
     assert run_python("-m", "spad", "generate", "a", "--no-such-flag").returncode == 2
-    assert run_python("-m", "spad", "train", "--help").stdout.count("denoiser") > 0
+
+
+def test_a_preset_gives_the_defaults_that_flags_change():
+    said = run_python("-m", "spad", "train", "--preset", "four-views", "--help").stdout
+    assert "(default: 2e-05)" in " ".join(said.split())
+    assert run_python("-m", "spad", "train", "--preset", "nothing").returncode == 2
+    code = (
+        "import sys, spad.cli, spad.training.train as t\n"
+        "t.train = lambda s: f'{s.preset} {s.learning_rate} {s.steps} {s.plucker}'\n"
+        "spad.cli.main(sys.argv[1:])"
+    )
+    arguments = ["--preset", "two-views", "--steps", "7", "--plucker", "off"]
+    for order in (arguments, [*arguments[2:], "--preset=two-views"]):
+        done = run_python("-c", code, "train", *order)
+        assert done.stdout.split() == ["two-views", "0.0001", "7", "off"], done.stderr
 
 
 def test_ctrl_c_leaves_nothing(tiny_pipeline_folder, tmp_path):
@@ -299,17 +313,17 @@ def test_ctrl_c_leaves_nothing(tiny_pipeline_folder, tmp_path):
 
 
 def test_stopped_training_says_how_to_resume(tmp_path, capsys, monkeypatch):
-    from spad.training_run import Interrupted
+    from spad.training.run import Interrupted
 
     def stop(_settings):
         raise Interrupted("stopped at step 3 of 9, saved")
 
-    monkeypatch.setattr("spad.train_autoencoder.train_autoencoder", stop)
-    arguments = ["train", "autoencoder", "--data", "my renders", "--output", "run"]
+    monkeypatch.setattr("spad.training.autoencoder.train_autoencoder", stop)
+    arguments = ["train-autoencoder", "--data", "my renders", "--output", "run"]
     assert main(arguments) == 130
     line = capsys.readouterr().err.strip()
     assert line.startswith("spad: stopped at step 3 of 9, saved; resume with the same command: ")
-    assert line.endswith("spad train autoencoder --data 'my renders' --output run")
+    assert line.endswith("spad train-autoencoder --data 'my renders' --output run")
 
 
 def test_models_are_described(tiny_pipeline_folder, capsys):

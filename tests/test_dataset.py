@@ -249,3 +249,38 @@ def test_parts_that_were_not_packed_are_asked_for(tmp_path):
             ShardDataset(tmp_path / "shards", parts=(part,))
     with pytest.raises(ValueError, match="spad pack"):
         ShardDataset(renders)
+
+
+def test_only_the_objects_asked_for_come(shards):
+    chosen = set(UIDS[1::3])
+    dataset = ShardDataset(shards, uids=chosen, epochs=2, parts=())
+    assert dataset.num_objects == len(chosen)
+    assert sorted(uids(stream(dataset))) == sorted([*chosen, *chosen])
+    with pytest.raises(ValueError, match="none of the 1 objects"):
+        ShardDataset(shards, uids=["unknown"])
+
+
+@pytest.mark.parametrize("world_size", [1, 2])
+def test_batches_of_so_many_views_share_out_each_object_once(shards, world_size):
+    seen, sizes = [], set()
+    for rank in range(world_size):
+        dataset = ShardDataset(
+            shards, (1, 2, 4), views_per_batch=4, rank=rank, world_size=world_size, parts=()
+        )
+        for batch in dataset.loader():
+            seen += zip(batch["number"].tolist(), batch["uid"], strict=True)
+            if batch["position"] < len(UIDS):
+                sizes.add(batch["view"].shape)
+    assert [number for number, _ in sorted(seen)] == list(range(len(UIDS)))
+    assert {uid for _, uid in seen} == set(UIDS)
+    assert sizes <= {(4, 1), (2, 2), (1, 4)} and len(sizes) > 1
+    with pytest.raises(ValueError, match="multiple of num_views"):
+        ShardDataset(shards, (1, 3), views_per_batch=4)
+
+
+def test_numbers_are_places_in_the_stream(shards):
+    batches = list(ShardDataset(shards, batch_size=4, parts=()).loader())
+    numbers = [number for batch in batches for number in batch["number"].tolist()]
+    assert numbers == list(range(len(UIDS)))
+    again = ShardDataset(shards, parts=()).at(0, 5)
+    assert next(iter(again))["number"] == 5

@@ -64,6 +64,8 @@ EXTRAS = {
     "spad.data.ray_executor": "ray",
     "spad.data.blender": "blender",
     "spad.data.blender_script": "blender",
+    "spad.training.build": "lora",
+    "spad.training.train": "adam8bit",
 }
 
 

@@ -18,17 +18,14 @@ from PIL import Image
 import spad.data.pack
 from hand_made import box, write_gltf
 from made_renders import SIZE, write_renders
-from spad.autoencoder import PatchAutoencoder, encode_scaled
+from spad.autoencoder import encode_scaled
 from spad.cli import main
-from spad.config import DenoiserTraining, Export
 from spad.data.config import Inspection, PackConfig, RenderConfig
 from spad.data.inspect import inspect_data
 from spad.data.pack import pack
 from spad.data.shards import key_of, read_shard_folder, scan_shard
-from spad.data.views import data_hash, image_tensor, load_all_images, read_renders
-from spad.export import model_card
+from spad.data.views import image_tensor, load_all_images, read_renders
 from spad.models import load_model
-from spad.train import DenoiserTrainer
 
 UIDS = ("a", "b.c", "b%2Ec", "d" * 200, "é", "f", "g")
 PASSES = ("depth", "normals", "mask")
@@ -347,38 +344,10 @@ def packed(renders, tmp_path) -> Path:
     return tmp_path / "discs"
 
 
-def test_training_reads_shards_as_it_reads_renders(renders, packed, tmp_path):
+def test_shards_are_read_as_the_renders_they_were_made_of(renders, packed):
     from_files, from_shards = read_renders(renders), read_renders(packed)
     assert [o.uid for o in from_shards] == [o.uid for o in from_files]
     assert np.array_equal(load_all_images(from_shards), load_all_images(from_files))
-
-    vae = PatchAutoencoder(latent_channels=8, block_out_channels=(16, 16, 16))
-    vae.save_pretrained(tmp_path / "vae")
-    trainers = [
-        DenoiserTrainer(
-            DenoiserTraining(
-                data=data,
-                output=tmp_path / "run",
-                vae=tmp_path / "vae",
-                views_per_object=(1, 2, 4),
-                views_per_step=8,
-                block_out_channels=(32, 32),
-                text_width=64,
-            )
-        )
-        for data in (renders, packed)
-    ]
-    for step in range(3):
-        (latents, cameras, ids, _), (others, other_cameras, other_ids, _) = (
-            trainer.batch(step) for trainer in trainers
-        )
-        assert torch.equal(latents, others) and torch.equal(ids, other_ids)
-        assert torch.equal(cameras.world_from_cam, other_cameras.world_from_cam)
-
-    (tmp_path / "training").mkdir()
-    export = Export((tmp_path / "run",), tmp_path / "vae", packed, tmp_path / "model")
-    card = model_card(export, tmp_path)
-    assert "6 rendered objects" in card and data_hash(packed) in card
 
 
 def test_inspect_shows_shards_and_renders_alike(config, tmp_path, monkeypatch):

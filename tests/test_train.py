@@ -176,8 +176,9 @@ def test_switching_layers_keeps_all_other_weights(training, base):
 
 def test_a_run_goes_on_from_a_saved_model(training, base):
     on = train(replace(training, init=base, steps=1, learning_rate=0.0))
-    for name, weight in load_model(base).unet.state_dict().items():
-        assert torch.equal(weight, load_model(on).unet.state_dict()[name]), name
+    before, after = (load_model(folder).unet.state_dict() for folder in (base, on))
+    for name, weight in before.items():
+        assert torch.equal(weight, after[name]), name
 
 
 def test_held_out_objects_are_never_seen(training, monkeypatch):

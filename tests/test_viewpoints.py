@@ -5,8 +5,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from spad.cameras import Cameras
 from spad.data.config import CAMERA_PRESETS, RenderConfig
-from spad.data.viewpoints import cameras_of
+from spad.data.viewpoints import cameras_of, quarter_turns
 
 
 def config(**changes) -> RenderConfig:
@@ -69,3 +70,9 @@ def test_orbit_goes_evenly_round_at_one_elevation():
 def test_what_is_refused(changes, message):
     with pytest.raises(ValueError, match=message):
         config(**changes)
+
+
+def test_quarter_turns_are_found():
+    ring = Cameras.evenly_round(4, elevation_deg=10.0, azimuth_start_deg=33.0)
+    others = Cameras.orbit([0.0, 10.0, 20.0], [5.0, 95.0, 185.0])
+    assert quarter_turns(Cameras.cat([others, ring, ring])) == [[3, 4, 5, 6], [7, 8, 9, 10]]

@@ -34,7 +34,7 @@ _EXTRAS = {
     "OpenEXR": "exr",
     "peft": "lora",
     "tensorboard": "train",
-    "bitsandbytes": "train",
+    "bitsandbytes": "adam8bit",
     "bpy": "blender",
 }
 

@@ -82,12 +82,16 @@ def recorded(settings: Any, without: Collection[str] = ()) -> dict[str, Any]:
 
     The last two parts name a path; where on this machine it lies is nobody else's.
     """
-    fields = {
-        name: "/".join(value.parts[-2:]) if isinstance(value, Path) else value
-        for name, value in dataclasses.asdict(settings).items()
-        if name not in without
-    }
-    return json.loads(json.dumps(fields))
+
+    def shortened(value: Any) -> Any:
+        # Models go by a name or by a folder.
+        if isinstance(value, str) and os.sep in value and Path(value).exists():
+            value = Path(value)
+        return "/".join(value.parts[-2:]) if isinstance(value, Path) else value
+
+    fields = dataclasses.asdict(settings)
+    kept = {name: shortened(value) for name, value in fields.items() if name not in without}
+    return json.loads(json.dumps(kept))
 
 
 class Interrupted(Exception):

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from PIL import Image
 from torch import nn
 from transformers.utils.logging import disable_progress_bar
@@ -87,7 +86,8 @@ def save_pipeline(
     shutil.rmtree(temporary, ignore_errors=True)
     modules = (without_adapters(pipeline.vae), text_encoder, unet)
     for module in modules:
-        module.to("cpu", getattr(torch, settings.save_dtype))
+        module.cpu()
+        module.half() if settings.save_dtype == "float16" else module.float()
         if hasattr(module, "register_to_config"):
             # Where it was loaded from, on this machine, is nobody else's.
             module.register_to_config(_name_or_path=run_folder.name)

@@ -1,0 +1,75 @@
+"""A trained model is shipped whole, with the record of its training."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from spad.cameras import Cameras
+from spad.data.views import data_hash
+from spad.models import check_files, find_model, load_model
+from spad.training.autoencoder import train_autoencoder
+from spad.training.config import AutoencoderTraining, Export
+from spad.training.export import export_model
+from spad.training.train import train
+
+
+@pytest.fixture
+def autoencoder(renders, tmp_path) -> Path:
+    folder = tmp_path / "autoencoder"
+    train_autoencoder(
+        AutoencoderTraining(
+            renders,
+            folder,
+            steps=4,
+            batch_size=2,
+            crop_size=32,
+            latent_channels=8,
+            block_out_channels=(16, 16, 16),
+            log_every=2,
+        )
+    )
+    return folder
+
+
+@pytest.fixture
+def run(training, autoencoder) -> Path:
+    settings = replace(training, vae=str(autoencoder / "vae"), steps=2)
+    train(settings)
+    return settings.run_folder
+
+
+def test_export_ships_a_working_model_with_its_record(run, autoencoder, renders, tmp_path):
+    output = tmp_path / "shipped"
+    export = Export((run,), renders, output, autoencoder, "discs", "CC0-1.0", "us")
+    assert export_model(export) == output
+    model = find_model(output)
+    check_files(model)
+    assert (model.name, model.description, model.licence) == ("shipped", "discs", "CC0-1.0")
+    assert "disc 2" in model.captions()
+    for path in output.rglob("*"):
+        if path.suffix in (".json", ".md", ".txt", ".csv"):
+            assert str(tmp_path) not in path.read_text(), path
+    pipeline = load_model(output)
+    pipeline.set_progress_bar_config(disable=True)
+    cameras = Cameras.evenly_round(2, height=64, width=64)
+    assert len(pipeline("disc 2", cameras, num_inference_steps=1).images[0]) == 2
+    card = (output / "README.md").read_text()
+    assert "6 rendered objects" in card and data_hash(renders) in card
+    for number, made in enumerate((autoencoder, run)):
+        part = output / "training" / f"{number}-{made.name}"
+        assert json.loads((part / "record.json").read_text())["seconds"] > 0
+        assert (part / "loss.csv").read_text().startswith("step,")
+        assert (part / "loss.svg").read_text().startswith("<svg")
+        assert part.name in card
+    with pytest.raises(ValueError, match="exists"):
+        export_model(export)
+
+
+def test_a_run_without_its_record_is_not_shipped(run, renders, tmp_path):
+    (run / "record.json").unlink()
+    output = tmp_path / "shipped"
+    with pytest.raises(ValueError, match=r"record\.json"):
+        export_model(Export((run,), renders, output))
+    assert not output.exists()

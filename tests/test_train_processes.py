@@ -1,0 +1,124 @@
+"""Runs of several processes, killed ones and resumed ones end where a plain run ends."""
+
+import csv
+import os
+import random
+import signal
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from spad.models import load_model
+from spad.training.train import train
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def arguments(settings, output: Path) -> list[str]:
+    """The command line of a run like `settings`."""
+    said = [
+        *("train", "--data", settings.data, "--output", output, "--vae", settings.vae),
+        *("--steps", settings.steps, "--num-views", *settings.num_views),
+        *("--batch-size", settings.batch_size, "--block-out-channels", 32, 32),
+        *("--text-width", 64, "--warmup-steps", 1, "--device", "cpu", "--trackers"),
+        *("--save-every-s", 0, "--log-every", 1, "--sample-every", 0, "--save-dtype", "float32"),
+    ]
+    return list(map(str, said))
+
+
+def run_python(*words: str, **environment: str) -> subprocess.CompletedProcess:
+    paths = os.pathsep.join([str(ROOT / "src"), os.environ.get("PYTHONPATH", "")])
+    return subprocess.run(
+        [sys.executable, *words],
+        capture_output=True,
+        text=True,
+        env=os.environ | {"PYTHONPATH": paths} | environment,
+    )
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    pipeline = load_model(folder)
+    return pipeline.unet.state_dict() | pipeline.text_encoder.state_dict()
+
+
+def losses(run: Path) -> list[float]:
+    with (run / "loss.csv").open() as file:
+        return [float(row["loss"]) for row in csv.DictReader(file)]
+
+
+@pytest.fixture
+def settings(training):
+    return replace(training, num_views=(1, 2), steps=5)
+
+
+@pytest.mark.parametrize("sharing", [[], ["--fsdp"]], ids=["ddp", "fsdp"])
+def test_two_processes_learn_what_one_learns(settings, sharing, tmp_path):
+    """Equal but for the order of sums; and a run of both goes on from a checkpoint of both."""
+    settings = replace(settings, lr_schedule="constant")
+    train(settings)
+    one, two = settings.run_folder, tmp_path / "two"
+    torchrun = "-m torch.distributed.run --standalone --nproc-per-node 2 -m spad".split()
+    # A run at a constant rate may be lengthened.
+    for steps in (3, settings.steps):
+        command = arguments(replace(settings, steps=steps), two)
+        done = run_python(*torchrun, *command, "--lr-schedule", "constant", *sharing)
+        assert done.returncode == 0, done.stderr[-3000:]
+        assert done.stdout.split() == [str(two / "model")]
+    assert losses(two) == pytest.approx(losses(one), rel=1e-4)
+    expected = weights(one / "model")
+    for name, weight in weights(two / "model").items():
+        torch.testing.assert_close(weight, expected[name], atol=2e-5, rtol=1e-3, msg=name)
+
+
+def test_a_killed_and_resumed_run_gives_the_weights_of_one_never_stopped(settings, tmp_path):
+    whole = weights(train(settings))
+    killed = replace(settings, output=tmp_path / "killed")
+    at = random.randrange(1, settings.steps)
+    script = (
+        "import os, signal\n"
+        "from pathlib import Path, PosixPath, WindowsPath\n"
+        "from spad.training.config import Training\n"
+        "import spad.training.train as t\n"
+        "step = t.Trainer.train_step\n"
+        "def killed(self, number):\n"
+        f"    if number == {at}: os.kill(os.getpid(), signal.SIGKILL)\n"
+        "    return step(self, number)\n"
+        "t.Trainer.train_step = killed\n"
+        f"t.train({killed!r})\n"
+    )
+    done = run_python("-c", script)
+    assert done.returncode == -signal.SIGKILL, done.stderr[-3000:]
+    resumed = weights(train(killed))
+    for name, weight in whole.items():
+        assert torch.equal(weight, resumed[name]), f"{name}, killed at step {at}"
+    assert losses(killed.run_folder) == losses(settings.run_folder)
+
+
+def test_ctrl_c_saves_and_the_same_command_resumes(settings, tmp_path):
+    whole = weights(train(settings))
+    output = tmp_path / "stopped"
+    command = arguments(settings, output)
+    script = (
+        "import os, signal, sys\n"
+        "import spad.training.train as t\n"
+        "from spad.cli import main\n"
+        "step = t.Trainer.train_step\n"
+        "def stopped(self, number):\n"
+        "    if number == 2: os.kill(os.getpid(), signal.SIGINT)\n"
+        "    return step(self, number)\n"
+        "t.Trainer.train_step = stopped\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        f"sys.exit(main({command!r}))\n"
+    )
+    done = run_python("-c", script)
+    assert done.returncode == 130, done.stderr[-3000:]
+    assert "stopped at step 3 of 5, saved; resume with the same command" in done.stderr
+    assert (output / "model" / "README.md").is_file()
+    done = run_python("-m", "spad", *command)
+    assert done.returncode == 0 and "resuming" in done.stderr, done.stderr[-3000:]
+    for name, weight in weights(output / "model").items():
+        assert torch.equal(weight, whole[name]), name
