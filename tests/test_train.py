@@ -316,6 +316,19 @@ def test_a_compiled_model_learns_the_same(training, monkeypatch):
     assert losses[1] == pytest.approx(losses[0], rel=1e-4)
 
 
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU is here")
+@pytest.mark.parametrize("mixed_precision", ["no", "bf16", "fp16"])
+def test_a_gpu_learns_what_the_cpu_learns(training, mixed_precision):
+    losses = []
+    for device, kind in (("cpu", "no"), ("cuda", mixed_precision)):
+        AcceleratorState._reset_state(reset_partial_state=True)
+        trainer = Trainer(replace(training, device=device, mixed_precision=kind))
+        losses.append([trainer.train_step(step)["loss"] for step in range(5)])
+    tolerance = 1e-3 if mixed_precision == "no" else 0.1
+    assert losses[1] == pytest.approx(losses[0], rel=tolerance)
+
+
 def test_the_cost_is_told_and_nothing_is_written(training):
     said = dry_run(replace(training, steps=100))
     for part in ("M parameters", "6 objects of 4 views", "s a step", "GB", "100 steps"):

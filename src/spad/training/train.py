@@ -452,7 +452,7 @@ def _optimizer(parameters: list[Tensor], settings: Training) -> torch.optim.Opti
         from bitsandbytes.optim import AdamW8bit
 
         return AdamW8bit(parameters, rate, **options)
-    return torch.optim.AdamW(parameters, rate, **options)
+    return torch.optim.AdamW(parameters, rate, fused=True, **options)
 
 
 def _by_noise_level(sums: list[float]) -> dict[str, float]:
