@@ -3,6 +3,7 @@
 import functools
 import hashlib
 import json
+import shutil
 from dataclasses import replace
 
 import pytest
@@ -179,6 +180,15 @@ def test_a_run_goes_on_from_a_saved_model(training, base):
     before, after = (load_model(folder).unet.state_dict() for folder in (base, on))
     for name, weight in before.items():
         assert torch.equal(weight, after[name]), name
+
+
+def test_words_that_a_model_does_not_know_are_said(training, base, renders, tmp_path, caplog):
+    other = shutil.copytree(renders, tmp_path / "renders")
+    listing = other / "objects.jsonl"
+    listing.write_text(listing.read_text().replace("disc 3", "saucer 3"))
+    pack(PackConfig(other, tmp_path / "packed"))
+    Trainer(replace(training, data=tmp_path / "packed", init=base))
+    assert "1 of 6 captions have words" in caplog.text and "saucer 3" in caplog.text
 
 
 def test_held_out_objects_are_never_seen(training, monkeypatch):

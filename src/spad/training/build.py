@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import copy
 import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from diffusers import DDIMScheduler
-from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor, nn
 
 from spad.cameras import Cameras
@@ -80,13 +78,7 @@ def build_pipeline(settings: Training, image_size: int, captions: Sequence[str])
             f"{settings.init}, got {image_size}x{image_size}; render them with --image-size "
             f"{pipeline.image_size}"
         )
-    if settings.word_dropout and pipeline.tokenizer.unk_token in (
-        None,
-        pipeline.tokenizer.eos_token,
-    ):
-        raise ValueError(
-            "expected --word-dropout 0: the tokenizer of this model has no unknown word"
-        )
+    _check_words(pipeline.tokenizer, settings, captions)
     pipeline.unet = _adapted(pipeline.unet, settings)
     pipeline.scheduler = _schedule(pipeline.scheduler, settings)
     return pipeline
@@ -119,15 +111,6 @@ def choose_what_learns(pipeline: SPADPipeline, settings: Training) -> None:
         parameter.requires_grad_(settings.learn == "all" or is_new or "lora_" in name)
     if not any(p.requires_grad for p in (*unet.parameters(), *pipeline.text_encoder.parameters())):
         raise ValueError("expected something to learn, but the model has no new layers")
-
-
-def without_adapters(unet: MultiViewUNet) -> MultiViewUNet:
-    """A copy of a UNet whose LoRA, if it has one, is part of its weights."""
-    merged = copy.deepcopy(unet)
-    if getattr(merged, "_hf_peft_config_loaded", False):
-        merged.fuse_lora()
-        merged.unload_lora()
-    return merged
 
 
 def _from_scratch(settings: Training, image_size: int, captions: Sequence[str]) -> SPADPipeline:
@@ -165,6 +148,27 @@ def _from_scratch(settings: Training, image_size: int, captions: Sequence[str]) 
     )
     text_encoder = build_text_encoder(tokenizer, settings.text_width)
     return SPADPipeline(vae, text_encoder, tokenizer, unet, scheduler)
+
+
+def _check_words(tokenizer: Any, settings: Training, captions: Sequence[str]) -> None:
+    """Tokenizers of word parts know all words; those of whole words, the ones they were made of."""
+    unknown = tokenizer.unk_token
+    if unknown is None or unknown == tokenizer.eos_token:
+        if settings.word_dropout:
+            raise ValueError(
+                "expected --word-dropout 0: the tokenizer of this model has no unknown word"
+            )
+        return
+    strange = [c for c in captions if tokenizer.unk_token_id in tokenizer(c).input_ids]
+    if strange:
+        logger.warning(
+            "%d of %d captions have words that %s does not know, such as %r; only a model from "
+            "scratch learns new ones",
+            len(strange),
+            len(captions),
+            settings.init,
+            strange[0],
+        )
 
 
 def _adapted(unet: MultiViewUNet, settings: Training) -> MultiViewUNet:
@@ -226,11 +230,3 @@ def _schedule(scheduler: Any, settings: Training) -> Any:
         prediction_type=prediction,
         rescale_betas_zero_snr=ends_in_noise,
     )
-
-
-def weights_of(module: ModelMixin | nn.Module) -> dict[str, Tensor]:
-    """Name -> weights, whole also where processes share them out."""
-    return {
-        name: weight.full_tensor() if hasattr(weight, "full_tensor") else weight
-        for name, weight in module.state_dict().items()
-    }

@@ -33,8 +33,6 @@ CHECKPOINTS = "checkpoints"
 SETTINGS = "settings.json"
 RECORD = "record.json"
 LOSSES = "loss.csv"
-# Training stops where one of these is no number any more.
-WATCHED = ("loss", "gradient_norm")
 
 
 def seeded(*what: Any) -> torch.Generator:
@@ -108,6 +106,7 @@ class TrainingRun:
     Attributes:
         parts: name -> object with `state_dict` and `load_state_dict`; what a checkpoint holds.
         keep_last: checkpoints kept, the newest.
+        watched: numbers that stop the run when they are none any more.
         is_main: whether this process writes; with several, one does.
         agree: whether any process says so; called by all of them at the same time.
     """
@@ -120,6 +119,7 @@ class TrainingRun:
     log_every: int
     keep_last: int = 2
     may_change: Collection[str] = ()
+    watched: Collection[str] = ("loss", "gradient_norm")
     is_main: bool = True
     agree: Callable[[bool], bool] = bool
     _sums: dict[str, list[float]] = field(default_factory=dict)
@@ -282,7 +282,7 @@ class TrainingRun:
         write_atomically(path, lambda temporary: temporary.write_text(text))
 
     def _check_finite(self, step: int, numbers: Mapping[str, float]) -> None:
-        bad = [name for name in WATCHED if not math.isfinite(numbers.get(name, 0.0))]
+        bad = [name for name in self.watched if not math.isfinite(numbers.get(name, 0.0))]
         if self.agree(bool(bad)):
             raise FloatingPointError(
                 f"{' and '.join(bad) or 'the loss of another process'} became NaN or infinite at "

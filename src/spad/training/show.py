@@ -17,7 +17,6 @@ from spad.cameras import Cameras
 from spad.models import SHARD_SIZE, GenerationDefaults, save_model_manifest
 from spad.pipeline import SPADPipeline
 from spad.results import prompt_grid
-from spad.training.build import without_adapters
 from spad.training.card import write_card
 from spad.training.config import Training
 from spad.training.states import gathered
@@ -59,15 +58,19 @@ def sample_prompts(settings: Training, captions: Sequence[str], count: int = 4) 
     return [captions[place] for place in places]
 
 
-def whole_module(module: nn.Module, is_shared: bool) -> Any:
-    """A copy for saving: adapters merged, weights that processes share out put together."""
-    if not is_shared:
-        return without_adapters(module)
+def whole_copy(module: nn.Module) -> Any:
+    """A copy on the CPU: weights that processes share out put together, adapters merged."""
     weights = {name: gathered(weight).cpu() for name, weight in module.state_dict().items()}
     # The class that FSDP has put in the place of a module's own is derived from it.
     own = next(c for c in type(module).__mro__ if not c.__name__.startswith("FSDP"))
     copy = own.from_config(module.config) if hasattr(own, "from_config") else own(module.config)
+    has_adapters = getattr(module, "_hf_peft_config_loaded", False)
+    if has_adapters:
+        copy.add_adapter(module.peft_config["default"])
     copy.load_state_dict(weights)
+    if has_adapters:
+        copy.fuse_lora()
+        copy.unload_lora()
     return copy
 
 
@@ -84,9 +87,8 @@ def save_pipeline(
     run_folder = folder.parent
     temporary = folder.with_name(f".{folder.name}.{os.getpid()}")
     shutil.rmtree(temporary, ignore_errors=True)
-    modules = (without_adapters(pipeline.vae), text_encoder, unet)
+    modules = (whole_copy(pipeline.vae), text_encoder, unet)
     for module in modules:
-        module.cpu()
         module.half() if settings.save_dtype == "float16" else module.float()
         if hasattr(module, "register_to_config"):
             # Where it was loaded from, on this machine, is nobody else's.

@@ -34,7 +34,7 @@ from spad.training.show import (
     draw_samples,
     sample_prompts,
     save_pipeline,
-    whole_module,
+    whole_copy,
 )
 from spad.training.states import AverageState, LearnedWeights, OptimizerState, Stream
 
@@ -72,6 +72,8 @@ class Trainer:
         self.objects = open_objects(
             settings, encoder_hash(self.pipeline.vae), self.rank, self.world_size
         )
+        if self.objects.parts == ("images",):
+            logger.info("pictures are encoded in every step; spad pack --latents does it once")
         self.pictures = None
         if settings.images is not None:
             self.pictures = Pictures(settings.images, self.image_size, self.image_size)
@@ -92,9 +94,8 @@ class Trainer:
         """Move everything where it runs; what learns becomes one wrapped module."""
         settings, device = self.settings, self.accelerator.device
         self.pipeline.vae.to(device).eval()
-        self.denoiser = Denoiser(self.pipeline.unet, self.pipeline.text_encoder).train()
-        if settings.learn_text == "off":
-            self.denoiser.text_encoder.eval()
+        self.denoiser = Denoiser(self.pipeline.unet, self.pipeline.text_encoder)
+        self._set_modes()
         if settings.gradient_checkpointing:
             self.denoiser.unet.enable_gradient_checkpointing()
         optimizer = _optimizer(list(self.denoiser.learned().values()), settings)
@@ -108,6 +109,11 @@ class Trainer:
                 self.learned, decay=settings.ema_decay, use_ema_warmup=True, power=0.75
             )
         self.stream = Stream(self.objects, settings.num_workers)
+
+    def _set_modes(self) -> None:
+        """What learns behaves as in training, what is frozen as in use."""
+        self.denoiser.unet.train()
+        self.denoiser.text_encoder.train(self.settings.learn_text == "on")
 
     @property
     def micro_batch_size(self) -> int:
@@ -190,12 +196,10 @@ class Trainer:
         sums = accelerator.reduce(sums, "mean").tolist()
         seconds = time.perf_counter() - started
         objects = len(batch.keys) * self.world_size
-        # The loss is scaled up in fp16: a step whose gradients overflow is skipped, and no failure.
-        finite = math.isfinite(norm) or settings.mixed_precision != "fp16"
         return {
             "loss": sums[0],
             "objects_per_s": objects / seconds,
-            "gradient_norm": float(norm) if finite else math.nan,
+            "gradient_norm": float(norm),
             "learning_rate": settings.learning_rate * factor,
             "data_wait": waited / seconds,
             "memory_gb": self.memory_gb(),
@@ -237,7 +241,7 @@ class Trainer:
         self.denoiser.eval()
         with self.averaged(), self.accelerator.autocast():
             grid = draw_samples(self.pipeline, self.settings, prompts)
-        self.denoiser.train()
+        self._set_modes()
         if not self.accelerator.is_main_process:
             return
         folder = self.settings.run_folder / SAMPLES
@@ -253,10 +257,7 @@ class Trainer:
         """Write the model with averaged weights and its card to the run's `model` folder."""
         settings, folder = self.settings, self.settings.run_folder / "model"
         with self.averaged():
-            modules = [
-                whole_module(module, settings.fsdp)
-                for module in (self.denoiser.unet, self.denoiser.text_encoder)
-            ]
+            modules = [whole_copy(m) for m in (self.denoiser.unet, self.denoiser.text_encoder)]
         if self.accelerator.is_main_process:
             save_pipeline(
                 folder, self.pipeline, *modules, settings, self.captions, self.objects.num_objects
@@ -322,8 +323,10 @@ class Trainer:
             settings.log_every,
             settings.keep_last,
             free,
-            accelerator.is_main_process,
-            self._agree,
+            # In fp16 the loss is scaled up, and a step whose gradients overflow is skipped.
+            watched=("loss",) if settings.mixed_precision == "fp16" else ("loss", "gradient_norm"),
+            is_main=accelerator.is_main_process,
+            agree=self._agree,
         )
 
     def _agree(self, flag: bool) -> bool:
