@@ -101,7 +101,7 @@ class Training:
     """Of a text encoder from scratch."""
 
     # What a step sees
-    steps: int = 12_000
+    steps: int = 8_000
     """Of the optimiser."""
     num_views: tuple[int, ...] = (1, 4)
     """Views of an object denoised together; one of these numbers is drawn for each step."""
