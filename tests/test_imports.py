@@ -24,7 +24,7 @@ ORDER = """
     spad
     spad.config spad.training spad.training.config spad.released spad.vocabulary
     spad.camera_checks spad.cameras spad.camera_parsing spad.camera_colmap spad.camera_formats
-    spad.data spad.data.config spad.data.gltf spad.data.objects spad.data.render
+    spad.data spad.data.config spad.data.lists spad.data.gltf spad.data.objects spad.data.render
     spad.data.viewpoints spad.data.shards spad.data.views
     spad.epipolar spad.original_epipolar spad.bands spad.correspondence
     spad.data.checks spad.data.blender_script spad.data.blender spad.data.renderers

@@ -253,7 +253,7 @@ def damage(renders: Path, how: str) -> None:
         ("views", "expected num_views 6 of every object, got 5 of f"),
         ("captions", "line 1: expected a uid and a list of captions"),
         ("twice", "line 8: expected every id once, got a again"),
-        ("line", "line 1: expected uid and captions"),
+        ("line", "line 1: expected a uid and a list of captions"),
         ("none", "did all renders fail"),
         ("no list", "make one with: spad render"),
     ],

@@ -95,7 +95,7 @@ def test_more_views_than_there_are(training):
 def test_nothing_to_learn_from(training, tmp_path):
     (tmp_path / "ids.txt").write_text("unknown\n")
     refused(replace(training, objects=tmp_path / "ids.txt"), "expected objects to learn from")
-    refused(replace(training, objects=tmp_path / "no.txt"), "text file of ids")
+    refused(replace(training, objects=tmp_path / "no.txt"), "expected a file of ids")
 
 
 def test_quarter_turns_of_two_views(training):

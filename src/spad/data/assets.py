@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -10,6 +9,7 @@ from pathlib import Path
 
 from spad.data.captions import read_captions
 from spad.data.config import RenderConfig
+from spad.data.lists import read_ids, read_rows
 
 # Beside the objects' folders stand the lists and the folder of rejected ones.
 _RESERVED = ("objects.jsonl", "failed.jsonl", "rejected")
@@ -88,21 +88,6 @@ def read_index(path: Path) -> Iterator[dict]:
         yield row
 
 
-def read_rows(path: Path) -> Iterator[tuple[int, dict]]:
-    """Line numbers and objects of a JSON Lines file. Raises: ValueError: it is something else."""
-    with open(path, encoding="utf-8") as file:
-        for number, line in enumerate(file, start=1):
-            if not line.strip():
-                continue
-            try:
-                row = json.loads(line)
-            except ValueError as error:
-                raise ValueError(f"{path}, line {number}: expected JSON ({error})") from None
-            if not isinstance(row, dict):
-                raise ValueError(f"{path}, line {number}: expected a JSON object")
-            yield number, row
-
-
 def check_uid(uid: str) -> str:
     """`uid`, if it can name a folder and a line of a list.
 
@@ -116,7 +101,7 @@ def check_uid(uid: str) -> str:
 
 
 def _asset(row: dict, root: Path) -> Asset:
-    name = Path(row["file"]).with_suffix("").as_posix().lstrip("./")
+    name = Path(row["file"]).with_suffix("").as_posix().removeprefix("./")
     uid = str(row.get("uid") or re.sub(r"[^A-Za-z0-9._-]+", "_", name.replace("/", "__")))
     captions = tuple(str(row[key]) for key in ("caption", "short") if row.get(key))
     return Asset(check_uid(uid), root / row["file"], captions, root)
@@ -124,16 +109,12 @@ def _asset(row: dict, root: Path) -> Asset:
 
 def _chosen(assets: dict[str, Asset], ids: Path) -> dict[str, Asset]:
     """The assets that a file of ids names, in their own order."""
-    if not ids.is_file():
-        raise ValueError(f"expected a file of ids, got {ids}, which is no file")
-    names = set(ids.read_text(encoding="utf-8-sig").split())
+    names = read_ids(ids)
     if unknown := sorted(names - assets.keys()):
         some = ", ".join(unknown[:_NAMED]) + (", ..." if len(unknown) > _NAMED else "")
         raise ValueError(
             f"expected ids of the models, got {len(unknown):,} in {ids} that no model has: {some}"
         )
-    if not names:
-        raise ValueError(f"expected ids in {ids}, got none")
     return {uid: asset for uid, asset in assets.items() if uid in names}
 
 

@@ -17,7 +17,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from spad.data.assets import Asset, find_assets, read_rows
+from spad.data.assets import Asset, find_assets
 from spad.data.checks import check_views
 from spad.data.config import RenderConfig
 from spad.data.folders import (
@@ -29,6 +29,7 @@ from spad.data.folders import (
     write_object,
 )
 from spad.data.gltf import GLTF_SUFFIXES, check_references
+from spad.data.lists import read_rows
 from spad.data.objects import unreadable_files_named
 from spad.data.renderers import find_renderer
 from spad.data.shards import file_hash

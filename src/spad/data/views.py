@@ -12,6 +12,7 @@ from PIL import Image
 
 from spad.camera_formats import load_cameras
 from spad.cameras import Cameras
+from spad.data.lists import read_rows
 from spad.data.shards import (
     INDEX,
     Sample,
@@ -93,7 +94,7 @@ def read_renders(folder: Path) -> list[ObjectViews]:
 
 
 def read_listing(renders: Path) -> list[tuple[int, dict]]:
-    """The lines of `objects.jsonl` with their numbers from 0 on.
+    """The objects of `objects.jsonl` with their numbers from 0 on.
 
     Raises: ValueError: there is none, or it is empty or malformed.
     """
@@ -103,19 +104,14 @@ def read_listing(renders: Path) -> list[tuple[int, dict]]:
             f"expected {listing}; make one with: spad render MODELS --output {renders}"
         )
     rows, seen = [], set()
-    for number, line in enumerate(listing.read_text(encoding="utf-8").splitlines()):
-        where = f"{listing}, line {number + 1}"
-        try:
-            row = json.loads(line)
-            uid, captions = row["uid"], row["captions"]
-        except (ValueError, KeyError, TypeError) as error:
-            raise ValueError(f"{where}: expected uid and captions ({error})") from None
+    for line, row in read_rows(listing):
+        where, uid, captions = f"{listing}, line {line}", row.get("uid"), row.get("captions")
         if not isinstance(uid, str) or not isinstance(captions, list) or not captions:
             raise ValueError(f"{where}: expected a uid and a list of captions, got {row}")
         if uid in seen:
             raise ValueError(f"{where}: expected every id once, got {uid} again")
         seen.add(uid)
-        rows.append((number, row))
+        rows.append((len(rows), row))
     if not rows:
         raise ValueError(f"expected objects in {listing}, got none; did all renders fail?")
     return rows

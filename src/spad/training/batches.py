@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from torch import Tensor
 
 from spad.cameras import Cameras
 from spad.data.dataset import ShardDataset
+from spad.data.lists import read_ids, read_rows
 from spad.data.shards import Sample, is_shard_folder, read_shard_folder
 from spad.data.views import LISTING, image_tensor, is_held_out, on_white
 from spad.training.config import Training
@@ -74,7 +74,7 @@ def open_objects(
     if settings.verify:
         for shard in index.shards:
             shard.check(whole=True)
-    asked = None if settings.objects is None else _read_ids(settings.objects)
+    asked = None if settings.objects is None else read_ids(settings.objects)
     uids = [
         uid
         for shard in index.shards
@@ -100,14 +100,6 @@ def open_objects(
         rank=rank,
         world_size=world_size,
     )
-
-
-def _read_ids(path: Path) -> frozenset[str]:
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise ValueError(f"expected a text file of ids, got {path} ({error})") from None
-    return frozenset(line.strip() for line in lines if line.strip())
 
 
 def read_captions(dataset: ShardDataset, all_of_them: bool) -> list[str]:
@@ -162,17 +154,14 @@ class Pictures:
         if not path.is_file():
             raise ValueError(f"expected {path}, a line of file_name and text for each picture")
         self.rows: list[tuple[Path, str]] = []
-        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines()):
-            try:
-                row = json.loads(line)
-                file, text = folder / row["file_name"], row["text"].strip()
-            except (ValueError, KeyError, TypeError, AttributeError) as error:
-                raise ValueError(
-                    f"{path}, line {number + 1}: expected file_name and text ({error})"
-                ) from None
+        for number, row in read_rows(path):
+            name, text = row.get("file_name"), row.get("text")
+            if not isinstance(name, str) or not isinstance(text, str):
+                raise ValueError(f"{path}, line {number}: expected file_name and text, got {row}")
+            file = folder / name
             if not file.resolve().is_relative_to(folder.resolve()) or not file.is_file():
-                raise ValueError(f"{path}, line {number + 1}: no such picture in it: {file}")
-            self.rows.append((file, text))
+                raise ValueError(f"{path}, line {number}: no such picture in it: {file}")
+            self.rows.append((file, text.strip()))
         if not self.rows:
             raise ValueError(f"expected pictures in {path}, got none")
 
