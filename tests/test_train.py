@@ -11,6 +11,7 @@ import torch
 from accelerate.state import AcceleratorState
 from PIL import Image
 
+from parity import Golden, converted_tiny
 from spad.data.config import PackConfig
 from spad.data.pack import pack
 from spad.data.views import is_held_out
@@ -180,6 +181,26 @@ def test_a_run_goes_on_from_a_saved_model(training, base):
     before, after = (load_model(folder).unet.state_dict() for folder in (base, on))
     for name, weight in before.items():
         assert torch.equal(weight, after[name]), name
+
+
+def test_a_converted_release_goes_on_learning(training, shared_dir, tmp_path):
+    release = converted_tiny(Golden(shared_dir / "golden"), tmp_path)
+    settings = replace(
+        training,
+        init=str(release),
+        learn_text="off",
+        word_dropout=0.0,
+        num_views=(2,),
+        timestep_shift=1.0,
+        gradient_checkpointing=True,
+    )
+    trainer = Trainer(settings)
+    assert trainer.denoiser.unet.config.epipolar == "original"
+    assert trainer.objective.scheduler.config.prediction_type == "epsilon"
+    model = load_model(train(settings))
+    assert model.config.prompt_prefix == "[tdv] "
+    before = load_model(release).unet.state_dict()
+    assert any(not torch.equal(w, before[name]) for name, w in model.unet.state_dict().items())
 
 
 def test_words_that_a_model_does_not_know_are_said(training, base, renders, tmp_path, caplog):
