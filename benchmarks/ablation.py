@@ -1,12 +1,12 @@
 """The paper's ablation on open data: four small models that differ in two flags, judged alike.
 
-    python benchmarks/ablation.py SHARDS RENDERS OUTPUT [--steps 1500] [--full]
+    python benchmarks/ablation.py SHARDS OUTPUT [--steps 1500] [--full]
 
-SHARDS have 128 x 128 pictures and mini's latents (`spad pack --latents mini`) of RENDERS, which the
-novel views are compared with. Trains epipolar attention on and off, times Plücker coordinates on and
-off, with the same data, order, noise, seed and steps; judges each with `spad evaluate`, on 24 objects
-or with --full on all of the protocol; compares all with the model that has neither. Every command goes
-on where it was stopped, so this one does. Needs `pip install 'spad[train,eval]'`.
+SHARDS have 128 x 128 pictures and mini's latents (`spad pack --latents mini`). Trains epipolar
+attention on and off, times Plücker coordinates on and off, with the same data, order, noise, seed
+and steps; judges each with `spad evaluate` on objects that none has seen, 24 of them or with --full
+all of the protocol; compares all with the model that has neither. Every command goes on where it was
+stopped, so this one does. Needs `pip install 'spad[train,eval]'`.
 """
 
 import argparse
@@ -35,7 +35,6 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("shards", type=Path)
-    parser.add_argument("renders", type=Path)
     parser.add_argument("output", type=Path)
     parser.add_argument("--steps", type=int, default=1500)
     parser.add_argument("--seed", type=int, default=0)
@@ -55,7 +54,7 @@ def main() -> None:
         quick = [] if options.full else ["--quick"]
         spad(
             *("evaluate", "--model", options.output / name / "model"),
-            *("--data", options.renders, "--output", reports[-1], *quick),
+            *("--data", options.shards, "--output", reports[-1], *quick),
         )
     spad(
         "evaluate", "--compare", *reports, "--output", options.output / "comparison", "--overwrite"
