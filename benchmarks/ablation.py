@@ -5,8 +5,8 @@
 SHARDS have 128 x 128 pictures and mini's latents (`spad pack --latents mini`). Trains epipolar
 attention on and off, times Plücker coordinates on and off, with the same data, order, noise, seed
 and steps; judges each with `spad evaluate` on objects that none has seen, 24 of them or with --full
-all of the protocol; compares all with the model that has neither. Every command goes on where it was
-stopped, so this one does. Needs `pip install 'spad[train,eval]'`.
+all of the protocol; compares all with the model that has neither. Every command goes on where it
+was stopped, so this one does. Needs `pip install 'spad[train,eval]'`.
 """
 
 import argparse
