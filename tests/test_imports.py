@@ -39,6 +39,7 @@ ORDER = """
     spad.original_scheduler spad.pipeline
     spad.models spad.checkpoint spad.convert spad.download
     spad.results spad.generate spad.epipolar_command
+    spad.evaluation spad.evaluation.sets spad.evaluation.metrics
     spad.data.sorting spad.data.measure spad.data.annotations spad.data.histograms spad.data.filter
     spad.data.pack spad.data.inspect
     spad.training_run spad.train_autoencoder spad.train spad.export
