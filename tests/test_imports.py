@@ -42,6 +42,10 @@ ORDER = """
     spad.evaluation spad.evaluation.sets spad.evaluation.metrics
     spad.data.sorting spad.data.measure spad.data.annotations spad.data.histograms spad.data.filter
     spad.data.pack spad.data.inspect
+    spad.evaluation.config spad.evaluation.similarity spad.evaluation.statistics
+    spad.evaluation.report spad.evaluation.retrieval spad.evaluation.novel_views
+    spad.evaluation.networks spad.evaluation.protocol spad.evaluation.drawing
+    spad.evaluation.page spad.evaluation.compare spad.evaluation.evaluate
     spad.training_run spad.train_autoencoder spad.train spad.export
     spad.cli
     spad.__main__
@@ -52,6 +56,7 @@ DISTRIBUTIONS = {
     "PIL": "pillow",
     "yaml": "pyyaml",
     "huggingface_hub": "huggingface-hub",
+    "torch_fidelity": "torch-fidelity",
     "mathutils": "bpy",
 }
 
@@ -62,6 +67,7 @@ EXTRAS = {
     "spad.posed_pictures": "exr",
     "spad.data.ray_executor": "ray",
     "spad.data.blender": "blender",
+    "spad.evaluation.networks": "fidelity",
     "spad.data.blender_script": "blender",
 }
 

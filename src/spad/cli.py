@@ -27,6 +27,7 @@ from spad.config import (
     InitFromSD,
 )
 from spad.data.config import FilterConfig, Inspection, PackConfig, RenderConfig
+from spad.evaluation.config import Evaluation
 
 BAD_INPUT, MACHINE_FAILURE, STOPPED = 2, 1, 130
 
@@ -40,6 +41,7 @@ _EXTRAS = {
     "matplotlib": "plot",
     "OpenEXR": "exr",
     "bpy": "blender",
+    "torch_fidelity": "fidelity",
 }
 
 
@@ -71,6 +73,7 @@ Command = (
     | Annotated[PackConfig, subcommand("pack")]
     | Annotated[Inspection, subcommand("inspect")]
     | Annotated[Train, subcommand("train")]
+    | Annotated[Evaluation, subcommand("evaluate")]
     | Annotated[EpipolarConfig, subcommand("epipolar")]
     | Annotated[Models, subcommand("models")]
     | Annotated[Download, subcommand("download")]
@@ -108,6 +111,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         Inspection: _inspect,
         EpipolarConfig: _epipolar,
         Train: _train,
+        Evaluation: _evaluate,
         Models: _models,
         Download: _download,
         Conversion: _convert,
@@ -211,6 +215,17 @@ def _train(command: Train, argv: list[str]) -> None:
     except Interrupted as stop:
         message = f"{stop}; resume with the same command: {shlex.join(argv)}"
         raise Stop(message, STOPPED) from None
+
+
+def _evaluate(settings: Evaluation, argv: list[str]) -> None:
+    from spad.evaluation.evaluate import evaluate
+
+    try:
+        table, files = evaluate(settings, argv)
+    except KeyboardInterrupt:
+        message = f"stopped by Ctrl-C; go on with the same command: {shlex.join(argv)}"
+        raise Stop(message, STOPPED) from None
+    print("\n".join([table, *map(str, files)]))
 
 
 def _models(command: Models, _argv: list[str]) -> None:
