@@ -217,6 +217,14 @@ def test_a_damaged_set_stops_with_its_name_and_keeps_the_rest(renders, tmp_path,
     assert not (output / "report.json").exists()
 
 
+def test_the_output_may_not_lie_among_the_sets_nor_in_other_results(renders, tmp_path, capsys):
+    assert run(renders, "--output", renders / "report") == 2
+    assert "outside of" in capsys.readouterr().err and not (renders / "report").exists()
+    (tmp_path / "run.json").write_text('{"prompts": ["a blue fish"]}')
+    assert run(renders, "--output", tmp_path) == 2
+    assert "which another command made" in capsys.readouterr().err
+
+
 def test_another_request_does_not_mix_with_an_earlier_one(renders, tmp_path, capsys):
     output = tmp_path / "out"
     assert run(renders, "--output", output, "--limit", 2) == 0

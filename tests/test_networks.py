@@ -69,6 +69,8 @@ def test_lpips_is_a_distance_of_pictures(lpips_folder):
     assert lpips(PICTURES, PICTURES).tolist() == [0, 0]
     assert (near > 0).all() and (near < far).all()
     torch.testing.assert_close(lpips(PICTURES, PICTURES.flip(0))[0], lpips(*PICTURES[:, None])[0])
+    with pytest.raises(ValueError, match="expected pictures of 32 pixels or more"):
+        lpips(PICTURES[..., :16], PICTURES[..., :16])
 
 
 def test_lpips_is_its_formula(lpips_folder):

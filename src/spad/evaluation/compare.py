@@ -145,6 +145,10 @@ def _notes(first: Report, other: Report, a: str, b: str, rows: Sequence[Row]) ->
     for label, alone in ((a, in_a - in_b), (b, in_b - in_a)):
         if alone:
             notes.append(f"{len(alone)} objects are in {label} only, and left out.")
+    sizes = [report.about.get("size") for report in (first, other)]
+    if sizes[0] != sizes[1]:
+        notes.append(f"{a} draws pictures of {sizes[0]} pixels and {b} of {sizes[1]}: small ones "
+                     "hide what large ones show.")  # fmt: skip
     known = [row for row in rows if row.difference.estimate.count > 1]
     if known:
         notes.append(

@@ -103,6 +103,8 @@ def evaluate(settings: Evaluation, command: Sequence[str] = ()) -> tuple[str, li
     networks = Networks.load(settings)
     work = _work_on_folder(settings) if settings.model is None else _work_with_model(settings)
     output = settings.output or Path("spad-out") / f"evaluation-{slug(work.name)}"
+    if settings.sets is not None and output.resolve().is_relative_to(settings.sets.resolve()):
+        raise ValueError(f"expected an --output outside of {settings.sets}, got {output}")
     _open_folder(output, settings.overwrite, work, command)
     for note in work.notes:
         logger.info(note)
@@ -153,6 +155,7 @@ def _work_with_model(settings: Evaluation) -> Work:
         "model_sha256": weights_hash(model),
         "protocol": questions.label,
         "parts": list(settings.parts),
+        "size": model.image_size,
         "quick": settings.quick,
         "limit": settings.limit,
         "data_sha256": None if settings.data is None else data_hash(settings.data),
@@ -219,7 +222,12 @@ def _open_folder(output: Path, overwrite: bool, work: Work, command: Sequence[st
             raise ValueError(f"{record}: expected a record of spad evaluate ({error})") from error
         if before == asked:
             return
-        differs = [k for k in asked if not isinstance(before, dict) or before.get(k) != asked[k]]
+        if not isinstance(before, dict):
+            raise ValueError(
+                f"expected a new output folder or that of an evaluation, got {output}, which "
+                "another command made; use another --output"
+            )
+        differs = [name for name in asked if before.get(name) != asked[name]]
         raise ValueError(
             f"expected the folder of the same evaluation, but {output} was made with another "
             f"{', '.join(differs) or 'request'}; use --overwrite or another --output"

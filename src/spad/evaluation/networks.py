@@ -27,6 +27,9 @@ _LPIPS = Column("novel_lpips", False, 0.0, "distance of deep features, views not
 _IS = Column("inception_score", True, None, "how sure and how varied Inception's classes are")
 _FID = Column("fid", False, 0.0, "distance of Inception's features from those of renders")
 
+# Smaller ones vanish in AlexNet's strides.
+_SMALLEST = 32
+
 ALEXNET, HEADS = "alexnet-owt-7be5be79.pth", "alex.pth"
 
 
@@ -205,6 +208,12 @@ class Lpips(nn.Module):
 
     @torch.no_grad()
     def forward(self, one: Tensor, other: Tensor) -> Tensor:
+        if min(one.shape[-2:]) < _SMALLEST:
+            height, width = one.shape[-2:]
+            raise ValueError(
+                f"expected pictures of {_SMALLEST} pixels or more for LPIPS, got {width}x{height}; "
+                "leave out --lpips"
+            )
         distance = torch.zeros(len(one))
         for i, (a, b) in enumerate(zip(self._taps(one), self._taps(other), strict=True)):
             difference = (_unit_channels(a) - _unit_channels(b)).square()
