@@ -269,6 +269,8 @@ def test_two_reports_are_compared_object_by_object(renders, tmp_path, capsys):
     assert run("--compare", a, b, "--output", tmp_path / "c") == 2
     assert run("--compare", a, b, a, "--output", tmp_path / "c", "--overwrite") == 0
     assert len(json.loads((tmp_path / "c/report.json").read_text())["compared"]) == 2
+    (line,) = re.findall(r"\| darkness ↓ \| 5 \|.*", (tmp_path / "c/report.md").read_text())
+    assert line.count("▼") == 1 and line.count("▲") == 0 and line.count(" to ") == 3
 
 
 def test_a_report_does_not_differ_from_itself(renders, tmp_path):

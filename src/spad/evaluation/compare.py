@@ -33,7 +33,7 @@ from spad.evaluation.report import (
     title_of,
     write_texts,
 )
-from spad.evaluation.statistics import Difference, paired_difference
+from spad.evaluation.statistics import Difference, estimate_mean, paired_difference
 from spad.results import RECORD, whole_folder
 
 _HEADINGS = ("metric", "first", "other", "difference", "95 % interval", "n", "better at", "")
@@ -88,8 +88,9 @@ def compare_reports(
             for label, rows in zip(labels[1:], tables, strict=True)
         ],
     }
-    markdown = _markdown(labels, tables, notes)
-    page = _page(labels, tables, notes, folders, command)
+    cells = overview([first, *others], tables)
+    markdown = _markdown(labels, tables, notes, cells)
+    page = _page(labels, tables, notes, cells, folders, command)
     with whole_folder(output, overwrite) as temporary:
         write_texts(temporary, json_text(data), markdown, page)
         (temporary / RECORD).write_text(json_text({"command": list(command)}), encoding="utf-8")
@@ -128,6 +129,34 @@ def compare(first: Report, other: Report) -> list[Row]:
         means = (float(values[:, 0].mean()), float(values[:, 1].mean()))
         rows.append(Row(column, tuple(known), values, means, difference))
     return rows
+
+
+def overview(reports: Sequence[Report], tables: Sequence[Sequence[Row]]) -> list[list[str]]:
+    """Of every score, each report's mean and interval over the objects that all have, in cells.
+
+    ▲ and ▼ mark what is better and worse than the first report.
+    """
+    lines = []
+    for column in reports[0].columns:
+        values = [
+            {(o.part, o.name): v for o, v in report.values(column) if not math.isnan(v)}
+            for report in reports
+        ]
+        common = [key for key in values[0] if all(key in of_one for of_one in values)]
+        if not common:
+            continue
+        cells = [f"{column.name} {column.direction}", str(len(common))]
+        for number, of_one in enumerate(values):
+            estimate = estimate_mean([of_one[key] for key in common])
+            verdicts = [
+                row.difference.verdict
+                for row in (tables[number - 1] if number else ())
+                if row.column.name == column.name
+            ]
+            mark = {"better": " ▲", "worse": " ▼"}.get(verdicts[0] if verdicts else "", "")
+            cells.append(f"{show_number(estimate.mean)} ({interval(estimate)}){mark}")
+        lines.append(cells)
+    return lines
 
 
 def _labels(names: Sequence[str], folders: Sequence[Path]) -> list[str]:
@@ -182,8 +211,16 @@ def _table(rows: Sequence[Row]) -> str:
     return "\n".join(lines)
 
 
-def _markdown(labels: Sequence[str], tables: Sequence[Sequence[Row]], notes: Sequence[str]) -> str:
+def _markdown(
+    labels: Sequence[str],
+    tables: Sequence[Sequence[Row]],
+    notes: Sequence[str],
+    cells: Sequence[Sequence[str]],
+) -> str:
     parts = [f"# {' and '.join(labels[1:])} against {labels[0]}"]
+    names = ["metric", "n", *map(escape_cell, labels)]
+    lines = ["| " + " | ".join(names) + " |", "|---" * len(names) + "|"]
+    parts.append("\n".join([*lines, *("| " + " | ".join(row) + " |" for row in cells)]))
     for label, rows in zip(labels[1:], tables, strict=True):
         parts.append(f"## {escape_cell(label)}\n\n{_table(rows)}")
     if notes:
@@ -205,7 +242,7 @@ def _to_json(row: Row) -> dict[str, Any]:
     }
 
 
-def _page(labels, tables, notes, folders, command) -> str:
+def _page(labels, tables, notes, cells, folders, command) -> str:
     sections = [
         heading(
             f"{' and '.join(labels[1:])} against {labels[0]}",
@@ -213,17 +250,22 @@ def _page(labels, tables, notes, folders, command) -> str:
             "bootstrap over objects.",
         ),
         html_list(notes),
+        html_table(
+            ["metric", "n", *labels],
+            [[("name", row[0]), *(("number", cell) for cell in row[1:])] for row in cells],
+        ),
+        '<p class="faint">▲ better and ▼ worse than the first.</p>',
     ]
     kinds = ["name", *["number"] * 6]
     for label, rows, folder in zip(labels[1:], tables, folders[1:], strict=True):
-        cells = [
+        lines = [
             [
                 *zip(kinds, _cells(row)[:-1], strict=True),
                 ("better" if row.difference.verdict != "not told apart" else "", _cells(row)[-1]),
             ]
             for row in rows
         ]
-        sections += [f"<h2>{escape(label)}</h2>", html_table(_HEADINGS, cells)]
+        sections += [f"<h2>{escape(label)}</h2>", html_table(_HEADINGS, lines)]
         sections += [_section(row, labels[0], label, folders[0], folder) for row in rows]
     sections.append(facts({"command": list(command), "reports": list(folders)}))
     return whole_page(f"{' and '.join(labels[1:])} against {labels[0]}", sections)
