@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,10 +19,12 @@ from playwright.sync_api import sync_playwright
 from spad.camera_formats import save_transforms
 from spad.cameras import Cameras
 from spad.cli import main
-from spad.data.views import is_held_out
+from spad.data.views import is_held_out, read_renders
 from spad.evaluation import evaluate as command
 from spad.evaluation.config import Evaluation
+from spad.evaluation.drawing import choose_questions
 from spad.evaluation.metrics import METRICS, Metric
+from spad.evaluation.protocol import load_protocol
 from spad.evaluation.report import Column, read_report
 
 FILES = ("report.json", "report.md", "report.html", "run.json", "scores.jsonl")
@@ -149,6 +152,26 @@ def test_a_model_is_judged_and_gone_on_with(tiny_pipeline_folder, data, tmp_path
     assert set(report.objects[2].scores) == {c.name for c in command.NOVEL_COLUMNS}
     assert "its own held-out objects" in report.notes[0]
     assert report.about["model_sha256"] and report.about["data_sha256"]
+
+
+def test_the_fixed_protocol_is_asked_where_the_data_has_it(data):
+    protocol = load_protocol()
+    known = read_renders(data)
+    there = [replace(known[0], uid=protocol.novel[i]) for i in (0, 3, 60)]
+    questions = choose_questions(Evaluation(model="mini", quick=True), [*known, *there])
+    assert questions.label == f"spad {protocol.version}"
+    assert len(questions.protocol.captions) == protocol.quick
+    assert set(questions.truth) == {protocol.novel[0], protocol.novel[3]}
+    assert any(f"{protocol.quick - 2} of {protocol.quick} objects" in n for n in questions.notes)
+    text_only = choose_questions(Evaluation(model="mini", parts=("text",)), None)
+    assert text_only.protocol.captions == protocol.captions and not text_only.protocol.novel
+    assert not text_only.notes
+
+
+def test_data_without_held_out_objects_is_refused(data):
+    seen = [views for views in read_renders(data) if not is_held_out(views.uid)]
+    with pytest.raises(ValueError, match="expected data with held-out objects"):
+        choose_questions(Evaluation(model="mini"), seen)
 
 
 def test_a_seed_means_the_same_in_every_run(tiny_pipeline_folder, tmp_path):
