@@ -39,7 +39,10 @@ ORDER = """
     spad.original_scheduler spad.pipeline
     spad.models spad.checkpoint spad.convert spad.download
     spad.results spad.generate spad.epipolar_command
-    spad.evaluation spad.evaluation.sets spad.evaluation.metrics
+    spad.evaluation spad.evaluation.sets spad.evaluation.volume spad.evaluation.silhouettes
+    spad.evaluation.reconstruction spad.evaluation.photo_consistency spad.evaluation.copying
+    spad.evaluation.camera_error spad.evaluation.matching spad.evaluation.metrics
+    spad.evaluation.controls
     spad.data.sorting spad.data.measure spad.data.annotations spad.data.histograms spad.data.filter
     spad.data.pack spad.data.inspect
     spad.evaluation.config spad.evaluation.similarity spad.evaluation.statistics
@@ -58,6 +61,7 @@ DISTRIBUTIONS = {
     "huggingface_hub": "huggingface-hub",
     "torch_fidelity": "torch-fidelity",
     "mathutils": "bpy",
+    "cv2": "opencv-python-headless",
 }
 
 
@@ -67,6 +71,7 @@ EXTRAS = {
     "spad.posed_pictures": "exr",
     "spad.data.ray_executor": "ray",
     "spad.data.blender": "blender",
+    "spad.evaluation.matching": "eval",
     "spad.evaluation.networks": "fidelity",
     "spad.data.blender_script": "blender",
 }

@@ -6,7 +6,13 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from spad.evaluation.camera_error import camera_error_deg
+from spad.evaluation.copying import copying
+from spad.evaluation.matching import tsed
+from spad.evaluation.photo_consistency import photo_consistency
+from spad.evaluation.reconstruction import reconstruction_psnr, reconstruction_ssim
 from spad.evaluation.sets import ViewSet
+from spad.evaluation.silhouettes import silhouette_iou
 
 
 @dataclass(frozen=True)
@@ -28,16 +34,36 @@ class Metric:
     summary: str
 
 
-def _later(view_set: ViewSet) -> float:
-    return math.nan
-
-
 METRICS: tuple[Metric, ...] = (
-    Metric("reconstruction_psnr", _later, True, math.inf, "held-out views, rebuilt; dB"),
-    Metric("reconstruction_ssim", _later, True, 1.0, "held-out views, rebuilt"),
-    Metric("tsed", _later, True, 1.0, "pairs whose matched features lie on epipolar lines"),
-    Metric("silhouette_iou", _later, True, 1.0, "masks against their visual hull"),
-    Metric("photo_consistency", _later, True, 1.0, "pixels that other views explain"),
-    Metric("copying", _later, False, 0.0, "likeness of views that should differ"),
-    Metric("camera_error_deg", _later, False, 0.0, "camera that explains a view best; degrees"),
+    Metric(
+        "reconstruction_psnr",
+        reconstruction_psnr,
+        True,
+        math.inf,
+        "each view against what the others foretell of it, in its mask; dB",
+    ),
+    Metric(
+        "reconstruction_ssim",
+        reconstruction_ssim,
+        True,
+        1.0,
+        "each view against what the others foretell of it, in its mask",
+    ),
+    Metric("tsed", tsed, True, 1.0, "pairs of views whose matched features fit the cameras"),
+    Metric("silhouette_iou", silhouette_iou, True, 1.0, "masks against their visual hull"),
+    Metric(
+        "photo_consistency",
+        photo_consistency,
+        True,
+        1.0,
+        "pixels whose colour two other views confirm at one point in space",
+    ),
+    Metric("copying", copying, False, 0.0, "likeness of views that should differ"),
+    Metric(
+        "camera_error_deg",
+        camera_error_deg,
+        False,
+        0.0,
+        "from the camera asked for to the one that explains a view best; degrees",
+    ),
 )
