@@ -2,8 +2,8 @@
 
 For a held-out view, voxels are filled where the masks of all others agree (their visual hull) and
 drawn from its camera. A surface point takes its colour from the other views that see it, from those
-of nearby directions most. Nothing of the held-out view is used. Nothing is trained, so there is no
-seed and no number of steps to choose.
+of nearby directions most. Nothing of the held-out view is used, but for how far the grid of voxels
+reaches. Nothing is trained, so there is no seed and no number of steps to choose.
 """
 
 from __future__ import annotations

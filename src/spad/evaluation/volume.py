@@ -30,8 +30,9 @@ def object_ball(cameras: Cameras) -> Ball:
     as half of them see whole. For orbits of this project's radius and field of view its radius is
     1.2 about the origin; other worlds may have any origin and scale.
 
-    Raises: ValueError: that point lies behind a camera, or all cameras look in one direction, so
-        that there is none.
+    Where all axes are parallel the point nearest to the origin is taken.
+
+    Raises: ValueError: the point lies behind a camera.
     """
     poses = cameras.world_from_cam.double()
     centers, forward = poses[:, :3, 3], poses[:, :3, 2]
@@ -40,11 +41,10 @@ def object_ball(cameras: Cameras) -> Ball:
     # Parallel axes leave the depth of the point open.
     if len(cameras) > 1 and float(torch.linalg.eigvalsh(normal)[0]) > 1e-4 * len(cameras):
         center = torch.linalg.solve(normal, (across @ centers[:, :, None]).sum(0)[:, 0])
-    elif bool((centers.norm(dim=1) > 0).all()):
-        # One view, or views that differ by nothing: the object sits at the origin.
-        center = torch.zeros(3, dtype=torch.float64)
     else:
-        center = forward.mean(0)
+        # One view, or views from one side: as far off as the origin, if that lies before them.
+        depth = -(centers * forward).sum(1, keepdim=True)
+        center = (centers + torch.where(depth > 0, depth, 1.0) * forward).mean(0)
     depth = ((center - centers) * forward).sum(1)
     if (depth <= 0).any():
         view = int((depth <= 0).nonzero()[0])
