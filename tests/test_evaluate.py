@@ -142,7 +142,7 @@ def test_a_model_is_judged_and_gone_on_with(tiny_pipeline_folder, data, tmp_path
         assert run(*arguments, "--output", output) == 130
     assert not (output / "report.json").exists()
     drawn = {p: p.stat().st_mtime_ns for p in output.glob("*/*/images/*.png")}
-    assert len(drawn) == 2 * 8 + 4
+    assert len(drawn) == 2 * 12 + 4
     assert run(*arguments, "--output", output) == 0
     assert {p: p.stat().st_mtime_ns for p in drawn} == drawn
     report = read_report(output)
@@ -181,7 +181,7 @@ def test_a_seed_means_the_same_in_every_run(tiny_pipeline_folder, tmp_path):
     one, other = (sorted((tmp_path / n).glob("sets/*/images/*.png")) for n in "ab")
     assert [p.read_bytes() for p in one] == [p.read_bytes() for p in other]
     report = read_report(tmp_path / "a")
-    assert report.protocol == "spad 1" and len(one) == 8
+    assert report.protocol == "spad 1" and len(one) == 12
     assert any("Novel views from one picture are left out" in note for note in report.notes)
 
 
@@ -238,6 +238,13 @@ def test_a_damaged_set_stops_with_its_name_and_keeps_the_rest(renders, tmp_path,
     assert "object4/images/002.png" in capsys.readouterr().err
     assert len((output / "scores.jsonl").read_text().splitlines()) == 4
     assert not (output / "report.json").exists()
+
+
+def test_a_missing_matcher_is_named_before_anything_is_drawn(tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "cv2", None)
+    assert run("--model", "mini", "--output", tmp_path / "out") == 1
+    assert "pip install 'spad[eval]'" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
 
 
 def test_the_output_may_not_lie_among_the_sets_nor_in_other_results(renders, tmp_path, capsys):

@@ -127,8 +127,8 @@ def test_the_protocol_asks_for_held_out_objects_only():
 def test_the_protocols_cameras_and_choices_are_fixed():
     protocol = load_protocol()
     cameras = protocol.cameras(32)
-    assert len(cameras) == 8 and cameras.height == 32
-    assert cameras.azimuth_deg.tolist() == pytest.approx([300, 345, 30, 75, 120, 165, 210, 255])
+    assert len(cameras) == 12 and cameras.height == 32
+    assert cameras.azimuth_deg.tolist() == pytest.approx([(300 + 30 * i) % 360 for i in range(12)])
     chosen = protocol.choose_views("an id", 24)
     assert chosen == protocol.choose_views("an id", 24) == [22, 7, 19, 23]
     assert len(set(chosen)) == protocol.novel_views

@@ -5,7 +5,8 @@ import math
 import pytest
 import torch
 
-from spad.evaluation.similarity import LARGEST_PSNR, psnr, ssim, ssim_map
+from spad.evaluation.reconstruction import ssim_map
+from spad.evaluation.similarity import LARGEST_PSNR, psnr, ssim
 
 PICTURES = torch.rand(3, 3, 20, 24, generator=torch.Generator().manual_seed(0))
 

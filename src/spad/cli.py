@@ -41,6 +41,7 @@ _EXTRAS = {
     "matplotlib": "plot",
     "OpenEXR": "exr",
     "bpy": "blender",
+    "cv2": "eval",
     "torch_fidelity": "fidelity",
 }
 

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -100,6 +101,8 @@ def evaluate(settings: Evaluation, command: Sequence[str] = ()) -> tuple[str, li
         output = settings.output or Path("spad-out") / f"compare-{names}"
         return compare_reports(settings.compare, output, settings.overwrite, command)
     # What may be wrong shows before anything is drawn.
+    if find_spec("cv2") is None:
+        raise ModuleNotFoundError("expected OpenCV, which matches features", name="cv2")
     networks = Networks.load(settings)
     work = _work_on_folder(settings) if settings.model is None else _work_with_model(settings)
     output = settings.output or Path("spad-out") / f"evaluation-{slug(work.name)}"
