@@ -255,6 +255,15 @@ def test_the_output_may_not_lie_among_the_sets_nor_in_other_results(renders, tmp
     assert "which another command made" in capsys.readouterr().err
 
 
+def test_cameras_that_no_metric_can_use_are_named(renders, tmp_path, monkeypatch, capsys):
+    def refuse(view_set):
+        raise ValueError("expected cameras that look at one object")
+
+    monkeypatch.setattr(command, "METRICS", (Metric("picky", refuse, True, 1.0, ""),))
+    assert run(renders, "--output", tmp_path / "out") == 2
+    assert "object0: expected cameras that look at one object" in capsys.readouterr().err
+
+
 def test_another_request_does_not_mix_with_an_earlier_one(renders, tmp_path, capsys):
     output = tmp_path / "out"
     assert run(renders, "--output", output, "--limit", 2) == 0

@@ -272,7 +272,10 @@ def _judge(tasks: list[Task], output: Path, gallery: Gallery, networks: Networks
             views = task.make()
             digest = _digest(views) if task.may_change else ""
             if old is None or old.digest != digest:
-                old = _judge_one(task, views, digest, output, gallery, networks)
+                try:
+                    old = _judge_one(task, views, digest, output, gallery, networks)
+                except ValueError as error:
+                    raise ValueError(f"{task.name}: {error}") from error
                 with open(output / JOURNAL, "a", encoding="utf-8") as journal:
                     journal.write(json.dumps(old.to_json(), ensure_ascii=False) + "\n")
             judged.append(old)
