@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from tqdm import tqdm
 
-from spad.evaluation.metrics import METRICS
+from spad.evaluation.metrics import METRICS, Metric
 from spad.evaluation.sets import ViewSet
 from spad.evaluation.volume import angles_between, object_ball
 
@@ -166,8 +166,10 @@ CONTROLS: tuple[Control, ...] = (
 )
 
 
-def score_controls(sets: Sequence[ViewSet]) -> dict[tuple[str, float], dict[str, list[float]]]:
-    """All metrics of all sets, by control and severity; ("truth", 0) are the sets themselves.
+def score_controls(
+    sets: Sequence[ViewSet], metrics: Sequence[Metric] = METRICS
+) -> dict[tuple[str, float], dict[str, list[float]]]:
+    """The metrics of all sets, by control and severity; ("truth", 0) are the sets themselves.
 
     Each set is mixed with the next. Sets of one picture size and number of views; at least 2.
     """
@@ -177,9 +179,9 @@ def score_controls(sets: Sequence[ViewSet]) -> dict[tuple[str, float], dict[str,
     with tqdm(total=total, desc="judging", unit="set") as bar:
 
         def judged(ways: Sequence[ViewSet]) -> dict[str, list[float]]:
-            table = {metric.name: [] for metric in METRICS}
+            table = {metric.name: [] for metric in metrics}
             for view_set in ways:
-                for metric in METRICS:
+                for metric in metrics:
                     table[metric.name].append(metric.function(view_set))
                 bar.update()
             return table

@@ -136,25 +136,26 @@ def rebuilt_views(view_set: ViewSet) -> Rebuilt:
     views, folds = range(len(cameras)), min(len(cameras), _MOST_FOLDS)
     if voxels is None or len(cameras) < FEWEST_VIEWS:
         return Rebuilt(new_images, new_alpha, images, alpha)
+    colors = _without_white(images, alpha, view_set.alpha_is_estimated)
     held_out = [views[fold::folds] for fold in range(folds)]
     filled = torch.stack([voxels.without(held) for held in held_out])
     hits = first_hits(voxels, filled, cameras)
     for fold, held in enumerate(held_out):
         others = [i for i in views if i not in held]
-        known = (images[others], alpha[others], cameras[others], hits[fold, others])
+        known = (colors[others], alpha[others], cameras[others], hits[fold, others])
         for view in held:
             hit = hits[fold, view] > 0
             points = _on_rays(cameras[view], hits[fold, view])
-            colors = colors_of(points, cameras[view].centers, *known, voxels.cell)
-            new_images[view].view(3, -1)[:, hit] = colors
+            seen = _colors_of(points, cameras[view].centers, *known, voxels.cell)
+            new_images[view].view(3, -1)[:, hit] = seen
             new_alpha[view].view(-1)[hit] = 1.0
     return Rebuilt(new_images, new_alpha, images, alpha)
 
 
-def colors_of(
+def _colors_of(
     points: Tensor,
-    eye: Tensor | None,
-    images: Tensor,
+    eye: Tensor,
+    colors: Tensor,
     alpha: Tensor,
     cameras: Cameras,
     hits: Tensor,
@@ -163,27 +164,39 @@ def colors_of(
     """Colours (3, n) of surface points (n, 3), from the views that see them.
 
     Args:
-        eye: (1, 3) centre of the camera to draw for; None lets all views count alike.
-        images, alpha, cameras: v views.
+        eye: (1, 3) centre of the camera to draw for.
+        colors, alpha, cameras: v views.
         hits: (v, h * w) as `first_hits` gives for them.
     """
     height, width = alpha.shape[-2:]
     places = _places(points, cameras)[:, :, None]
-    layers = torch.cat([images, alpha[:, None]], dim=1)
+    layers = torch.cat([colors, alpha[:, None]], dim=1)
     seen = F.grid_sample(layers, places, align_corners=False, padding_mode="border")[..., 0]
-    cover = seen[:, 3]
-    # What a pixel on the outline shows is part white.
-    color = (seen[:, :3] - 1 + cover[:, None]) / cover[:, None].clamp(min=0.05)
+    color, cover = seen[:, :3], seen[:, 3]
     surface = F.max_pool2d(hits.reshape(-1, 1, height, width), 3, stride=1, padding=1)
     surface = F.grid_sample(surface, places, mode="nearest", align_corners=False)[:, 0, :, 0]
     towards = points - cameras.centers[:, None]
     # Points that no view sees take the mean of all.
     weight = (towards.norm(dim=-1) <= surface + _SLACK * cell) + 1e-4
-    if eye is not None:
-        cosine = F.cosine_similarity(towards, (points - eye)[None], dim=-1)
-        weight = weight * ((cosine + 1) / 2) ** _SHARPNESS
-    weight = weight * (cover + 1e-4)
-    return (color.clamp(0, 1) * (weight / weight.sum(0))[:, None]).sum(0)
+    cosine = F.cosine_similarity(towards, (points - eye)[None], dim=-1)
+    weight = weight * ((cosine + 1) / 2) ** _SHARPNESS * (cover + 1e-4)
+    return (color * (weight / weight.sum(0))[:, None]).sum(0)
+
+
+def _without_white(images: Tensor, alpha: Tensor, alpha_is_estimated: bool) -> Tensor:
+    """Pictures (v, 3, h, w) whose outlines, which are part white, take the colours of the object.
+
+    Every point of a visual hull lies on some view's outline, so outlines count. An alpha told from
+    the background does not say how white they are; then they take the colours inside of them.
+    """
+    alpha = alpha[:, None]
+    inside = -F.max_pool2d(-alpha, 3, stride=1, padding=1) if alpha_is_estimated else alpha
+    known = (inside > 0.5).float()
+    cover = alpha.clamp(min=0.5)
+    bare = ((images - 1 + cover) / cover).clamp(0, 1)
+    colors, weight = (F.avg_pool2d(x, 7, stride=1, padding=3) for x in (bare * known, known))
+    near = torch.where(weight > 0, colors / weight.clamp(min=1e-6), bare)
+    return torch.where(known > 0, bare, near)
 
 
 def _on_rays(camera: Cameras, hits: Tensor) -> Tensor:
