@@ -39,8 +39,16 @@ ORDER = """
     spad.original_scheduler spad.pipeline
     spad.models spad.checkpoint spad.convert spad.download
     spad.results spad.generate spad.epipolar_command
+    spad.evaluation spad.evaluation.sets spad.evaluation.volume spad.evaluation.silhouettes
+    spad.evaluation.reconstruction spad.evaluation.photo_consistency spad.evaluation.copying
+    spad.evaluation.camera_error spad.evaluation.matching spad.evaluation.metrics
+    spad.evaluation.controls
     spad.data.sorting spad.data.measure spad.data.annotations spad.data.histograms spad.data.filter
     spad.data.pack spad.data.inspect
+    spad.evaluation.config spad.evaluation.similarity spad.evaluation.statistics
+    spad.evaluation.report spad.evaluation.retrieval spad.evaluation.novel_views
+    spad.evaluation.networks spad.evaluation.protocol spad.evaluation.drawing
+    spad.evaluation.page spad.evaluation.compare spad.evaluation.evaluate
     spad.training.run spad.training.autoencoder spad.training.card spad.training.export
     spad.training.objective spad.training.batches spad.training.build spad.training.states
     spad.training.cost spad.training.show spad.training.train
@@ -53,7 +61,9 @@ DISTRIBUTIONS = {
     "PIL": "pillow",
     "yaml": "pyyaml",
     "huggingface_hub": "huggingface-hub",
+    "torch_fidelity": "torch-fidelity",
     "mathutils": "bpy",
+    "cv2": "opencv-python-headless",
 }
 
 
@@ -63,6 +73,8 @@ EXTRAS = {
     "spad.posed_pictures": "exr",
     "spad.data.ray_executor": "ray",
     "spad.data.blender": "blender",
+    "spad.evaluation.matching": "eval",
+    "spad.evaluation.networks": "fidelity",
     "spad.data.blender_script": "blender",
     "spad.training.build": "lora",
     "spad.training.train": "adam8bit",

@@ -19,6 +19,7 @@ from tyro.conf import Positional, subcommand
 
 from spad.config import Conversion, Download, EpipolarConfig, Generation, InitFromSD
 from spad.data.config import FilterConfig, Inspection, PackConfig, RenderConfig
+from spad.evaluation.config import Evaluation
 from spad.training.config import PRESETS, AutoencoderTraining, Export, Training
 
 BAD_INPUT, MACHINE_FAILURE, STOPPED = 2, 1, 130
@@ -36,6 +37,8 @@ _EXTRAS = {
     "tensorboard": "train",
     "bitsandbytes": "adam8bit",
     "bpy": "blender",
+    "cv2": "eval",
+    "torch_fidelity": "fidelity",
 }
 
 
@@ -60,6 +63,7 @@ def command_type(preset: str) -> object:
         | Annotated[Training, subcommand("train", default=PRESETS[preset])]
         | Annotated[AutoencoderTraining, subcommand("train-autoencoder")]
         | Annotated[Export, subcommand("export")]
+        | Annotated[Evaluation, subcommand("evaluate")]
         | Annotated[EpipolarConfig, subcommand("epipolar")]
         | Annotated[Models, subcommand("models")]
         | Annotated[Download, subcommand("download")]
@@ -110,6 +114,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         Training: _train,
         AutoencoderTraining: _train,
         Export: _export,
+        Evaluation: _evaluate,
         Models: _models,
         Download: _download,
         Conversion: _convert,
@@ -221,6 +226,17 @@ def _export(settings: Export, _argv: list[str]) -> None:
     from spad.training.export import export_model
 
     print(export_model(settings))
+
+
+def _evaluate(settings: Evaluation, argv: list[str]) -> None:
+    from spad.evaluation.evaluate import evaluate
+
+    try:
+        table, files = evaluate(settings, argv)
+    except KeyboardInterrupt:
+        message = f"stopped by Ctrl-C; go on with the same command: {shlex.join(argv)}"
+        raise Stop(message, STOPPED) from None
+    print("\n".join([table, *map(str, files)]))
 
 
 def _models(command: Models, _argv: list[str]) -> None:

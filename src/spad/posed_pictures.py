@@ -79,10 +79,7 @@ def load_posed_pictures(
     """
     loaded = load_cameras(source)
     cameras = loaded.cameras
-    if not loaded.image_paths:
-        raise ValueError(f"{source}: expected cameras with pictures, got a file that names none")
-    folders = [images] if images is not None else _picture_folders(source)
-    paths = [_find_picture(source, folders, name, i) for i, name in enumerate(loaded.image_paths)]
+    paths = find_pictures(source, loaded.image_paths, images)
     pictures = [_read_picture(path, cameras, view) for view, path in enumerate(paths)]
     maps = None
     if depth is not None:
@@ -94,6 +91,23 @@ def load_posed_pictures(
         )
     names = tuple(f"view {view}" for view in range(len(cameras)))
     return PosedPictures(cameras, np.stack(pictures), names, maps)
+
+
+def find_pictures(
+    source: Path, image_paths: Sequence[str], images: Path | None = None
+) -> list[Path]:
+    """The files of the pictures that the cameras in `source` name.
+
+    Args:
+        images: folder of the pictures; if left out, `load_posed_pictures` says where they are
+            looked for.
+
+    Raises: ValueError: it names none, or one is missing.
+    """
+    if not image_paths:
+        raise ValueError(f"{source}: expected cameras with pictures, got a file that names none")
+    folders = [images] if images is not None else _picture_folders(source)
+    return [_find_picture(source, folders, name, i) for i, name in enumerate(image_paths)]
 
 
 def _picture_folders(source: Path) -> list[Path]:

@@ -1,0 +1,30 @@
+"""Judge the metrics of `spad evaluate`: renders, and renders spoilt in known ways, as a table.
+
+spad render models --cameras orbit --num-views 12 --output renders
+python benchmarks/controls_table.py renders --sets 12 --output controls.md
+"""
+
+import argparse
+from pathlib import Path
+
+from spad.evaluation.controls import controls_table, score_controls
+from spad.evaluation.sets import list_sets
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("renders", type=Path, help="folder of sets with one number of views")
+    parser.add_argument("--sets", type=int, default=12, help="the first so many of the folder")
+    parser.add_argument("--output", type=Path, help="Markdown file; printed if left out")
+    chosen = parser.parse_args()
+    table = controls_table(
+        score_controls([f.read() for f in list_sets(chosen.renders)[: chosen.sets]])
+    )
+    if chosen.output is None:
+        print(table, end="")
+    else:
+        chosen.output.write_text(table, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

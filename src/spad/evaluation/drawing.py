@@ -1,0 +1,208 @@
+"""What a model is asked to draw for an evaluation, and the sets that it draws."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from PIL import Image
+
+from spad.cameras import Cameras
+from spad.data.views import ObjectViews, is_held_out
+from spad.evaluation.config import Evaluation
+from spad.evaluation.novel_views import NovelViews, matched, read_truth
+from spad.evaluation.protocol import Protocol, load_gallery, load_protocol
+from spad.evaluation.retrieval import Gallery
+from spad.evaluation.sets import WHITE_TOLERANCE, SetFiles, ViewSet, list_sets
+from spad.models import ModelInfo, load_model
+from spad.results import slug, whole_folder, write_views
+from spad.vocabulary import read_prompt
+
+if TYPE_CHECKING:
+    from spad.pipeline import SPADPipeline
+
+# Captions among which the true one is looked for.
+NUM_CAPTIONS = 100
+
+
+@dataclass(frozen=True, eq=False)
+class Questions:
+    """What is asked of a model.
+
+    Attributes:
+        protocol: with the captions and objects to ask for.
+        label: names all of it; equal for equal questions.
+        gallery: what captions are ranked by.
+        truth: renders of the objects to draw from one picture, by id; none without data.
+        notes: what is left out, and why.
+    """
+
+    protocol: Protocol
+    label: str
+    gallery: Gallery
+    truth: Mapping[str, ObjectViews]
+    notes: tuple[str, ...]
+
+
+def choose_questions(settings: Evaluation, data: list[ObjectViews] | None) -> Questions:
+    """The fixed protocol's questions; those of the data's own objects, where it has none of them.
+
+    Raises: ValueError: the data has neither objects of the protocol nor held-out ones.
+    """
+    protocol, gallery, notes = load_protocol(), load_gallery(), []
+    label = f"spad {protocol.version}"
+    by_id = {views.uid: views for views in data or ()}
+    if data is not None and not by_id.keys() & set(protocol.novel):
+        protocol, gallery = _own_questions(data, protocol, gallery)
+        ids = hashlib.sha256("\n".join(sorted(by_id)).encode()).hexdigest()[:12]
+        label = f"own data {ids}"
+        notes.append(
+            "The data has no object of the fixed protocol: its own held-out objects are asked for, "
+            "so the numbers compare with others of this data only."
+        )
+    count = min(protocol.quick if settings.quick else 10**9, settings.limit or 10**9)
+    if count < len(protocol.captions):
+        notes.append(f"The first {count} of {len(protocol.captions)} objects of the protocol only.")
+    captions = list(protocol.captions.items())[:count]
+    novel = protocol.novel[:count]
+    if "text" not in settings.parts:
+        captions = []
+    if "novel" not in settings.parts:
+        novel = ()
+    elif data is None:
+        novel = ()
+        notes.append(
+            "Novel views from one picture are left out: give renders of the protocol's objects "
+            "with --data."
+        )
+    missing = [uid for uid in novel if uid not in by_id]
+    if missing:
+        notes.append(
+            f"{len(missing)} of {len(novel)} objects for novel views are not in the data, such as "
+            f"{missing[0]}."
+        )
+    protocol = replace(protocol, captions=dict(captions), novel=novel)
+    truth = {uid: by_id[uid] for uid in novel if uid in by_id}
+    return Questions(protocol, label, gallery, truth, tuple(notes))
+
+
+def _own_questions(
+    data: list[ObjectViews], protocol: Protocol, gallery: Gallery
+) -> tuple[Protocol, Gallery]:
+    ordered = sorted(data, key=lambda views: hashlib.sha256(views.uid.encode()).hexdigest())
+    # Held-out objects first, each group in order of the hash.
+    ordered.sort(key=lambda views: not is_held_out(views.uid))
+    first_of = {}
+    for views in ordered:
+        first_of.setdefault(views.captions[0], views)
+    chosen = list(first_of.items())[:NUM_CAPTIONS]
+    held_out = {views.uid: caption for caption, views in chosen if is_held_out(views.uid)}
+    if not held_out:
+        raise ValueError(
+            "expected data with held-out objects, one in sixteen by the hash of the id, got none "
+            f"among {len(data)}"
+        )
+    pictures = [to_floats(views.images()) for _, views in chosen]
+    own = gallery.of([caption for caption, _ in chosen], pictures)
+    return replace(protocol, captions=held_out, novel=tuple(held_out)), own
+
+
+class Artist:
+    """A model that draws sets into folders, and takes those that are there already.
+
+    Args:
+        folder: gets a folder for every set, as `spad generate` makes them.
+    """
+
+    def __init__(self, model: ModelInfo, settings: Evaluation, folder: Path):
+        self.model = model
+        self.settings = settings
+        self.folder = folder
+        self._pipeline: SPADPipeline | None = None
+        self._captions = model.captions()
+
+    def draw_text(self, index: int, caption: str, protocol: Protocol) -> ViewSet:
+        """Views of a caption from the protocol's cameras."""
+        cameras = protocol.cameras(self.model.image_size)
+        name = f"{index:03d}-{slug(caption)}"
+        return self._draw(self.folder / "sets" / name, caption, cameras, protocol.seed + index)
+
+    def draw_novel(self, index: int, views: ObjectViews, protocol: Protocol) -> NovelViews:
+        """An object's views from one of its pictures and its caption, beside the truth."""
+        chosen = protocol.choose_views(views.uid, len(views.cameras))
+        truth = read_truth(views, chosen, self.model.image_size)
+        size = self.model.image_size
+        drawn = self._draw(
+            self.folder / "novel" / f"{index:03d}-{slug(views.captions[0])}",
+            views.captions[0],
+            truth.cameras.resized(size, size),
+            protocol.seed + index,
+            Image.fromarray(to_levels(truth.images[:1])[0]),
+        )
+        return matched(replace(drawn, name=views.uid), truth)
+
+    def _draw(
+        self,
+        folder: Path,
+        prompt: str,
+        cameras: Cameras,
+        seed: int,
+        image: Image.Image | None = None,
+    ) -> ViewSet:
+        if not folder.is_dir():
+            self._draw_into(folder, prompt, cameras, seed, image)
+        (files,) = list_sets(folder)
+        return _as_drawn(files, prompt)
+
+    def _draw_into(self, folder, prompt, cameras, seed, image) -> None:
+        pipeline, defaults = self._loaded(), self.model.defaults
+        steps, scale = self.settings.ddim_steps, self.settings.cfg_scale
+        drawn = pipeline(
+            read_prompt(prompt, self._captions).prompt if self._captions else prompt,
+            cameras,
+            num_inference_steps=defaults.steps if steps is None else steps,
+            cfg_scale=defaults.cfg_scale if scale is None else scale,
+            guidance_rescale=defaults.guidance_rescale,
+            blob_sigma=defaults.blob_sigma,
+            seed=seed,
+            image=image,
+        )
+        with whole_folder(folder) as temporary:
+            run = {"prompts": [prompt], "model": self.model.name, "seed": seed}
+            write_views(temporary, drawn.images[0], cameras, run)
+
+    def _loaded(self) -> SPADPipeline:
+        if self._pipeline is None:
+            self._pipeline = load_model(self.model.path, self.settings.device)
+            self._pipeline.use_scheduler(self.model.defaults.scheduler)
+            self._pipeline.set_progress_bar_config(disable=True)
+        return self._pipeline
+
+
+def _as_drawn(files: SetFiles, prompt: str) -> ViewSet:
+    """A model's pictures as a set; all that is not white is object, be it a whole background.
+
+    `SetFiles.read` refuses pictures on another background, which a poor model may well draw.
+    """
+    pictures = []
+    for path in files.pictures:
+        with Image.open(path) as picture:
+            pictures.append(np.asarray(picture.convert("RGB")))
+    images = to_floats(np.stack(pictures))
+    alpha = ((1 - images).amax(1) > WHITE_TOLERANCE).float()
+    return ViewSet(files.name, prompt, images, alpha, files.cameras, alpha_is_estimated=True)
+
+
+def to_floats(pictures: np.ndarray) -> torch.Tensor:
+    """(v, 3, h, w) in [0, 1] of uint8 (v, h, w, 3)."""
+    return torch.from_numpy(pictures).movedim(-1, 1).float() / 255
+
+
+def to_levels(images: torch.Tensor) -> np.ndarray:
+    """uint8 (v, h, w, 3) of (v, 3, h, w) in [0, 1]."""
+    return images.mul(255).round().to(torch.uint8).movedim(1, -1).numpy()

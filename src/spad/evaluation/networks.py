@@ -1,0 +1,266 @@
+"""Scores that need other people's networks: CLIP score, LPIPS, FID, IS. Nothing is downloaded.
+
+Weights are given by path. What is not given is not computed.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import redirect_stdout
+from dataclasses import dataclass
+from io import StringIO
+from pathlib import Path
+from pickle import UnpicklingError
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from spad.evaluation.config import Evaluation
+from spad.evaluation.novel_views import NovelViews
+from spad.evaluation.report import Column
+from spad.evaluation.sets import ViewSet
+
+_CLIP = Column("clip_score", True, 100.0, "100 · cosine of CLIP's embeddings of views and prompt")
+_LPIPS = Column("novel_lpips", False, 0.0, "distance of deep features, views not given")
+_IS = Column("inception_score", True, None, "how sure and how varied Inception's classes are")
+_FID = Column("fid", False, 0.0, "distance of Inception's features from those of renders")
+
+# Smaller ones vanish in AlexNet's strides.
+_SMALLEST = 32
+
+ALEXNET, HEADS = "alexnet-owt-7be5be79.pth", "alex.pth"
+
+
+@dataclass(frozen=True)
+class Networks:
+    """What can be computed with the weights given.
+
+    Attributes:
+        clip: of pictures (v, 3, h, w) in [0, 1] and a prompt; None without weights.
+        lpips: of two such pictures, (v,); None without weights.
+        inception: file of weights, or None.
+    """
+
+    clip: Callable[[Tensor, str], float] | None = None
+    lpips: Callable[[Tensor, Tensor], Tensor] | None = None
+    inception: Path | None = None
+
+    @classmethod
+    def load(cls, settings: Evaluation) -> Networks:
+        """Load what `settings` name.
+
+        Raises: ValueError: files that are missing or something else. ModuleNotFoundError:
+            torch-fidelity is not installed.
+        """
+        if settings.inception is not None:
+            if not settings.inception.is_file():
+                raise ValueError(f"expected Inception's weights, got {settings.inception}: no file")
+            _import_fidelity()
+        return cls(
+            None if settings.clip is None else ClipScore(settings.clip),
+            None if settings.lpips is None else Lpips(settings.lpips),
+            settings.inception,
+        )
+
+    @property
+    def columns(self) -> tuple[Column, ...]:
+        """Of all that may be computed."""
+        columns = (_CLIP,) if self.clip else ()
+        columns += (_LPIPS,) if self.lpips else ()
+        return columns + ((_IS, _FID) if self.inception else ())
+
+    def score_views(self, view_set: ViewSet) -> dict[str, float]:
+        """The CLIP score; none without a prompt."""
+        if self.clip is None or not view_set.prompt:
+            return {}
+        return {_CLIP.name: self.clip(view_set.images, view_set.prompt)}
+
+    def score_novel(self, views: NovelViews) -> dict[str, float]:
+        """LPIPS of the views that were not given, mean over them."""
+        if self.lpips is None:
+            return {}
+        pair = views.truth.images[1:], views.drawn.images[1:]
+        return {_LPIPS.name: float(self.lpips(*pair).mean())}
+
+    def totals(
+        self, drawn: Callable[[], Iterable[Tensor]], real: Callable[[], Iterable[Tensor]] | None
+    ) -> dict[str, float]:
+        """IS of all drawn pictures, and their FID to real ones where there are any.
+
+        Args:
+            drawn, real: make an iterator of pictures (v, 3, h, w) in [0, 1].
+
+        Source: Salimans et al. 2016 and Heusel et al. 2017, as torch-fidelity computes them. Both
+        need thousands of pictures: with fewer FID is too large and IS too small, so compare only
+        equal numbers of pictures.
+        """
+        if self.inception is None:
+            return {}
+        fidelity = _import_fidelity()
+        pictures = _Pictures(drawn())
+        options = {
+            "input1": pictures,
+            "isc": True,
+            "isc_splits": 1,
+            "feature_extractor_weights_path": str(self.inception),
+            "cuda": torch.cuda.is_available(),
+            "batch_size": min(64, len(pictures)),
+            "verbose": False,
+            "save_cpu_ram": True,
+            "cache": False,
+        }
+        if real is not None:
+            options |= {"input2": _Pictures(real()), "fid": True}
+        with redirect_stdout(StringIO()):
+            scores = fidelity.calculate_metrics(**options)
+        found = {_IS.name: scores["inception_score_mean"]}
+        if real is not None:
+            found[_FID.name] = scores["frechet_inception_distance"]
+        return {name: float(value) for name, value in found.items()}
+
+
+class ClipScore:
+    """100 · max(cos, 0) of CLIP's embeddings of a picture and a prompt, mean over views.
+
+    Source: Hessel et al. 2021, with the factor 100 that tables of this field use instead of 2.5.
+    Pictures are resized to CLIP's size (bicubic, antialiased); what is longer than it reads is cut.
+
+    Args:
+        folder: of a CLIP model in transformers' layout.
+
+    Raises: ValueError: it holds something else.
+    """
+
+    def __init__(self, folder: Path):
+        from transformers import CLIPModel, CLIPTokenizerFast
+
+        try:
+            self._model = CLIPModel.from_pretrained(folder, local_files_only=True).eval()
+            self._tokenizer = CLIPTokenizerFast.from_pretrained(folder, local_files_only=True)
+            settings = json.loads((folder / "preprocessor_config.json").read_text("utf-8"))
+            moments = [settings[name] for name in ("image_mean", "image_std")]
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            reason = str(error).strip().splitlines()[0]
+            raise ValueError(
+                f"expected the folder of a CLIP model, got {folder}: {reason}"
+            ) from None
+        self._mean, self._deviation = (torch.tensor(m)[:, None, None] for m in moments)
+        self._size = self._model.config.vision_config.image_size
+
+    @torch.no_grad()
+    def __call__(self, images: Tensor, prompt: str) -> float:
+        size = (self._size, self._size)
+        pixels = F.interpolate(images, size, mode="bicubic", antialias=True).clamp(0, 1)
+        pixels = (pixels - self._mean) / self._deviation
+        words = self._tokenizer([prompt], truncation=True, return_tensors="pt")
+        model = self._model
+        seen = model.visual_projection(model.vision_model(pixel_values=pixels).pooler_output)
+        read = model.text_projection(
+            model.text_model(words.input_ids, words.attention_mask).pooler_output
+        )
+        cosines = F.cosine_similarity(seen, read)
+        return float(100 * cosines.clamp_min(0).mean())
+
+
+class Lpips(nn.Module):
+    """LPIPS 0.1 on AlexNet: (v,) distances of pictures (v, 3, h, w) in [0, 1].
+
+    Source: Zhang et al. 2018, "The unreasonable effectiveness of deep features as a perceptual
+    metric", equation 1.
+
+    Args:
+        folder: with torchvision's AlexNet and the linear layers of the authors' package.
+
+    Raises: ValueError: one of the two files is missing or holds something else.
+    """
+
+    # Layers of torchvision's `features` after whose ReLU the five features are taken.
+    _TAPS = (1, 4, 7, 9, 11)
+
+    def __init__(self, folder: Path):
+        super().__init__()
+        self.features = nn.Sequential(
+            nn.Conv2d(3, 64, 11, stride=4, padding=2), nn.ReLU(), nn.MaxPool2d(3, 2),
+            nn.Conv2d(64, 192, 5, padding=2), nn.ReLU(), nn.MaxPool2d(3, 2),
+            nn.Conv2d(192, 384, 3, padding=1), nn.ReLU(),
+            nn.Conv2d(384, 256, 3, padding=1), nn.ReLU(),
+            nn.Conv2d(256, 256, 3, padding=1), nn.ReLU(),
+        )  # fmt: skip
+        backbone = _read_weights(folder / ALEXNET)
+        heads = _read_weights(folder / HEADS)
+        try:
+            self.features.load_state_dict(
+                {n.removeprefix("features."): w for n, w in backbone.items() if "features." in n}
+            )
+            weights = [heads[f"lin{i}.model.1.weight"] for i in range(len(self._TAPS))]
+        except (RuntimeError, KeyError) as error:
+            raise ValueError(
+                f"{folder}: expected AlexNet and the layers of LPIPS 0.1, got other weights"
+            ) from error
+        for i, weight in enumerate(weights):
+            self.register_buffer(f"head{i}", weight.reshape(1, -1, 1, 1))
+        # In units of [-1, 1], as the authors scale.
+        self.register_buffer("shift", torch.tensor([-0.030, -0.088, -0.188])[:, None, None])
+        self.register_buffer("scale", torch.tensor([0.458, 0.448, 0.450])[:, None, None])
+        self.eval()
+
+    @torch.no_grad()
+    def forward(self, one: Tensor, other: Tensor) -> Tensor:
+        if min(one.shape[-2:]) < _SMALLEST:
+            height, width = one.shape[-2:]
+            raise ValueError(
+                f"expected pictures of {_SMALLEST} pixels or more for LPIPS, got {width}x{height}; "
+                "leave out --lpips"
+            )
+        distance = torch.zeros(len(one))
+        for i, (a, b) in enumerate(zip(self._taps(one), self._taps(other), strict=True)):
+            difference = (_unit_channels(a) - _unit_channels(b)).square()
+            distance += (difference * getattr(self, f"head{i}")).sum(1).mean((1, 2))
+        return distance
+
+    def _taps(self, images: Tensor) -> Iterator[Tensor]:
+        values = (images * 2 - 1 - self.shift) / self.scale
+        for number, layer in enumerate(self.features):
+            values = layer(values)
+            if number in self._TAPS:
+                yield values
+
+
+class _Pictures(torch.utils.data.Dataset):
+    """uint8 (3, h, w) pictures, as torch-fidelity takes them."""
+
+    def __init__(self, sets: Iterable[Tensor]):
+        self._pictures = [view for views in sets for view in views.mul(255).round().to(torch.uint8)]
+
+    def __len__(self) -> int:
+        return len(self._pictures)
+
+    def __getitem__(self, index: int) -> Tensor:
+        return self._pictures[index]
+
+
+def _unit_channels(features: Tensor) -> Tensor:
+    return features / (features.square().sum(1, keepdim=True).sqrt() + 1e-10)
+
+
+def _read_weights(path: Path) -> dict[str, Tensor]:
+    if not path.is_file():
+        raise ValueError(f"expected the weights {path}, got no such file")
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except (RuntimeError, OSError, ValueError, EOFError, UnpicklingError) as error:
+        raise ValueError(f"{path}: expected weights of torch, got something else") from error
+
+
+def _import_fidelity():
+    try:
+        import torch_fidelity
+    # torchvision fails so where it was built for another torch.
+    except RuntimeError as error:
+        raise ValueError(
+            f"torch-fidelity is installed and cannot be loaded ({error}); install torch and "
+            "torchvision from one index"
+        ) from error
+    return torch_fidelity

@@ -1,0 +1,252 @@
+"""What an evaluation found: scores of every object, their means, and the report as text."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from spad.evaluation.statistics import Estimate, estimate_mean
+
+FORMAT = "spad evaluation 1"
+JSON, MARKDOWN, PAGE = "report.json", "report.md", "report.html"
+
+
+@dataclass(frozen=True)
+class Column:
+    """What a number says.
+
+    Attributes:
+        best: None where there is no bound.
+        summary: one line.
+    """
+
+    name: str
+    higher_is_better: bool
+    best: float | None
+    summary: str
+
+    @property
+    def direction(self) -> str:
+        """An arrow towards what is better."""
+        return "↑" if self.higher_is_better else "↓"
+
+
+@dataclass(frozen=True)
+class Judged:
+    """The scores of one object.
+
+    Attributes:
+        name: unlike all others of its part.
+        part: `views` of a folder, of `text`, or `novel` views from one picture.
+        prompt: what was asked for, if known.
+        scores: by column; NaN where a metric is undefined.
+        seconds: that each score took, by column or group of columns.
+        picture: file with its views, from the folder of the report.
+        digest: of its pictures and cameras; empty for what a model drew.
+    """
+
+    name: str
+    part: str
+    prompt: str | None
+    scores: dict[str, float]
+    seconds: dict[str, float]
+    picture: str
+    digest: str = ""
+
+    def to_json(self) -> dict[str, Any]:
+        """As `report.json` and the journal hold it; a score that is undefined is null."""
+        scores = {name: _finite(value) for name, value in self.scores.items()}
+        return {**asdict(self), "scores": scores}
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Judged:
+        """Raises: KeyError, TypeError: it is something else."""
+        scores = {n: math.nan if v is None else float(v) for n, v in data["scores"].items()}
+        return cls(**{**data, "scores": scores})
+
+
+@dataclass(frozen=True)
+class Report:
+    """Everything that is known of one evaluation.
+
+    Attributes:
+        name: of the model or folder.
+        about: how it was made: command, versions, hashes, what was asked for.
+        protocol: equal where numbers may be compared object by object.
+        columns: of all scores.
+        objects: in the order they were judged.
+        totals: numbers that only all pictures together have, by column.
+        notes: what was left out, and why.
+    """
+
+    name: str
+    about: Mapping[str, Any]
+    protocol: str
+    columns: tuple[Column, ...]
+    objects: tuple[Judged, ...]
+    totals: Mapping[str, float] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+    def values(self, column: Column) -> list[tuple[Judged, float]]:
+        """Objects that have a column, with its value."""
+        return [(o, o.scores[column.name]) for o in self.objects if column.name in o.scores]
+
+    def estimates(self) -> list[tuple[Column, Estimate, int]]:
+        """Of every column that objects have: its mean, and how often it is undefined."""
+        rows = []
+        for column in self.columns:
+            values = [value for _, value in self.values(column)]
+            if values:
+                estimate = estimate_mean(values)
+                rows.append((column, estimate, len(values) - estimate.count))
+        return rows
+
+    def worst(self, column: Column, count: int = 3) -> list[tuple[Judged, float]]:
+        """The objects of the worst values, worst first; undefined ones are none of them."""
+        known = [(o, value) for o, value in self.values(column) if not math.isnan(value)]
+        return sorted(known, key=lambda pair: pair[1], reverse=not column.higher_is_better)[:count]
+
+    def to_json(self) -> dict[str, Any]:
+        """As `report.json` holds it: means and intervals beside all that they come from."""
+        return {
+            "format": FORMAT,
+            "name": self.name,
+            "protocol": self.protocol,
+            "about": dict(self.about),
+            "means": {
+                column.name: {
+                    **{k: _finite(v) for k, v in asdict(estimate).items()},
+                    "undefined": undefined,
+                }
+                for column, estimate, undefined in self.estimates()
+            },
+            "totals": {name: _finite(value) for name, value in self.totals.items()},
+            "notes": list(self.notes),
+            "columns": [asdict(column) for column in self.columns],
+            "objects": [judged.to_json() for judged in self.objects],
+        }
+
+    def table(self) -> str:
+        """The means as a Markdown table."""
+        lines = [
+            "| metric | mean | 95 % interval | n | undefined | |",
+            "|---|---|---|---|---|---|",
+        ]
+        for column, e, undefined in self.estimates():
+            interval = f"{show_number(e.low)} to {show_number(e.high)}" if e.count > 1 else "–"
+            cells = (show_number(e.mean), interval, e.count, undefined or "", column.summary)
+            heading = f"{column.name} {column.direction}"
+            lines.append(f"| {heading} | {' | '.join(map(str, cells))} |")
+        for column in self.columns:
+            if column.name in self.totals:
+                value = show_number(self.totals[column.name])
+                heading = f"{column.name} {column.direction}"
+                lines.append(f"| {heading} | {value} | – | all | | {column.summary} |")
+        return "\n".join(lines)
+
+    def markdown(self) -> str:
+        """The whole report as Markdown: table, notes, worst objects, how it was made."""
+        parts = [f"# {self.name}", f"Protocol: {self.protocol}.", self.table()]
+        if self.notes:
+            parts.append("\n".join(f"- {note}" for note in self.notes))
+        lines = ["| metric | worst objects |", "|---|---|"]
+        for column, _, _ in self.estimates():
+            worst = "; ".join(
+                f"{title_of(judged)} ({show_number(value)})" for judged, value in self.worst(column)
+            )
+            lines.append(f"| {column.name} {column.direction} | {escape_cell(worst)} |")
+        parts.append("## Worst\n\n" + "\n".join(lines))
+        facts = [f"- {name}: {fact}" for name, fact in describe(self.about)]
+        parts.append("## How it was made\n\n" + "\n".join(facts))
+        return "\n\n".join(parts) + "\n"
+
+
+def read_report(folder: Path) -> Report:
+    """The report in a folder, or in its `report.json`.
+
+    Raises: ValueError: there is none, or it is malformed.
+    """
+    path = folder / JSON if folder.is_dir() else folder
+    if not path.is_file():
+        raise ValueError(f"expected a report of spad evaluate, got {folder}, which holds no {JSON}")
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+        if data["format"] != FORMAT:
+            raise ValueError(f"its format is {data['format']!r}")
+        return Report(
+            name=data["name"],
+            about=data["about"],
+            protocol=data["protocol"],
+            columns=tuple(Column(**column) for column in data["columns"]),
+            objects=tuple(Judged.from_json(judged) for judged in data["objects"]),
+            totals={n: math.nan if v is None else v for n, v in data["totals"].items()},
+            notes=tuple(data["notes"]),
+        )
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{path}: expected a report of spad evaluate ({error})") from error
+
+
+def write_report(folder: Path, report: Report, page: str) -> list[Path]:
+    """Write a report as JSON, Markdown and a page into an existing folder; their paths."""
+    return write_texts(folder, json_text(report.to_json()), report.markdown(), page)
+
+
+def write_texts(folder: Path, data: str, markdown: str, page: str) -> list[Path]:
+    """Write three texts under a report's names, each whole or not at all; their paths."""
+    paths = []
+    for name, text in ((JSON, data), (MARKDOWN, markdown), (PAGE, page)):
+        temporary = folder / f".{name}.{os.getpid()}"
+        try:
+            temporary.write_text(text, encoding="utf-8")
+            os.replace(temporary, folder / name)
+        finally:
+            temporary.unlink(missing_ok=True)
+        paths.append(folder / name)
+    return paths
+
+
+def json_text(data: Any) -> str:
+    """JSON as it lies in files; numbers that are not finite are a bug."""
+    text = json.dumps(data, indent=1, ensure_ascii=False, allow_nan=False, default=os.fspath)
+    return text + "\n"
+
+
+def describe(about: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Facts for reading, by name."""
+    facts = []
+    for name, value in about.items():
+        if isinstance(value, Mapping):
+            value = ", ".join(f"{k} {v}" for k, v in value.items() if v is not None)
+        elif isinstance(value, Sequence) and not isinstance(value, str):
+            value = " ".join(map(str, value))
+        if value not in (None, ""):
+            facts.append((name.replace("_", " "), str(value)))
+    return facts
+
+
+def title_of(judged: Judged) -> str:
+    """The prompt, or the name where there is none."""
+    return judged.prompt or judged.name
+
+
+def escape_cell(text: str) -> str:
+    """Text that cannot end a cell of a Markdown table."""
+    return text.replace("|", "\\|").replace("\n", " ")
+
+
+def show_number(value: float) -> str:
+    """Three to four digits, as many as an interval over dozens of objects deserves."""
+    if math.isnan(value):
+        return "–"
+    digits = 1 if abs(value) >= 100 else 2 if abs(value) >= 10 else 3
+    return f"{value:.{digits}f}"
+
+
+def _finite(value: Any) -> Any:
+    """JSON has no NaN."""
+    return None if isinstance(value, float) and not math.isfinite(value) else value

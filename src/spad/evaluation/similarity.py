@@ -1,0 +1,43 @@
+"""How alike two pictures of one view are: PSNR and SSIM, of all pixels or of chosen ones."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from spad.evaluation.reconstruction import ssim_map
+
+# Equal pictures have no finite PSNR, and a mean needs one.
+LARGEST_PSNR = 60.0
+
+
+def psnr(one: Tensor, other: Tensor, where: Tensor | None = None) -> Tensor:
+    """(v,) peak signal-to-noise ratio −10 log10(MSE) in dB of pictures (v, 3, h, w) in [0, 1].
+
+    Equal pictures get 60 dB.
+
+    Args:
+        where: (v, h, w) weights of the pixels, such as a mask; NaN where they are all 0.
+    """
+    squares = (one - other).square().mean(1)
+    error = squares.mean((1, 2)) if where is None else _mean_where(squares, where)
+    return -10 * error.clamp_min(10 ** (-LARGEST_PSNR / 10)).log10()
+
+
+def ssim(one: Tensor, other: Tensor, where: Tensor | None = None) -> Tensor:
+    """(v,) mean structural similarity of pictures (v, 3, h, w) in [0, 1], at most 1.
+
+    Args:
+        where: (v, h, w) weights of the pixels, such as a mask; NaN where they are all 0.
+
+    Source: Wang et al. 2004, "Image quality assessment: from error visibility to structural
+    similarity": Gaussian window of 11 pixels and deviation 1.5, K1 = 0.01, K2 = 0.03. Every channel
+    by itself; the border is repeated, so that every pixel counts.
+    """
+    values = ssim_map(one, other)
+    return values.mean((1, 2)) if where is None else _mean_where(values, where)
+
+
+def _mean_where(values: Tensor, where: Tensor) -> Tensor:
+    weights = where.to(values)
+    # 0 / 0 is NaN: no pixel was chosen.
+    return (values * weights).sum((1, 2)) / weights.sum((1, 2))

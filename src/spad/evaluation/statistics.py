@@ -1,0 +1,88 @@
+"""Means with bootstrap intervals, and paired differences: how far would other objects move them?"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+RESAMPLES = 10_000
+LEVEL = 0.95
+_SEED = 0
+_AT_ONCE = 500
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A mean over objects.
+
+    Attributes:
+        mean: NaN where no object has a value.
+        low, high: of the 95 % interval; NaN with fewer than two values.
+        count: of the values that the mean is taken of.
+    """
+
+    mean: float
+    low: float
+    high: float
+    count: int
+
+
+def estimate_mean(values: Sequence[float]) -> Estimate:
+    """Mean of the values that are not NaN, and its 95 % percentile bootstrap interval.
+
+    10,000 times as many values are drawn from them with replacement, with one fixed seed; the
+    interval holds the middle 95 % of the means. It tells how far other objects of the same kind
+    would move the mean, and nothing of other seeds, prompts or trainings.
+
+    Source: Efron 1979. Intervals of few values are too narrow: beside Student's, those of 5 by a
+    third, of 10 by a fifth, of 24 by a fourteenth.
+    """
+    known = np.array([value for value in values if not math.isnan(value)], dtype=np.float64)
+    if len(known) == 0:
+        return Estimate(math.nan, math.nan, math.nan, 0)
+    if len(known) == 1:
+        return Estimate(float(known[0]), math.nan, math.nan, 1)
+    generator = np.random.default_rng(_SEED)
+    means = np.concatenate(
+        [
+            known[generator.integers(len(known), size=(_AT_ONCE, len(known)))].mean(1)
+            for _ in range(RESAMPLES // _AT_ONCE)
+        ]
+    )
+    outside = (1 - LEVEL) / 2
+    low, high = np.quantile(means, [outside, 1 - outside])
+    return Estimate(float(known.mean()), float(low), float(high), len(known))
+
+
+@dataclass(frozen=True)
+class Difference:
+    """What another report has more than a first one, over the objects that both have.
+
+    Attributes:
+        estimate: mean difference, other minus first, and its interval.
+        better: share of the objects at which the other is better; equal ones count half.
+        verdict: "better", "worse", or "not told apart" where the interval holds 0 or is none.
+    """
+
+    estimate: Estimate
+    better: float
+    verdict: str
+
+
+def paired_difference(
+    first: Sequence[float], other: Sequence[float], higher_is_better: bool
+) -> Difference:
+    """Compare two values of each object; objects without both (NaN) are left out."""
+    differences = np.subtract(other, first, dtype=np.float64)
+    estimate = estimate_mean(differences.tolist())
+    if estimate.count == 0:
+        return Difference(estimate, math.nan, "not told apart")
+    known = differences[~np.isnan(differences)] * (1 if higher_is_better else -1)
+    better = float((known > 0).mean() + (known == 0).mean() / 2)
+    if not (estimate.low > 0 or estimate.high < 0):
+        return Difference(estimate, better, "not told apart")
+    is_better = (estimate.low > 0) == higher_is_better
+    return Difference(estimate, better, "better" if is_better else "worse")
