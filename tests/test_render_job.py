@@ -305,6 +305,16 @@ def test_a_killed_worker_costs_no_object(models):
 
 
 @linux_only
+def test_files_looked_for_in_the_wrong_place_are_looked_for_again(models):
+    summary = render_all(job(models, "out", root=models / "wrong"), quiet)
+    assert (summary.rendered, len(summary.failures)) == (0, 3)
+    # A second later, as after any run that takes time: nothing has a newer date than the list.
+    later = (models.parent / "out/failed.jsonl").stat().st_mtime + 1
+    os.utime(models.parent / "out/failed.jsonl", (later, later))
+    summary = render_all(job(models, "out"), quiet)
+    assert (summary.rendered, [failure.uid for failure in summary.failures]) == (2, ["x1"])
+
+
 def test_slow_objects_fail_and_are_tried_again(models):
     stuck = StuckModel(models / "red.gltf", box([1, 0, 0, 1]))
     config = job(models, "out", limit=1)

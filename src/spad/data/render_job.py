@@ -178,8 +178,10 @@ def _known(
         if record is not None:
             return _judged(config, asset, record)
         failure = unusable.get(asset.uid)
-        is_same = failure and is_same_file(asset.path, failure.asset_sha256, written)
-        return failure if is_same else None
+        # A file that was not there has no hash, and may have come.
+        if failure is None or not failure.asset_sha256:
+            return None
+        return failure if is_same_file(asset.path, failure.asset_sha256, written) else None
 
     with ThreadPool(_READERS) as pool:
         for asset, result in zip(assets, pool.imap(look, assets, chunksize=64), strict=True):
