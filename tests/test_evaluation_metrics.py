@@ -64,7 +64,10 @@ def test_controls_are_caught_in_order_of_severity(control):
     scores = np.array([[[m.function(one) for m in metrics] for one in sets] for sets in columns])
     for index, metric in enumerate(metrics):
         worse = scores[..., index] * (1 if metric.higher_is_better else -1)
-        assert (np.diff(worse.mean(1)) < 0).all(), (metric.name, scores[..., index])
+        means = worse.mean(1)
+        # Near its floor a metric may stand still.
+        assert (np.diff(means) < 0.02 * (means[0] - means[-1])).all(), (metric.name, means)
+        assert means[-1] < means[1] < means[0], (metric.name, means)
         assert (worse[-1] < worse[0]).all(), (metric.name, scores[..., index])
 
 

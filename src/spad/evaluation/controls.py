@@ -118,7 +118,7 @@ CONTROLS: tuple[Control, ...] = (
         "flipped",
         flipped,
         (0.1, 0.2, 0.4),
-        ("reconstruction_psnr",),
+        ("reconstruction_psnr", "camera_error_deg"),
         "share of views from behind",
     ),
     Control(
@@ -131,7 +131,7 @@ CONTROLS: tuple[Control, ...] = (
     Control(
         "shuffled",
         shuffled,
-        (0.2, 0.5, 1.0),
+        (0.2, 0.4, 0.6),
         ("reconstruction_psnr", "tsed", "silhouette_iou", "camera_error_deg"),
         "share of views dealt anew",
     ),
@@ -159,7 +159,7 @@ CONTROLS: tuple[Control, ...] = (
     Control(
         "mixed",
         mixed,
-        (0.1, 0.2, 0.5),
+        (0.1, 0.2, 0.35),
         ("reconstruction_psnr", "silhouette_iou", "photo_consistency"),
         "share of views of another object",
     ),
