@@ -4,6 +4,7 @@ import base64
 import io
 import json
 import os
+import signal
 import struct
 import time
 import zlib
@@ -110,10 +111,14 @@ def huge_png(side: int) -> bytes:
 
 def is_running(pid: int) -> bool:
     """Whether a process still does something; one that nobody has asked about yet does not."""
+    return _state(pid) not in ("Z", None)
+
+
+def _state(pid: int) -> str | None:
     try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
     except (FileNotFoundError, ProcessLookupError):
-        return False
+        return None
 
 
 def wait_until(happened: Callable[[], bool]) -> None:
@@ -145,8 +150,18 @@ class StuckModel:
         wait_until(self._find_reader)
         return int(self._reader.name)
 
+    def kill_reader(self) -> None:
+        """Kill who waits for the geometry; whoever comes next waits for it too."""
+        reader = self.wait_for_reader()
+        # Stopped, it cannot see the pipe's end; and the end is there before the next one comes.
+        os.kill(reader, signal.SIGSTOP)
+        wait_until(lambda: _state(reader) in ("T", None))
+        os.close(self._writer)
+        os.kill(reader, signal.SIGKILL)
+        wait_until(lambda: not is_running(reader))
+
     def forget_reader(self) -> None:
-        """Wait until a reader that was killed is gone."""
+        """Wait until a reader that something else has stopped is gone."""
         wait_until(lambda: not is_running(int(self._reader.name)))
         os.close(self._writer)
 

@@ -296,8 +296,7 @@ def test_a_killed_worker_costs_no_object(models):
     expected = tree(render_all(job(models, "one"), quiet).index.parent)
     stuck = StuckModel(models / "red.gltf", box([1, 0, 0, 1]))
     thread, results = in_background(job(models, "out"))
-    os.kill(stuck.wait_for_reader(), signal.SIGKILL)
-    stuck.forget_reader()
+    stuck.kill_reader()
     stuck.release()
     thread.join()
     assert results[0].rendered == 2
