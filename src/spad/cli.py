@@ -120,7 +120,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         Conversion: _convert,
         InitFromSD: _convert,
     }
-    with _log_to_stderr(may_fetch=isinstance(command, Download)):
+    is_training = isinstance(command, Training | AutoencoderTraining)
+    with _prepared(isinstance(command, Download), is_training):
         try:
             run[type(command)](command, ["spad", *argv])
         except Stop as stop:
@@ -338,12 +339,15 @@ class _LineHandler(logging.Handler):
 
 
 @contextmanager
-def _log_to_stderr(may_fetch: bool) -> Iterator[None]:
+def _prepared(may_fetch: bool, is_training: bool) -> Iterator[None]:
     """Show this package's log, and keep other libraries' notes for developers to themselves.
 
     Without `may_fetch` nothing is fetched from the network, whatever a library would like.
     """
     offline = () if may_fetch else (("HF_HUB_OFFLINE", "1"),)
+    # Threads that spin while they wait make everything much slower where other work shares the
+    # cores. Training has them to itself, and is a quarter slower if its threads sleep.
+    threads = () if is_training else (("OMP_WAIT_POLICY", "passive"),)
     for name, value in (
         *offline,
         ("HF_HUB_DISABLE_PROGRESS_BARS", "1"),
@@ -351,9 +355,7 @@ def _log_to_stderr(may_fetch: bool) -> Iterator[None]:
         ("HF_HUB_VERBOSITY", "error"),
         ("TRANSFORMERS_VERBOSITY", "error"),
         ("DIFFUSERS_VERBOSITY", "error"),
-        # Threads that spin while they wait make everything much slower where other work shares
-        # the cores.
-        ("OMP_WAIT_POLICY", "passive"),
+        *threads,
     ):
         os.environ.setdefault(name, value)
     log, handler = logging.getLogger("spad"), _LineHandler()
