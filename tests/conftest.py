@@ -3,6 +3,7 @@
 import itertools
 import json
 import os
+import shutil
 import signal
 import tarfile
 from collections.abc import Callable
@@ -34,6 +35,22 @@ def shared_dir() -> Path:
     if not folder.is_dir():
         pytest.skip(f"no reference material at {folder}; set SPAD_SHARED")
     return folder
+
+
+@pytest.fixture(scope="session")
+def browser():
+    """A real Chromium without a window; skips where there is none."""
+    executable = os.environ.get("SPAD_CHROMIUM") or next(
+        filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
+    )
+    if executable is None:
+        pytest.skip("no Chromium; install it with: make browser, or set SPAD_CHROMIUM")
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as driver:
+        running = driver.chromium.launch(executable_path=executable, args=["--no-sandbox"])
+        yield running
+        running.close()
 
 
 @pytest.fixture

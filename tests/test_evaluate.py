@@ -1,7 +1,6 @@
 """`spad evaluate` as people use it: folders, a model, resuming, comparing, and the page."""
 
 import json
-import os
 import re
 import shutil
 import signal
@@ -14,7 +13,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from playwright.sync_api import sync_playwright
 
 from spad.camera_formats import save_transforms
 from spad.cameras import Cameras
@@ -342,19 +340,6 @@ def test_names_cannot_break_out_of_the_reports(renders, tmp_path):
     assert "<script" not in page and "&lt;script&gt;" in page
     rows = [r for r in (tmp_path / "out/report.md").read_text().splitlines() if "alert" in r]
     assert rows and all(r.replace("\\|", "").count("|") == 3 for r in rows)
-
-
-@pytest.fixture(scope="module")
-def browser():
-    executable = os.environ.get("SPAD_CHROMIUM") or next(
-        filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
-    )
-    if executable is None:
-        pytest.skip("no Chromium; install it with: make browser, or set SPAD_CHROMIUM")
-    with sync_playwright() as driver:
-        running = driver.chromium.launch(executable_path=executable, args=["--no-sandbox"])
-        yield running
-        running.close()
 
 
 def check_page(browser, path: Path, width: int) -> None:

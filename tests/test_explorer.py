@@ -1,15 +1,12 @@
 """The explorer page in a real browser: what lights up there is what the Python masks say."""
 
-import os
 import re
-import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
-from playwright.sync_api import sync_playwright
 
 from spad.bands import bands_of
 from spad.cameras import Cameras
@@ -45,19 +42,6 @@ def views() -> PosedPictures:
         [20, -10, 60, 0, 20, 35], [-60, 30, 120, -150, -60, 120], height=60, width=80
     )
     return posed(around)
-
-
-@pytest.fixture(scope="module")
-def browser():
-    executable = os.environ.get("SPAD_CHROMIUM") or next(
-        filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
-    )
-    if executable is None:
-        pytest.skip("no Chromium; install it with: make browser, or set SPAD_CHROMIUM")
-    with sync_playwright() as driver:
-        running = driver.chromium.launch(executable_path=executable, args=["--no-sandbox"])
-        yield running
-        running.close()
 
 
 @pytest.fixture
