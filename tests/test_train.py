@@ -16,12 +16,14 @@ from spad.data.config import PackConfig
 from spad.data.pack import pack
 from spad.data.views import is_held_out
 from spad.model import MultiViewUNet
-from spad.models import check_files, find_model, load_model
+from spad.models import check_files, find_model, load_model, save_model_manifest
 from spad.training.batches import Batch
 from spad.training.build import NEW_LAYERS
 from spad.training.config import PRESETS
 from spad.training.cost import check_space
-from spad.training.train import Trainer, dry_run, train
+from spad.training.dry_run import dry_run
+from spad.training.show import generation_defaults
+from spad.training.train import Trainer, train
 
 
 def gradients(trainer: Trainer, batch: Batch) -> dict[str, torch.Tensor]:
@@ -181,6 +183,22 @@ def test_a_run_goes_on_from_a_saved_model(training, base):
     before, after = (load_model(folder).unet.state_dict() for folder in (base, on))
     for name, weight in before.items():
         assert torch.equal(weight, after[name]), name
+
+
+@pytest.mark.parametrize("solver", ["euler", "original"])
+def test_a_model_keeps_the_cameras_and_the_solver_it_started_with(training, base, solver):
+    start, pipeline = find_model(base), load_model(base)
+    own = replace(start.defaults, elevation_deg=45.0, azimuth_start_deg=0.0, scheduler=solver)
+    pipeline.use_scheduler(solver)
+    pipeline.save_pretrained(start.path)
+    save_model_manifest(start.path, start.name, start.description, start.captions(), own)
+    settings = replace(training, init=base, num_views=(2,), cfg_scale=3.0)
+    expected = replace(own, cfg_scale=3.0, guidance_rescale=settings.guidance_rescale)
+    found = generation_defaults(settings, Trainer(settings).pipeline)
+    assert found == expected
+    changed = replace(settings, prediction_type="epsilon", zero_terminal_snr=False)
+    found = generation_defaults(changed, Trainer(changed).pipeline)
+    assert found == replace(expected, scheduler="ddim" if solver == "original" else solver)
 
 
 def test_a_converted_release_goes_on_learning(training, shared_dir, tmp_path):

@@ -209,7 +209,7 @@ def _train(settings: Training | AutoencoderTraining, argv: list[str]) -> None:
     if isinstance(settings, AutoencoderTraining):
         from spad.training.autoencoder import train_autoencoder as train
     elif settings.dry_run:
-        from spad.training.train import dry_run as train
+        from spad.training.dry_run import dry_run as train
     else:
         from spad.training.train import train
     from spad.training.run import Interrupted

@@ -174,6 +174,16 @@ class ShardDataset(IterableDataset):
         moved._start, moved._end = epoch * self.num_objects + sample, self._end_from(epoch)
         return moved
 
+    def reading(self, *parts: Part) -> ShardDataset:
+        """The same stream of the same objects, with other parts of them.
+
+        Raises: ValueError: the shards lack one.
+        """
+        other = copy.copy(self)
+        other.parts = parts
+        other._check()
+        return other
+
     def state_dict(self, after: Mapping[str, Any] | None = None) -> dict[str, Any]:
         """Where the stream goes on behind the sample or batch used last; its start if None."""
         return {

@@ -55,12 +55,8 @@ class Batch:
             )
 
 
-def open_objects(
-    settings: Training, encoder: str | None, rank: int = 0, world_size: int = 1
-) -> ShardDataset:
+def open_objects(settings: Training, rank: int = 0, world_size: int = 1) -> ShardDataset:
     """The stream of training objects: those asked for, less one in sixteen that is held out.
-
-    Stored latents are read where they are those of `encoder`, a hash; else the pictures.
 
     Raises: ValueError: no shards, none of the objects, too few views, or a damaged shard.
     """
@@ -87,12 +83,10 @@ def open_objects(
             f"{index.num_objects} are there, one in sixteen is held out by a hash of its id, and "
             f"{'all were asked for' if asked is None else f'{len(asked)} ids were asked for'}"
         )
-    stored = index.latents is not None and index.latents["encoder"] == encoder
     return ShardDataset(
         folder,
         num_views=settings.num_views,
         views=settings.views,
-        parts=("latents",) if stored else ("images",),
         views_per_batch=settings.batch_size // world_size,
         epochs=None,
         uids=uids,
@@ -100,6 +94,13 @@ def open_objects(
         rank=rank,
         world_size=world_size,
     )
+
+
+def latents_or_pictures(objects: ShardDataset, encoder: str) -> ShardDataset:
+    """The same stream, of stored latents if they are those of `encoder`, a hash; else pictures."""
+    latents = objects.index.latents
+    is_stored = latents is not None and latents["encoder"] == encoder
+    return objects.reading("latents" if is_stored else "images")
 
 
 def read_captions(dataset: ShardDataset, all_of_them: bool) -> list[str]:

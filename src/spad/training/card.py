@@ -11,7 +11,7 @@ from pathlib import Path
 
 from spad.data.views import count_objects, data_hash
 from spad.training.config import Training
-from spad.training.run import LOSSES, RECORD, SETTINGS
+from spad.training.run import LOSSES, RECORD, SAMPLES, SETTINGS
 
 CARD = "README.md"
 TRAINING = "training"
@@ -22,7 +22,7 @@ def write_card(
 ) -> None:
     """`README.md` of a model that `run` has trained, with copies of the run's record beside it."""
     copy_record(run, model / TRAINING)
-    samples = sorted((run / "samples").glob("step-*.png"))
+    samples = sorted((run / SAMPLES).glob("step-*.png"))
     lines = head(run.name, description, settings.licence, settings.author)
     if samples:
         shutil.copy(samples[-1], model / "samples.png")

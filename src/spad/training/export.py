@@ -1,6 +1,7 @@
 """Ship a trained model: its weights in one folder, with a card of how they came about."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -8,7 +9,6 @@ import torch
 from spad.autoencoder import PatchAutoencoder
 from spad.models import (
     SHARD_SIZE,
-    GenerationDefaults,
     load_model,
     read_info,
     save_model_manifest,
@@ -32,7 +32,7 @@ def export_model(settings: Export) -> Path:
     Raises: ValueError: a run lacks its model or its record, or the output folder exists.
     """
     shipped = settings.runs[-1] / "model"
-    captions = read_info(shipped).captions()
+    info = read_info(shipped)
     pipeline = load_model(shipped)
     runs = list(settings.runs)
     if settings.autoencoder is not None:
@@ -55,9 +55,11 @@ def export_model(settings: Export) -> Path:
             folder,
             name=settings.output.name,
             description=settings.description,
-            captions=captions,
-            defaults=GenerationDefaults(
-                cfg_scale=settings.cfg_scale, guidance_rescale=settings.guidance_rescale
+            captions=info.captions(),
+            defaults=replace(
+                info.defaults,
+                cfg_scale=settings.cfg_scale,
+                guidance_rescale=settings.guidance_rescale,
             ),
             licence=settings.licence,
             author=settings.author,

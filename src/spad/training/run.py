@@ -33,6 +33,7 @@ CHECKPOINTS = "checkpoints"
 SETTINGS = "settings.json"
 RECORD = "record.json"
 LOSSES = "loss.csv"
+SAMPLES = "samples"
 
 
 def seeded(*what: Any) -> torch.Generator:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import os
 import shutil
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,21 +16,44 @@ from torch import nn
 from transformers.utils.logging import disable_progress_bar
 
 from spad.cameras import Cameras
-from spad.models import SHARD_SIZE, GenerationDefaults, save_model_manifest
-from spad.pipeline import SPADPipeline
+from spad.models import SHARD_SIZE, GenerationDefaults, find_model, save_model_manifest
+from spad.pipeline import SCHEDULERS, SPADPipeline
 from spad.results import prompt_grid
 from spad.training.card import write_card
 from spad.training.config import Training
 from spad.training.states import gathered
 
-SAMPLES = "samples"
+
+def generation_defaults(settings: Training, pipeline: SPADPipeline) -> GenerationDefaults:
+    """What a model draws with unless told otherwise: as the one it started from, but for guidance.
+
+    Its samples in training are drawn so as well.
+    """
+    start = GenerationDefaults() if settings.init is None else find_model(settings.init).defaults
+    solver = start.scheduler
+    if solver == "original" and type(pipeline.scheduler) is not SCHEDULERS["original"]:
+        # A changed noise schedule is not the one that the release's timesteps were chosen for.
+        solver = "ddim"
+    return replace(
+        start,
+        cfg_scale=settings.cfg_scale,
+        guidance_rescale=settings.guidance_rescale,
+        scheduler=solver,
+    )
 
 
 def draw_samples(pipeline: SPADPipeline, settings: Training, prompts: Sequence[str]) -> Image.Image:
     """Fixed prompts from fixed cameras with a fixed seed, as one picture."""
-    size = pipeline.image_size
+    size, num_views = pipeline.image_size, max(settings.num_views)
+    defaults = generation_defaults(settings, pipeline)
     cameras = Cameras.evenly_round(
-        max(settings.num_views), elevation_deg=20.0, height=size, width=size
+        num_views,
+        defaults.elevation_deg,
+        defaults.azimuth_start_deg,
+        defaults.radius,
+        math.radians(defaults.fov_deg),
+        height=size,
+        width=size,
     )
     parts = dict(pipeline.components)
     # Its own: sampling leaves its steps in it.
@@ -39,8 +64,9 @@ def draw_samples(pipeline: SPADPipeline, settings: Training, prompts: Sequence[s
         list(prompts),
         cameras,
         num_inference_steps=settings.sample_steps,
-        cfg_scale=settings.cfg_scale,
-        guidance_rescale=settings.guidance_rescale,
+        cfg_scale=defaults.cfg_scale,
+        guidance_rescale=defaults.guidance_rescale,
+        blob_sigma=defaults.blob_sigma,
     ).images
     return prompt_grid(dict(zip(prompts, images, strict=True)))
 
@@ -113,9 +139,7 @@ def save_pipeline(
             run_folder.name,
             description,
             captions,
-            GenerationDefaults(
-                cfg_scale=settings.cfg_scale, guidance_rescale=settings.guidance_rescale
-            ),
+            generation_defaults(settings, pipeline),
             licence=settings.licence,
             author=settings.author,
         )

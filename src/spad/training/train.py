@@ -22,14 +22,19 @@ from spad.autoencoder import encode_scaled, encoder_hash
 from spad.data.views import data_hash
 from spad.models import choose_device
 from spad.text import tokenize
-from spad.training.batches import Batch, Pictures, open_objects, read_captions
+from spad.training.batches import (
+    Batch,
+    Pictures,
+    latents_or_pictures,
+    open_objects,
+    read_captions,
+)
 from spad.training.build import Denoiser, build_pipeline, choose_what_learns, learned_scheduler
 from spad.training.config import Training
-from spad.training.cost import Sizes, check_space, disk_needed, duration, sizes
+from spad.training.cost import Sizes, check_space, sizes
 from spad.training.objective import Objective, Question
-from spad.training.run import TrainingRun, learning_rate_factor, recorded, seeded
+from spad.training.run import SAMPLES, TrainingRun, learning_rate_factor, recorded, seeded
 from spad.training.show import (
-    SAMPLES,
     as_array,
     draw_samples,
     sample_prompts,
@@ -61,7 +66,7 @@ class Trainer:
         self.accelerator = _accelerator(settings)
         self.rank, self.world_size = self.accelerator.process_index, self.accelerator.num_processes
         self._check_shares()
-        objects = open_objects(settings, None, self.rank, self.world_size)
+        objects = open_objects(settings, self.rank, self.world_size)
         self.captions = read_captions(objects, all_of_them=settings.init is None)
         if objects.index.height != objects.index.width:
             raise ValueError(
@@ -69,9 +74,7 @@ class Trainer:
             )
         self.image_size = objects.index.height
         self.pipeline = build_pipeline(settings, self.image_size, self.captions)
-        self.objects = open_objects(
-            settings, encoder_hash(self.pipeline.vae), self.rank, self.world_size
-        )
+        self.objects = latents_or_pictures(objects, encoder_hash(self.pipeline.vae))
         if self.objects.parts == ("images",):
             logger.info("pictures are encoded in every step; spad pack --latents does it once")
         self.pictures = None
@@ -283,30 +286,6 @@ class Trainer:
         """Parameters, and bytes of what is kept of them."""
         return sizes(self.denoiser, self.pipeline.vae, self.settings)
 
-    def measure_step(self) -> tuple[float, float]:
-        """Seconds that a step takes, and those of them that wait for data; nothing is kept.
-
-        Three micro-batches are run, the last two are timed, and the weights updated at rate 0.
-        """
-        started = time.perf_counter()
-        batch = self.stream.next()
-        waited = time.perf_counter() - started
-        parts = list(batch.split(self.micro_batch_size))
-        micro_seconds = []
-        for _ in range(3):
-            started = time.perf_counter()
-            losses, _, _ = self.losses(parts[0])
-            self.accelerator.backward(losses.mean())
-            # Waits for the device.
-            losses.sum().item()
-            micro_seconds.append(time.perf_counter() - started)
-        for group in self.optimizer.param_groups:
-            group["lr"] = 0.0
-        started = time.perf_counter()
-        self.optimizer.step()
-        update = time.perf_counter() - started
-        return sum(micro_seconds[1:]) / 2 * len(parts) + update + waited, waited
-
     def run(self) -> TrainingRun:
         """The run that `settings` describe."""
         settings, accelerator = self.settings, self.accelerator
@@ -361,57 +340,6 @@ def train(settings: Training) -> Path:
         run.run(trainer.train_step, start, after_log, settings.sample_every, at_milestone)
         accelerator.end_training()
     return settings.run_folder / "model"
-
-
-def dry_run(settings: Training) -> str:
-    """What `train` would cost here, measured on a step that is not kept; writes nothing.
-
-    Raises: ValueError: what `train` would raise before its first step.
-    """
-    trainer = Trainer(settings)
-    run = trainer.run()
-    run.check()
-    found = trainer.sizes()
-    seconds, waited = trainer.measure_step()
-    check_space(found, settings)
-    stored = "latents from the shards" if trainer.objects.parts == ("latents",) else "encoded anew"
-    objects = settings.batch_size / (sum(settings.num_views) / len(settings.num_views))
-    where = f"{trainer.accelerator.device.type} x {trainer.world_size}"
-    rows = [
-        ("learned", f"{found.learned / 1e6:,.1f} M parameters; frozen {found.frozen / 1e6:,.1f} M"),
-        (
-            "data",
-            f"{trainer.objects.num_objects:,} objects of {trainer.objects.index.num_views} "
-            f"views, {trainer.image_size}x{trainer.image_size}, {stored}",
-        ),
-        (
-            "step",
-            f"{settings.batch_size:,} views, {trainer.micro_batch_size} at once on each of {where}",
-        ),
-        (
-            "memory",
-            f"{found.resident / 1e9:.1f} GB for weights, gradients, optimiser and average; "
-            f"{trainer.memory_gb():.1f} GB at most so far, measured",
-        ),
-        (
-            "time",
-            f"{seconds:.3g} s a step, {waited / seconds:.0%} of it for data; "
-            f"{settings.steps:,} steps: {duration(seconds * settings.steps)}",
-        ),
-        (
-            "seen",
-            f"{objects * settings.steps:,.0f} objects, "
-            f"{objects * settings.steps / trainer.objects.num_objects:,.0f} times each",
-        ),
-        (
-            "disk",
-            f"{disk_needed(found, settings) / 1e9:.1f} GB: {settings.keep_last} checkpoints "
-            f"of {found.checkpoint / 1e9:.1f} GB, one on its way, the model of "
-            f"{found.model / 1e9:.1f} GB",
-        ),
-        ("output", str(settings.run_folder)),
-    ]
-    return "\n".join(f"{name:8} {text}" for name, text in rows)
 
 
 def _accelerator(settings: Training) -> Accelerator:
