@@ -29,6 +29,7 @@ from spad.conditioning import camera_vectors
 from spad.config import Conversion
 from spad.convert import convert_checkpoint, original_unet, release_scheduler, split_widened
 from spad.epipolar import plucker_of
+from spad.masks import DenseMask
 from spad.model import MultiViewUNet, let_views_meet
 from spad.models import load_model
 from spad.original_epipolar import flat_resize, original_mask_of
@@ -182,11 +183,12 @@ def plucker_rows(golden: Golden) -> Iterator[Row]:
         yield Row("Plücker", f"4 cameras at {size}", max(errors), GEOMETRY)
 
 
-def two_objects(golden: Golden) -> tuple[dict[int, Tensor], Tensor]:
+def two_objects(golden: Golden) -> tuple[dict[int, DenseMask], Tensor]:
     """Masks by tokens per view, and Plücker maps, of the recordings' batch of two objects."""
     mask = torch.stack([golden.mask("rand2a"), golden.mask("rand2b")])
     plucker = [golden.arrays(f"geom_{name}")["plucker"] for name in ("rand2a", "rand2b")]
-    return {n: flat_resize(mask, 2, n) for n in (1024, 256, 64)}, torch.stack(plucker)
+    masks = {n: DenseMask(flat_resize(mask, 2, n), 2) for n in (1024, 256, 64)}
+    return masks, torch.stack(plucker)
 
 
 def transformer_block(golden: Golden, context: ViewContext) -> BasicTransformerBlock:
@@ -265,7 +267,7 @@ def unet_rows(golden: Golden) -> Iterator[Row]:
         ours = get_timestep_embedding(steps, width, flip_sin_to_cos=True, downscale_freq_shift=0)
         yield Row("UNet", name, relative_error(ours, recorded[name]), GEOMETRY)
     mask = unpacked(recorded["mask_packed"])
-    masks = {tokens: flat_resize(mask, 3, tokens) for tokens in (1024, 256, 64)}
+    masks = {n: DenseMask(flat_resize(mask, 3, n), 3) for n in (1024, 256, 64)}
     inner: dict[str, Tensor] = {}
 
     def keep(name: str) -> Callable:
@@ -325,7 +327,7 @@ def trajectory_rows(golden: Golden) -> Iterator[Row]:
         2,
         recorded["cam"].repeat(2, 1, 1),
         plucker.repeat(2, 1, 1, 1, 1),
-        {n: m.repeat(2, 1, 1) for n, m in masks.items()},
+        {n: DenseMask(m.dense().repeat(2, 1, 1), 2) for n, m in masks.items()},
     )
     text = torch.cat([recorded["uctx"].expand_as(recorded["ctx"]), recorded["ctx"]])
     scheduler = release_scheduler({})
@@ -368,7 +370,7 @@ def checkpoint_rows(golden: Golden) -> Iterator[Row]:
                 error = relative_error(unet.camera_embedding(recorded["cc_in"]), recorded["cc_out"])
                 yield Row("tiny checkpoint", "camera embedding", error, NETWORK)
             mask = golden.mask("rand3")[None]
-            masks = {tokens: flat_resize(mask, 3, tokens) for tokens in (1024, 256)}
+            masks = {n: DenseMask(flat_resize(mask, 3, n), 3) for n in (1024, 256)}
             unet.camera_embedding = torch.nn.Identity()
             plucker = golden.arrays("geom_rand3")["plucker"][None]
             views = unet.prepare_views(3, recorded["am_cam"], plucker, masks)

@@ -31,8 +31,8 @@ def sampled_epipolar_mask(cameras: Cameras, height: int, width: int, band_width:
     return mask.reshape(len(cameras) * num_cells, -1)
 
 
-def plain_multi_view_attention(query, key, value, num_views, mask=None) -> Tensor:
-    """`multi_view_attention` one object, head and query at a time; arguments as there."""
+def plain_multiview_attention(query, key, value, num_views, mask=None) -> Tensor:
+    """`multiview_attention` one object, head and query at a time; arguments as there."""
     batch_views, heads, tokens, channels = query.shape
     output = torch.zeros_like(query)
     for first in range(0, batch_views, num_views):

@@ -27,6 +27,7 @@ ORDER = """
     spad.data spad.data.config spad.data.lists spad.data.gltf spad.data.objects spad.data.render
     spad.data.viewpoints spad.data.shards spad.data.views
     spad.epipolar spad.original_epipolar spad.bands spad.correspondence
+    spad.masks spad.banded spad.flex
     spad.data.checks spad.data.blender_script spad.data.blender spad.data.renderers
     spad.data.captions spad.data.assets spad.data.folders
     spad.data.workers spad.data.ray_executor spad.data.render_job

@@ -10,6 +10,7 @@ from diffusers import UNet2DConditionModel
 from spad.cameras import Cameras
 from spad.conditioning import camera_vectors, condition_on_cameras
 from spad.epipolar import plucker_of
+from spad.masks import DenseMask
 from spad.model import MultiViewUNet, PluckerProjection
 
 UNET = dict(
@@ -81,7 +82,7 @@ def test_views_that_see_only_themselves_equal_single_runs(unet, inputs):
     views = condition_on_cameras(unet, cameras, 8, 8)
     for tokens in views.masks:
         own = torch.block_diag(*[torch.ones(tokens, tokens, dtype=torch.bool)] * 3)
-        views.masks[tokens] = own[None]
+        views.masks[tokens] = DenseMask(own[None], 3)
     together = unet(sample, timesteps, text, views).sample
     for view in range(3):
         alone = unet(

@@ -6,6 +6,7 @@ import torch
 
 import parity
 from spad.attention import ViewConditioning, ViewContext
+from spad.masks import DenseMask
 
 
 @pytest.fixture(scope="module")
@@ -22,11 +23,11 @@ def test_equals_the_original(golden, rows):
 def test_a_token_that_sees_nothing_harms_no_other(golden):
     """The release gives such a token the mean of all; its masks never hold one, nor do ours."""
     recorded, (masks, _) = golden.arrays("attention"), parity.two_objects(golden)
-    mask = masks[64].clone()
+    mask = masks[64].dense().clone()
     mask[0, :4] = False
     context = ViewContext()
     block = parity.transformer_block(golden, context)
-    context.views = ViewConditioning(2, masks={64: mask})
+    context.views = ViewConditioning(2, masks={64: DenseMask(mask, 2)})
     with torch.no_grad():
         hidden = block.attn1(recorded["block_x_8"].flatten(0, 1)).view(2, 128, 64)
     expected = recorded["attn1_y_8_fullrow_masked"]

@@ -1,25 +1,38 @@
 """Self-attention over the tokens of all views of an object, restricted by a mask."""
 
+import math
 from dataclasses import dataclass, field
 
+import torch
 from torch import Tensor
 from torch.nn import functional as F
+
+from spad.banded import banded_attention, plan_of
+from spad.flex import block_mask_of, flex_attention
+from spad.masks import AttentionMask, EpipolarMask
+
+# On a CPU bands pay from 16 x 16 tokens on, while they leave out a good part.
+LEAST_TOKENS = 256
+MOST_KEPT = 0.7
+# On a GPU a mask is stored as a matrix up to this size.
+MOST_DENSE_BYTES = 500_000_000
 
 
 @dataclass
 class ViewConditioning:
     """What the layers of a `MultiViewUNet` know of the cameras; constant over denoising steps.
 
-    `camera` is (b, v, camera_dim) or None. `masks` maps tokens per view to a bool mask
-    (b, v * n, v * n) of what each token may attend to; a resolution that is not listed sees
-    everything. `plucker_terms` maps layer names to (b, v, c, h, w). A leading b of one serves
-    a batch of any size, such as the two branches of guidance.
+    `camera` is (b, v, camera_dim) or None. `masks` maps tokens per view to what each token may
+    attend to; a resolution that is not listed sees everything. `plucker_terms` maps layer names to
+    (b, v, c, h, w). A leading b of one serves a batch of any size, such as the two branches of
+    guidance. `backend` is that of the attention, see `multiview_attention`.
     """
 
     num_views: int
     camera: Tensor | None = None
-    masks: dict[int, Tensor] = field(default_factory=dict)
+    masks: dict[int, AttentionMask] = field(default_factory=dict)
     plucker_terms: dict[str, Tensor] = field(default_factory=dict)
+    backend: str | None = None
 
 
 class ViewContext:
@@ -33,35 +46,97 @@ class ViewContext:
         return ViewContext()
 
 
-def multi_view_attention(
-    query: Tensor, key: Tensor, value: Tensor, num_views: int, mask: Tensor | None = None
+def multiview_attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    num_views: int,
+    mask: AttentionMask | None = None,
+    backend: str | None = None,
 ) -> Tensor:
     """Attention in which the tokens of all views of an object see each other.
 
     Args:
         query, key, value: (b * v, heads, n, c), views of one object side by side.
-        mask: bool (b or 1, v * n, v * n), True where a query (row) may see a key (column).
+        mask: what may see what, of b objects or one for all; None lets all see all.
+        backend: one of `BACKENDS`; the fastest that is right here if None, see `choose_backend`.
 
     Returns: (b * v, heads, n, c).
 
     Source: SPAD, section 3.1: `n v c h w` becomes `n (v h w) c` for self-attention.
     """
-    batch_views, heads, tokens, channels = query.shape
-
-    def join(x: Tensor) -> Tensor:
-        x = x.reshape(batch_views // num_views, num_views, heads, tokens, channels)
-        return x.transpose(1, 2).reshape(-1, heads, num_views * tokens, channels)
-
-    def split(x: Tensor) -> Tensor:
-        x = x.reshape(-1, heads, num_views, tokens, channels)
-        return x.transpose(1, 2).reshape(batch_views, heads, tokens, channels)
-
     if num_views == 1:
         return F.scaled_dot_product_attention(query, key, value)
+    if backend is None:
+        backend = choose_backend(mask)
+    elif backend not in BACKENDS:
+        raise ValueError(f"expected a backend among {', '.join(BACKENDS)}, got {backend!r}")
+    views = (x.unflatten(0, (-1, num_views)) for x in (query, key, value))
+    return _ATTEND[backend](*views, mask).flatten(0, 1)
+
+
+def choose_backend(mask: AttentionMask | None) -> str:
+    """The fastest backend for a mask on its device.
+
+    `banded` on the CPU, where bands leave enough out and views are large enough for it to show;
+    `flex` where the matrix of a mask would fill a GPU; else `sdpa`.
+    """
+    if not isinstance(mask, EpipolarMask):
+        return "sdpa"
+    if mask.device.type == "cpu" and mask.tokens >= LEAST_TOKENS:
+        return "banded" if plan_of(mask).kept <= MOST_KEPT else "sdpa"
+    dense_bytes = mask.num_objects * (mask.num_views * mask.tokens) ** 2
+    return "flex" if mask.device.type == "cuda" and dense_bytes > MOST_DENSE_BYTES else "sdpa"
+
+
+def prepare(mask: AttentionMask, backend: str | None = None) -> None:
+    """Make what a backend needs of a mask: once a run, not in the middle of a step."""
+    backend = backend or choose_backend(mask)
+    if backend == "banded":
+        plan_of(mask)
+    elif backend == "flex":
+        block_mask_of(mask)
+    else:
+        mask.dense()
+
+
+def _joined(x: Tensor) -> Tensor:
+    """(b, v, heads, n, c) -> (b, heads, v * n, c)."""
+    return x.transpose(1, 2).flatten(2, 3)
+
+
+def _reference(query: Tensor, key: Tensor, value: Tensor, mask: AttentionMask | None) -> Tensor:
+    """As the formula says; with a token that may see nothing getting nothing."""
+    q, k, v = (_joined(x) for x in (query, key, value))
+    logits = q @ k.transpose(-1, -2) / math.sqrt(q.shape[-1])
+    if mask is not None:
+        logits = logits.masked_fill(~mask.dense()[:, None], -torch.inf)
+    weights = logits.softmax(-1).nan_to_num()
+    return (weights @ v).unflatten(2, (query.shape[1], -1)).transpose(1, 2)
+
+
+def _sdpa(query: Tensor, key: Tensor, value: Tensor, mask: AttentionMask | None) -> Tensor:
     attended = F.scaled_dot_product_attention(
-        join(query), join(key), join(value), attn_mask=None if mask is None else mask[:, None]
+        *(_joined(x) for x in (query, key, value)),
+        attn_mask=None if mask is None else mask.dense()[:, None],
     )
-    return split(attended)
+    return attended.unflatten(2, (query.shape[1], -1)).transpose(1, 2)
+
+
+def _banded(query: Tensor, key: Tensor, value: Tensor, mask: AttentionMask | None) -> Tensor:
+    if mask is None:
+        return _sdpa(query, key, value, mask)
+    return banded_attention(query, key, value, plan_of(mask))
+
+
+def _flex(query: Tensor, key: Tensor, value: Tensor, mask: AttentionMask | None) -> Tensor:
+    if mask is None:
+        return _sdpa(query, key, value, mask)
+    return flex_attention(query, key, value, mask)
+
+
+_ATTEND = {"reference": _reference, "sdpa": _sdpa, "banded": _banded, "flex": _flex}
+BACKENDS = tuple(_ATTEND)
 
 
 class MultiViewAttnProcessor:
@@ -79,7 +154,8 @@ class MultiViewAttnProcessor:
             layer(hidden_states).unflatten(-1, (attn.heads, -1)).transpose(1, 2)
             for layer in (attn.to_q, attn.to_k, attn.to_v)
         )
-        attended = multi_view_attention(query, key, value, views.num_views, views.masks.get(tokens))
+        mask = views.masks.get(tokens)
+        attended = multiview_attention(query, key, value, views.num_views, mask, views.backend)
         joined = attended.transpose(1, 2).flatten(-2)
         # to_out is a projection and a dropout.
         return attn.to_out[1](attn.to_out[0](joined))

@@ -3,9 +3,10 @@
 import torch
 from torch import Tensor
 
-from spad.attention import ViewConditioning
+from spad.attention import ViewConditioning, prepare
 from spad.cameras import Cameras
-from spad.epipolar import NARROWEST_BAND, epipolar_mask, plucker_map, scale_intrinsics
+from spad.epipolar import NARROWEST_BAND, plucker_map, scale_intrinsics
+from spad.masks import AttentionMask, DenseMask, EpipolarMask
 from spad.model import MultiViewUNet
 from spad.original_epipolar import flat_resize, original_mask
 
@@ -61,12 +62,12 @@ def condition_on_cameras(
             camera = camera_vectors(cameras, num_views, is_relative, config.camera_intrinsics)
         if config.use_plucker:
             plucker = plucker_map(poses, on_grid((height, width)), height, width)
-        masks = {}
+        masks: dict[int, AttentionMask] = {}
         if config.epipolar == "exact" and num_views > 1:
             for grid in unet.attention_grids(height, width):
                 # The same band of the picture at every resolution, as far as the cells allow.
                 band = max(config.band_width * grid[0] / height, NARROWEST_BAND)
-                masks[grid[0] * grid[1]] = epipolar_mask(poses, on_grid(grid), *grid, band)
+                masks[grid[0] * grid[1]] = EpipolarMask(poses, on_grid(grid), *grid, band)
         elif config.epipolar == "original" and num_views > 1:
             if (cameras.height, height) != (cameras.width, width):
                 raise ValueError(
@@ -75,5 +76,8 @@ def condition_on_cameras(
                 )
             finest = original_mask(poses, on_grid((height, width)), height)
             for rows, columns in unet.attention_grids(height, width):
-                masks[rows * columns] = flat_resize(finest, num_views, rows * columns)
+                resized = flat_resize(finest, num_views, rows * columns)
+                masks[rows * columns] = DenseMask(resized, num_views)
+        for mask in masks.values():
+            prepare(mask, unet.attention_backend)
     return unet.prepare_views(num_views, camera, plucker, masks)

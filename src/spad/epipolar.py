@@ -71,6 +71,7 @@ def epipolar_mask(
     band_width: float = 3.0,
     near: float = 0.0,
     far: float = math.inf,
+    radius: float | None = None,
 ) -> Tensor:
     """Which tokens of all views each token may attend to: the `exact` epipolar mask.
 
@@ -83,6 +84,8 @@ def epipolar_mask(
         intrinsics: (..., v, 3, 3) in units of the cells of a height x width grid.
         band_width: in cells, at least sqrt(2), so that no point on the ray can be missed.
         near, far: depths along the query camera's axis that the ray is cut to, world units.
+        radius: the ray is also cut to this ball about the origin, which holds the object; a ray
+            that misses it sees its own view alone. None: not cut.
 
     Returns: bool (..., v * height * width, v * height * width); rows are queries, columns keys,
         view-major, then row-major within a view.
@@ -96,7 +99,9 @@ def epipolar_mask(
         raise ValueError(f"expected a band of at least sqrt(2) cells, got {band_width}")
     num_views, num_cells = world_from_cam.shape[-3], height * width
     grid = pixel_grid(height, width, intrinsics)
-    perpendicular, before, after = ray_segments(world_from_cam, intrinsics, grid, near, far)
+    perpendicular, before, after = ray_segments(
+        world_from_cam, intrinsics, grid, near, far, radius=radius
+    )
     cells = grid.T
     # One query view at a time bounds the memory; pixels and target views stay vectorised.
     rows = []
@@ -118,12 +123,15 @@ def mask_of(
     band_width: float = 3.0,
     near: float = 0.0,
     far: float = math.inf,
+    radius: float | None = None,
 ) -> Tensor:
     """`epipolar_mask` of `cameras` on a height x width grid over their pictures."""
     intrinsics = scale_intrinsics(
         cameras.intrinsics, (cameras.height, cameras.width), (height, width)
     )
-    return epipolar_mask(cameras.world_from_cam, intrinsics, height, width, band_width, near, far)
+    return epipolar_mask(
+        cameras.world_from_cam, intrinsics, height, width, band_width, near, far, radius
+    )
 
 
 def plucker_of(cameras: Cameras, height: int, width: int) -> Tensor:
@@ -151,6 +159,7 @@ def ray_segments(
     near: float = 0.0,
     far: float = math.inf,
     queries: slice = slice(None),
+    radius: float | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The rays of pixels as segments in every view, as three affine functions of (x, y, 1).
 
@@ -159,6 +168,7 @@ def ray_segments(
         pixels: (n, 3) positions (x, y, 1).
         near, far: depths along the query camera's axis that the rays are cut to, world units.
         queries: the views whose rays these are.
+        radius: of a ball about the origin that the rays are cut to as well.
 
     Returns: three tensors (..., v_query, v_key, n, 3): signed distance across the line, and how
         far a point lies before the segment's start and behind its end (negative inside).
@@ -177,7 +187,13 @@ def ray_segments(
     at_zero = torch.einsum("...jkl,...ijl->...ijk", project, offsets)[..., None, :]
     per_depth = torch.einsum("...jkl,...inl->...ijnk", project, directions)
     at_zero = at_zero.expand_as(per_depth)
-    start, end, empty = _clip_to_front(at_zero, per_depth, near, far)
+    first, last = (torch.full_like(directions[..., :1], depth) for depth in (near, far))
+    if radius is not None:
+        entry, exit_ = ball_depths(centers[..., None, :], directions, radius)
+        first, last = torch.maximum(first, entry), torch.minimum(last, exit_)
+    # Of a query's ray, the same in all views.
+    first, last = (depth.unsqueeze(-3) for depth in (first, last))
+    start, end, empty = _clip_to_front(at_zero, per_depth, first, last)
 
     # Direction of travel on the image plane; a weight (third entry) <= 0 is at infinity.
     travel = end[..., :2] * start[..., 2:] - start[..., :2] * end[..., 2:]
@@ -204,6 +220,21 @@ def ray_segments(
     return tuple(x.to(world_from_cam) for x in result)
 
 
+def ball_depths(origins: Tensor, directions: Tensor, radius: float) -> tuple[Tensor, Tensor]:
+    """Where rays (..., 3) enter and leave a ball about the origin, in lengths of `directions`.
+
+    Returns: two tensors (..., 1), from 0 on; the exit lies before the entry where a ray misses it.
+    """
+    if not radius > 0:
+        raise ValueError(f"expected a positive radius, got {radius}")
+    squared = directions.square().sum(-1, keepdim=True)
+    middle = -(origins * directions).sum(-1, keepdim=True) / squared
+    nearest = (origins + middle * directions).square().sum(-1, keepdim=True)
+    half = ((radius**2 - nearest) / squared).clamp(min=0).sqrt()
+    entry, exit_ = (middle - half).clamp(min=0), middle + half
+    return entry, torch.where(nearest < radius**2, exit_, -1.0)
+
+
 def _clip_to_front(at_zero, per_depth, near, far) -> tuple[Tensor, Tensor, Tensor]:
     """Ends of the part of a ray before the key camera, homogeneous, scaled to unit length.
 
@@ -218,9 +249,12 @@ def _clip_to_front(at_zero, per_depth, near, far) -> tuple[Tensor, Tensor, Tenso
         return torch.where(point.abs() < 1e-9 * scale, 0.0, point)
 
     at_near = cleaned(at_zero + near * per_depth)
-    at_far = cleaned(per_depth if math.isinf(far) else at_zero + far * per_depth)
+    is_endless = far.isinf()
+    at_end = at_zero + torch.where(is_endless, 0.0, far) * per_depth
+    at_far = cleaned(torch.where(is_endless, per_depth, at_end))
     # A camera's own centre has no image; the ray then starts where all of it projects.
     at_near = torch.where((at_near == 0).all(-1, keepdim=True), at_far, at_near)
     near_weight, far_weight = at_near[..., 2:], at_far[..., 2:]
     start, end = (x / x.norm(dim=-1, keepdim=True).clamp(min=1e-300) for x in (at_near, at_far))
-    return start, end, ((near_weight <= 0) & (far_weight <= 0))[..., 0]
+    is_behind = (near_weight <= 0) & (far_weight <= 0)
+    return start, end, (is_behind | (far < near))[..., 0]

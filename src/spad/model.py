@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from spad.attention import MultiViewAttnProcessor, ViewConditioning, ViewContext
+from spad.masks import AttentionMask
 
 PLUCKER_CHANNELS = 6
 
@@ -83,6 +84,10 @@ class MultiViewUNet(UNet2DConditionModel):
             `spad.original_epipolar`), "none" for attention to all tokens of all views.
         band_width: width of the exact epipolar band in latent pixels.
 
+    Attributes:
+        attention_backend: how attention between views is computed, one of
+            `spad.attention.BACKENDS`; None, the fastest. Changes no result but by rounding.
+
     Source: SPAD, sections 3.1 to 3.3.
     """
 
@@ -112,6 +117,7 @@ class MultiViewUNet(UNet2DConditionModel):
             band_width=band_width,
         )
         self.context = ViewContext()
+        self.attention_backend: str | None = None
         self.camera_embedding = None
         if use_camera_embedding:
             width = self.time_embedding.linear_2.out_features
@@ -142,14 +148,14 @@ class MultiViewUNet(UNet2DConditionModel):
         num_views: int,
         camera: Tensor | None = None,
         plucker: Tensor | None = None,
-        masks: Mapping[int, Tensor] | None = None,
+        masks: Mapping[int, AttentionMask] | None = None,
     ) -> ViewConditioning:
         """Everything the layers need of the cameras, computed once for all denoising steps.
 
         Args:
             camera: (b, v, camera_dim) camera vectors.
             plucker: (b, v, 6, h, w) at the resolution of the latents.
-            masks: tokens per view -> bool (b, v * n, v * n); see `spad.epipolar`.
+            masks: tokens per view -> what each token may attend to; see `spad.masks`.
         """
         terms = {}
         if plucker is not None:
@@ -158,7 +164,8 @@ class MultiViewUNet(UNet2DConditionModel):
                 if isinstance(module, PluckerProjection):
                     size = sizes[_level(module.name, len(sizes))]
                     terms[module.name] = module.term(plucker, *size)
-        return ViewConditioning(num_views, camera, dict(masks or {}), terms)
+        backend = self.attention_backend
+        return ViewConditioning(num_views, camera, dict(masks or {}), terms, backend)
 
     def forward(
         self,

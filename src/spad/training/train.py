@@ -104,6 +104,8 @@ class Trainer:
         optimizer = _optimizer(list(self.denoiser.learned().values()), settings)
         self.model, self.optimizer = self.accelerator.prepare(self.denoiser, optimizer)
         if settings.compile:
+            # A plan of blocks is a long list, which the compiler would write out.
+            self.denoiser.unet.attention_backend = "sdpa"
             self.denoiser.unet.compile()
         self.learned = list(self.denoiser.learned().values())
         self.average = None

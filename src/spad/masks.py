@@ -1,0 +1,140 @@
+"""Which tokens of all views each token may attend to, known without a matrix of all of them."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from spad.epipolar import epipolar_mask, pixel_grid, ray_segments
+
+# Which of m tokens of one view may see which of w tokens of another: bool (m, w).
+Tile = Callable[[Tensor, Tensor], Tensor]
+
+
+class AttentionMask(ABC):
+    """What the tokens of b objects' views may see; with b = 1 the same for objects of any number.
+
+    Attributes:
+        num_objects, num_views, tokens: b, v and the tokens of a view.
+    """
+
+    num_objects: int
+    num_views: int
+    tokens: int
+
+    def __init__(self) -> None:
+        self._dense: Tensor | None = None
+        self._kept: dict[str, object] = {}
+
+    def dense(self) -> Tensor:
+        """bool (b, v * tokens, v * tokens), rows are queries; made once."""
+        if self._dense is None:
+            self._dense = self._make_dense()
+        return self._dense
+
+    def once(self, name: str, make: Callable[[], object]) -> object:
+        """What `make` gives, made once; for what backends derive from a mask."""
+        if name not in self._kept:
+            self._kept[name] = make()
+        return self._kept[name]
+
+    @abstractmethod
+    def _make_dense(self) -> Tensor: ...
+
+    @abstractmethod
+    def tiles(self, index: int, view: int) -> list[Tile]:
+        """Of one object's view: a function for each view, of query tokens (m,) and keys (w,)."""
+
+    @property
+    @abstractmethod
+    def device(self) -> torch.device: ...
+
+
+class DenseMask(AttentionMask):
+    """A mask of any kind, given as a tensor."""
+
+    def __init__(self, mask: Tensor, num_views: int):
+        """mask: bool (b, v * n, v * n)."""
+        super().__init__()
+        self._dense = mask
+        self.num_objects, self.num_views = len(mask), num_views
+        self.tokens = mask.shape[-1] // num_views
+
+    def _make_dense(self) -> Tensor:
+        raise AssertionError("it is there from the start")
+
+    def tiles(self, index: int, view: int) -> list[Tile]:
+        rows = self.dense()[index].unflatten(0, (self.num_views, -1))[view]
+        parts = rows.unflatten(1, (self.num_views, -1)).unbind(1)
+        return [lambda queries, keys, part=part: part[queries][:, keys] for part in parts]
+
+    @property
+    def device(self) -> torch.device:
+        return self.dense().device
+
+
+class EpipolarMask(AttentionMask):
+    """The `exact` epipolar mask of cameras: `spad.epipolar.epipolar_mask`, or tiles of it.
+
+    Args:
+        world_from_cam: (b, v, 4, 4). intrinsics: (b, v, 3, 3), in cells of a height x width grid.
+        band_width: in cells.
+        radius: rays are cut to a ball about the origin that holds the object, in world units; None
+            leaves them whole.
+    """
+
+    def __init__(
+        self,
+        world_from_cam: Tensor,
+        intrinsics: Tensor,
+        height: int,
+        width: int,
+        band_width: float,
+        radius: float | None = None,
+    ):
+        super().__init__()
+        self.world_from_cam, self.intrinsics = world_from_cam, intrinsics
+        self.height, self.width = height, width
+        self.band_width, self.radius = band_width, radius
+        self.num_objects, self.num_views = world_from_cam.shape[:2]
+        self.tokens = height * width
+
+    @property
+    def device(self) -> torch.device:
+        return self.world_from_cam.device
+
+    def _make_dense(self) -> Tensor:
+        return epipolar_mask(
+            self.world_from_cam,
+            self.intrinsics,
+            self.height,
+            self.width,
+            self.band_width,
+            radius=self.radius,
+        )
+
+    def tiles(self, index: int, view: int) -> list[Tile]:
+        pixels = pixel_grid(self.height, self.width, self.intrinsics)
+        segments = ray_segments(
+            self.world_from_cam[index],
+            self.intrinsics[index],
+            pixels,
+            radius=self.radius,
+            queries=slice(view, view + 1),
+        )
+        cells = pixels.T
+
+        def tile(other: int, queries: Tensor, keys: Tensor) -> Tensor:
+            if other == view:
+                return torch.ones(len(queries), len(keys), dtype=torch.bool, device=cells.device)
+            across, before, after = (s[0, other, queries] @ cells[:, keys] for s in segments)
+            along = torch.maximum(before, after).clamp_(min=0)
+            return across.square_().add_(along.square_()) <= (self.band_width / 2) ** 2
+
+        return [
+            lambda queries, keys, other=other: tile(other, queries, keys)
+            for other in range(self.num_views)
+        ]
