@@ -7,7 +7,9 @@ from spad.cameras import Cameras
 from spad.epipolar import pixel_grid, rays
 
 
-def sampled_epipolar_mask(cameras: Cameras, height: int, width: int, band_width: float) -> Tensor:
+def sampled_epipolar_mask(
+    cameras: Cameras, height: int, width: int, band_width: float, radius: float = float("inf")
+) -> Tensor:
     """The exact mask by walking along every ray: project many points, keep the cells near one."""
     small = cameras.resized(height, width).to(dtype=torch.float64)
     origins, directions = (
@@ -22,7 +24,7 @@ def sampled_epipolar_mask(cameras: Cameras, height: int, width: int, band_width:
             points = origins[view, cell] + depths * directions[view, cell]
             positions, depth = small.project(points)
             for other in range(len(cameras)):
-                in_front = depth[other] > 0
+                in_front = (depth[other] > 0) & (points.norm(dim=-1) <= radius)
                 if other == view:
                     mask[view, cell, other] = True
                 elif in_front.any():

@@ -183,6 +183,7 @@ BAD_INPUT = {
     "too many steps": (["a", "--ddim-steps", "1001"], "got 1001"),
     "guidance": (["a", "--cfg-scale", "-1"], "got -1"),
     "blob": (["a", "--blob-sigma", "0"], "--blob-sigma"),
+    "ball": (["a", "--ball-radius", "-1"], "--ball-radius"),
     "odd size": (["a", "--size", "100"], "try 96"),
     "seed": (["a", "--seed", "-1"], "--seed"),
     "device": (["a", "--device", "toaster"], "toaster"),

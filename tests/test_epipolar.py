@@ -1,5 +1,6 @@
 """Laws of rays, Plücker coordinates and exact epipolar masks."""
 
+import itertools
 import json
 
 import numpy as np
@@ -119,6 +120,21 @@ def test_equals_the_mask_found_by_walking_along_rays(cameras):
     assert (fast != slow).float().mean() < 1e-3
 
 
+@pytest.mark.parametrize("radius", [0.3, 1.0, 5.0])
+def test_rays_cut_to_a_ball_equal_those_walked_inside_it(cameras, radius):
+    fast = mask_of(cameras.to(dtype=torch.float64), 6, 6, band_width=2.11, radius=radius)
+    slow = sampled_epipolar_mask(cameras, 6, 6, band_width=2.11, radius=radius)
+    # Steps of the walk are 0.6 % of the depth, which moves the ends a little.
+    assert (fast != slow).float().mean() < 5e-3
+
+
+def test_smaller_balls_see_less(cameras):
+    sizes = (0.2, 1.0, 10.0, None)
+    masks = [mask_of(cameras, 12, 12, 2.11, radius=radius) for radius in sizes]
+    for small, large in itertools.pairwise(masks):
+        assert (small <= large).all() and small.sum() < large.sum()
+
+
 def test_moving_the_world_changes_no_mask(cameras):
     rotation, _ = torch.linalg.qr(torch.randn(3, 3, generator=torch.Generator().manual_seed(0)))
     motion = torch.eye(4)
@@ -172,7 +188,13 @@ def test_batches_and_rectangles():
 
 @pytest.mark.parametrize(
     "change",
-    [{"near": -1.0}, {"near": 2.0, "far": 1.0}, {"band_width": 1.0}, {"band_width": np.nan}],
+    [
+        {"near": -1.0},
+        {"radius": 0.0},
+        {"near": 2.0, "far": 1.0},
+        {"band_width": 1.0},
+        {"band_width": np.nan},
+    ],
 )
 def test_impossible_settings_are_refused(change):
     with pytest.raises(ValueError, match="expected"):

@@ -95,6 +95,30 @@ def test_views_that_see_only_themselves_equal_single_runs(unet, inputs):
 
 
 @torch.no_grad()
+def test_text_read_beforehand_gives_the_same(unet, inputs):
+    sample, timesteps, text, cameras = inputs
+    expected = unet(sample, timesteps, text, condition_on_cameras(unet, cameras, 8, 8)).sample
+    views = condition_on_cameras(unet, cameras, 8, 8, text=text)
+    # What the forward pass is given is not read again.
+    found = unet(sample, timesteps, torch.full_like(text, torch.nan), views).sample
+    assert torch.allclose(found, expected, atol=1e-6)
+    each = text[:, None].expand(-1, sample.shape[1], -1, -1)
+    found = unet(sample, timesteps, each, condition_on_cameras(unet, cameras, 8, 8)).sample
+    assert torch.allclose(found, expected, atol=1e-6)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("backend", ["reference", "banded"])
+def test_the_backend_of_the_attention_changes_nothing(unet, inputs, backend):
+    sample, timesteps, text, cameras = inputs
+    expected = unet(sample, timesteps, text, condition_on_cameras(unet, cameras, 8, 8)).sample
+    unet.attention_backend = backend
+    views = condition_on_cameras(unet, cameras, 8, 8)
+    unet.attention_backend = None
+    assert torch.allclose(unet(sample, timesteps, text, views).sample, expected, atol=1e-5)
+
+
+@torch.no_grad()
 def test_views_see_each_other(unet, inputs):
     sample, timesteps, text, cameras = inputs
     views = condition_on_cameras(unet, cameras, 8, 8)
@@ -138,12 +162,12 @@ def test_conditioning_of_several_objects_equals_one_by_one(unet, inputs):
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("part", ["camera", "plucker_terms", "masks"])
+@pytest.mark.parametrize("part", ["camera_term", "plucker_terms", "masks"])
 def test_every_kind_of_conditioning_changes_the_output(unet, inputs, part):
     sample, timesteps, text, cameras = inputs
     views = condition_on_cameras(unet, cameras, 8, 8)
     full = unet(sample, timesteps, text, views).sample
-    setattr(views, part, None if part == "camera" else {})
+    setattr(views, part, None if part == "camera_term" else {})
     assert (unet(sample, timesteps, text, views).sample - full).abs().max() > 1e-4
 
 

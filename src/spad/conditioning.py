@@ -34,13 +34,19 @@ def camera_vectors(
 
 
 def condition_on_cameras(
-    unet: MultiViewUNet, cameras: Cameras, height: int, width: int, num_views: int | None = None
+    unet: MultiViewUNet,
+    cameras: Cameras,
+    height: int,
+    width: int,
+    num_views: int | None = None,
+    text: Tensor | None = None,
 ) -> ViewConditioning:
     """Camera vectors, Plücker maps and masks of `cameras`, prepared for `unet`.
 
     Args:
         height, width: size of the latents.
         num_views: views per object when `cameras` holds those of several objects in a row.
+        text: (b, length, d), where it stays the same in all steps.
     """
     num_views = num_views or len(cameras)
     config = unet.config
@@ -67,7 +73,9 @@ def condition_on_cameras(
             for grid in unet.attention_grids(height, width):
                 # The same band of the picture at every resolution, as far as the cells allow.
                 band = max(config.band_width * grid[0] / height, NARROWEST_BAND)
-                masks[grid[0] * grid[1]] = EpipolarMask(poses, on_grid(grid), *grid, band)
+                masks[grid[0] * grid[1]] = EpipolarMask(
+                    poses, on_grid(grid), *grid, band, config.ball_radius
+                )
         elif config.epipolar == "original" and num_views > 1:
             if (cameras.height, height) != (cameras.width, width):
                 raise ValueError(
@@ -80,4 +88,4 @@ def condition_on_cameras(
                 masks[rows * columns] = DenseMask(resized, num_views)
         for mask in masks.values():
             prepare(mask, unet.attention_backend)
-    return unet.prepare_views(num_views, camera, plucker, masks)
+    return unet.prepare_views(num_views, camera, plucker, masks, text)

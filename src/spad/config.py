@@ -202,5 +202,10 @@ class Generation:
     """ddim, dpm++, unipc, euler or original (DDIM at the release's timesteps)."""
     size: int | None = None
     """Side of the pictures in pixels."""
+    attention: Literal["reference", "sdpa", "banded", "flex"] | None = None
+    """How attention between views is computed; the fastest if left out. All give the same."""
+    ball_radius: float | None = None
+    """End epipolar bands where rays leave this ball about the origin; as the model has it if left
+    out. Faster; a model that learned without draws a little differently."""
     device: str | None = None
     """Such as cpu, cuda or mps; the fastest there is if left out."""

@@ -126,6 +126,9 @@ def draw(plan: GenerationPlan, command: Sequence[str] = ()) -> Path:
     _warn_about(cameras)
     pipeline = load_model(plan.model.path, device)
     pipeline.use_scheduler(settings.scheduler)
+    pipeline.unet.attention_backend = settings.attention
+    if settings.ball_radius is not None:
+        pipeline.unet.register_to_config(ball_radius=settings.ball_radius)
     images = {}
     for index, (prompt, read_as) in enumerate(zip(plan.prompts, plan.read_as, strict=True)):
         of_how_many = f" {index + 1}/{len(plan.prompts)}" if len(plan.prompts) > 1 else ""
@@ -211,6 +214,8 @@ def _check_numbers(settings: Generation, model: ModelInfo) -> None:
         )
     if not 0 < settings.blob_sigma < math.inf:
         raise ValueError(f"expected a positive --blob-sigma, got {settings.blob_sigma:g}; try 0.5")
+    if settings.ball_radius is not None and not 0 < settings.ball_radius < math.inf:
+        raise ValueError(f"expected a positive --ball-radius, got {settings.ball_radius:g}; try 1")
     if not 0 <= settings.seed < 2**63:
         raise ValueError(f"expected a --seed of 0 to 2^63 - 1, got {settings.seed}")
     multiple = model.size_multiple
@@ -326,6 +331,8 @@ def _record(
         "blob_sigma": settings.blob_sigma,
         "ddim_steps": settings.ddim_steps,
         "scheduler": settings.scheduler,
+        "attention": settings.attention,
+        "ball_radius": settings.ball_radius,
         "size": settings.size,
         "device": device,
         "threads": torch.get_num_threads(),

@@ -12,7 +12,12 @@ from diffusers.models.unets.unet_2d_condition import UNet2DConditionOutput
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from spad.attention import MultiViewAttnProcessor, ViewConditioning, ViewContext
+from spad.attention import (
+    MultiViewAttnProcessor,
+    TextAttnProcessor,
+    ViewConditioning,
+    ViewContext,
+)
 from spad.masks import AttentionMask
 
 PLUCKER_CHANNELS = 6
@@ -58,8 +63,9 @@ def let_views_meet(
     transformer: Transformer2DModel, name: str, context: ViewContext, use_plucker: bool = True
 ) -> None:
     """Let the self-attention of a transformer see all views, and Plücker maps enter it."""
-    for block in transformer.transformer_blocks:
+    for number, block in enumerate(transformer.transformer_blocks):
         block.attn1.set_processor(MultiViewAttnProcessor(context))
+        block.attn2.set_processor(TextAttnProcessor(f"{name}.{number}", context))
     if use_plucker:
         transformer.plucker = PluckerProjection(name, transformer.inner_dim, context)
         transformer.proj_in.register_forward_hook(transformer.plucker)
@@ -83,6 +89,8 @@ class MultiViewUNet(UNet2DConditionModel):
         epipolar: "exact" for epipolar masks, "original" for those of the released weights (see
             `spad.original_epipolar`), "none" for attention to all tokens of all views.
         band_width: width of the exact epipolar band in latent pixels.
+        ball_radius: of a ball about the origin that holds the object, world units: exact bands end
+            where rays leave it. None: they go on.
 
     Attributes:
         attention_backend: how attention between views is computed, one of
@@ -100,6 +108,7 @@ class MultiViewUNet(UNet2DConditionModel):
         use_plucker: bool = True,
         epipolar: str = "exact",
         band_width: float = 3.0,
+        ball_radius: float | None = None,
         **unet_config,
     ):
         super().__init__(**unet_config)
@@ -115,6 +124,7 @@ class MultiViewUNet(UNet2DConditionModel):
             use_plucker=use_plucker,
             epipolar=epipolar,
             band_width=band_width,
+            ball_radius=ball_radius,
         )
         self.context = ViewContext()
         self.attention_backend: str | None = None
@@ -149,13 +159,15 @@ class MultiViewUNet(UNet2DConditionModel):
         camera: Tensor | None = None,
         plucker: Tensor | None = None,
         masks: Mapping[int, AttentionMask] | None = None,
+        text: Tensor | None = None,
     ) -> ViewConditioning:
-        """Everything the layers need of the cameras, computed once for all denoising steps.
+        """Everything the layers need of cameras and text, computed once for all denoising steps.
 
         Args:
             camera: (b, v, camera_dim) camera vectors.
             plucker: (b, v, 6, h, w) at the resolution of the latents.
             masks: tokens per view -> what each token may attend to; see `spad.masks`.
+            text: (b, length, d), the same in all steps; None if `forward` is to read its own.
         """
         terms = {}
         if plucker is not None:
@@ -164,8 +176,18 @@ class MultiViewUNet(UNet2DConditionModel):
                 if isinstance(module, PluckerProjection):
                     size = sizes[_level(module.name, len(sizes))]
                     terms[module.name] = module.term(plucker, *size)
-        backend = self.attention_backend
-        return ViewConditioning(num_views, camera, dict(masks or {}), terms, backend)
+        camera_term = None
+        if self.camera_embedding is not None and camera is not None:
+            camera_term = self.camera_embedding(camera.to(self.dtype))
+        text_terms = {}
+        if text is not None:
+            for module in self.modules():
+                processor = getattr(module, "processor", None)
+                if isinstance(processor, TextAttnProcessor):
+                    text_terms[processor.name] = processor.term(module, text)
+        return ViewConditioning(
+            num_views, camera_term, dict(masks or {}), terms, self.attention_backend, text_terms
+        )
 
     def forward(
         self,
@@ -193,15 +215,15 @@ class MultiViewUNet(UNet2DConditionModel):
         if timestep.ndim == 1 and len(timestep) == batch:
             timestep = timestep[:, None]
         timestep = timestep.expand(batch, num_views).reshape(-1)
-        if encoder_hidden_states.ndim == 3:
-            encoder_hidden_states = encoder_hidden_states[:, None].expand(-1, num_views, -1, -1)
+        if encoder_hidden_states.ndim == 4:
+            encoder_hidden_states = encoder_hidden_states.flatten(0, 1)
         self.context.views = views
         output = (
             super()
             .forward(
                 sample.flatten(0, 1),
                 timestep,
-                encoder_hidden_states.flatten(0, 1),
+                encoder_hidden_states,
                 return_dict=False,
                 **kwargs,
             )[0]
@@ -211,12 +233,11 @@ class MultiViewUNet(UNet2DConditionModel):
 
     def get_class_embed(self, sample: Tensor, class_labels: Tensor | None) -> Tensor | None:
         """Camera embedding (b * v, width), which the UNet adds to the timestep embedding."""
-        camera = self.context.views.camera
-        if self.camera_embedding is None or camera is None:
+        term = self.context.views.camera_term
+        if term is None:
             return super().get_class_embed(sample, class_labels)
-        embedded = self.camera_embedding(camera.to(sample.dtype))
-        copies = len(sample) // (embedded.shape[0] * embedded.shape[1])
-        return embedded.repeat(copies, 1, 1).flatten(0, 1)
+        copies = len(sample) // (term.shape[0] * term.shape[1])
+        return term.to(sample.dtype).repeat(copies, 1, 1).flatten(0, 1)
 
 
 def _level_sizes(num_levels: int, height: int, width: int) -> list[tuple[int, int]]:

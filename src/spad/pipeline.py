@@ -149,10 +149,10 @@ class SPADPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
         device, dtype = self._execution_device, self.unet.dtype
         cameras = cameras.to(device)
         height, width = (s // self.vae_downscale for s in (cameras.height, cameras.width))
-        views = condition_on_cameras(self.unet, cameras, height, width)
         guided = cfg_scale != 1
         asked = [self.config.prompt_prefix + prompt for prompt in prompts]
         text = self.encode_text([negative_prompt] * len(prompts) * guided + asked)
+        views = condition_on_cameras(self.unet, cameras, height, width, text=text)
 
         self.scheduler.set_timesteps(num_inference_steps, device=device)
         latents = self._start(cameras, blob_sigma, seed).expand(len(prompts), -1, -1, -1, -1)

@@ -180,6 +180,7 @@ def _adapted(unet: MultiViewUNet, settings: Training) -> MultiViewUNet:
         "camera_vector": settings.cameras,
         "camera_intrinsics": settings.intrinsics and settings.intrinsics == "on",
         "band_width": settings.band_width,
+        "ball_radius": settings.ball_radius,
     }
     changes = {k: v for k, v in asked.items() if v is not None and unet.config[k] != v}
     if not changes:

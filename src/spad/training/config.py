@@ -95,6 +95,9 @@ class Training:
     """Whether it also reads the intrinsics; as --init has it if left out, else off."""
     band_width: float | None = None
     """Of exact masks, in latents; as --init has it if left out, else 2."""
+    ball_radius: float | None = None
+    """End exact masks where rays leave this ball about the origin, which holds the object; as
+    --init has it if left out, else they go on."""
     block_out_channels: tuple[int, ...] = (160, 192)
     """Widths of a UNet from scratch, finest first."""
     text_width: int = 256
