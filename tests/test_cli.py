@@ -184,6 +184,7 @@ BAD_INPUT = {
     "guidance": (["a", "--cfg-scale", "-1"], "got -1"),
     "blob": (["a", "--blob-sigma", "0"], "--blob-sigma"),
     "ball": (["a", "--ball-radius", "-1"], "--ball-radius"),
+    "cache": (["a", "--cache-interval", "0"], "--cache-interval"),
     "odd size": (["a", "--size", "100"], "try 96"),
     "seed": (["a", "--seed", "-1"], "--seed"),
     "device": (["a", "--device", "toaster"], "toaster"),

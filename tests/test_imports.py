@@ -37,7 +37,7 @@ ORDER = """
     spad.autoencoder spad.text
     spad.model
     spad.conditioning
-    spad.original_scheduler spad.pipeline
+    spad.original_scheduler spad.feature_cache spad.pipeline
     spad.models spad.checkpoint spad.convert spad.download
     spad.results spad.generate spad.epipolar_command
     spad.evaluation spad.evaluation.sets spad.evaluation.volume spad.evaluation.silhouettes

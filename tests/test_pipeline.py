@@ -1,5 +1,7 @@
 """SPADPipeline on a tiny real model."""
 
+import functools
+
 import numpy as np
 import pytest
 import torch
@@ -233,3 +235,39 @@ def test_bad_arguments_are_refused(pipeline, cameras, change, message):
 def test_unknown_scheduler_is_refused(pipeline):
     with pytest.raises(ValueError, match="ddim, dpm"):
         pipeline.use_scheduler("magic")
+
+
+def test_deep_blocks_run_only_on_every_so_many_steps(pipeline, cameras):
+    calls = []
+    deep, shallow = pipeline.unet.mid_block, pipeline.unet.conv_in
+    for module, name in ((deep.resnets[0], "deep"), (shallow, "shallow")):
+        module.register_forward_hook(lambda *_, name=name: calls.append(name))
+    draw = functools.partial(pipeline, "a blue fish", cameras, num_inference_steps=5)
+    exact = draw().latents
+    assert (calls.count("deep"), calls.count("shallow")) == (5, 5)
+    calls.clear()
+    cached = draw(cache_interval=2).latents
+    assert (calls.count("deep"), calls.count("shallow")) == (3, 5)
+    assert 0 < (cached - exact).norm() < exact.norm()
+    calls.clear()
+    # Nothing of it stays behind.
+    assert torch.equal(draw().latents, exact) and calls.count("deep") == 5
+    with pytest.raises(ValueError, match="cache interval of 1 or more"):
+        draw(cache_interval=0)
+
+
+def test_an_error_between_steps_leaves_the_model_as_it_was(pipeline, cameras):
+    def fail(*_):
+        raise KeyboardInterrupt
+
+    before = {name: vars(m).get("forward") for name, m in pipeline.unet.named_modules()}
+    with pytest.raises(KeyboardInterrupt):
+        pipeline(
+            "a blue fish",
+            cameras,
+            num_inference_steps=2,
+            cache_interval=2,
+            callback_on_step_end=fail,
+        )
+    after = {name: vars(m).get("forward") for name, m in pipeline.unet.named_modules()}
+    assert after == before

@@ -200,6 +200,8 @@ class Generation:
     """Denoising steps, of any scheduler."""
     scheduler: str | None = None
     """ddim, dpm++, unipc, euler or original (DDIM at the release's timesteps)."""
+    cache_interval: int = 1
+    """Run the deep blocks on every so many steps alone: 2 or 3 are faster and lose a little."""
     size: int | None = None
     """Side of the pictures in pixels."""
     attention: Literal["reference", "sdpa", "banded", "flex"] | None = None

@@ -141,6 +141,7 @@ def draw(plan: GenerationPlan, command: Sequence[str] = ()) -> Path:
             cfg_scale=settings.cfg_scale,
             guidance_rescale=settings.guidance_rescale,
             blob_sigma=settings.blob_sigma,
+            cache_interval=settings.cache_interval,
             seed=settings.seed,
             image=plan.image,
         )
@@ -206,6 +207,8 @@ def _check_numbers(settings: Generation, model: ModelInfo) -> None:
         raise ValueError(
             f"expected 1 to {model.max_steps} --ddim-steps, got {settings.ddim_steps}; try 25"
         )
+    if settings.cache_interval < 1:
+        raise ValueError(f"expected a --cache-interval of 1 or more, got {settings.cache_interval}")
     if not 0 <= settings.cfg_scale <= 100:
         raise ValueError(f"expected a --cfg-scale of 0 to 100, got {settings.cfg_scale:g}; try 5")
     if not 0 <= settings.guidance_rescale <= 1:
@@ -331,6 +334,7 @@ def _record(
         "blob_sigma": settings.blob_sigma,
         "ddim_steps": settings.ddim_steps,
         "scheduler": settings.scheduler,
+        "cache_interval": settings.cache_interval,
         "attention": settings.attention,
         "ball_radius": settings.ball_radius,
         "size": settings.size,

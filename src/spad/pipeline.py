@@ -19,6 +19,7 @@ from torch import Tensor
 
 from spad.cameras import Cameras
 from spad.conditioning import condition_on_cameras
+from spad.feature_cache import DeepFeatureCache
 from spad.model import MultiViewUNet
 from spad.original_scheduler import OriginalDDIMScheduler
 from spad.text import tokenize
@@ -122,6 +123,7 @@ class SPADPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
         blob_sigma: float = 0.5,
         seed: int = 0,
         image: Image.Image | None = None,
+        cache_interval: int = 1,
         callback_on_step_end: Callable[["SPADPipeline", int, Tensor, dict], dict] | None = None,
     ) -> SPADOutput:
         """Draw every prompt from all cameras.
@@ -137,6 +139,8 @@ class SPADPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
                 do not depend on its place in the list.
             image: picture that the first camera sees; the other views are drawn to fit it. It is
                 held clean at timestep 0 and returned as the autoencoder renders it.
+            cache_interval: the deep blocks run on every so many steps alone; see
+                `spad.feature_cache`.
             callback_on_step_end: called as `(pipeline, step, timestep, {"latents": ...})`; it may
                 return a dictionary with other latents.
 
@@ -160,8 +164,10 @@ class SPADPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
         if image is not None:
             pixels = picture_tensor(image, cameras.height, cameras.width)
             given = self._encode_picture(pixels)
-        with self.progress_bar(total=num_inference_steps) as progress:
+        cache = DeepFeatureCache(self.unet, cache_interval)
+        with cache, self.progress_bar(total=num_inference_steps) as progress:
             for step, timestep in enumerate(self.scheduler.timesteps):
+                cache.begin(step)
                 scaled = self.scheduler.scale_model_input(latents, timestep)
                 timesteps = timestep.expand(latents.shape[:2])
                 if given is not None:
