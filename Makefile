@@ -3,7 +3,7 @@
 PYTHON ?= python3
 PROMPT ?= a red mushroom
 OUTPUT ?= out/demo
-PYTEST_ARGS ?=
+PYTEST_ARGS ?= --numprocesses auto --dist loadfile
 
 VENV := .venv
 BIN := $(VENV)/bin

@@ -72,6 +72,13 @@ def attend(tensors: list[Tensor], views: int, mask: AttentionMask | None, backen
     return [output, *torch.autograd.grad((output * weights).sum(), tensors)]
 
 
+@pytest.fixture(params=["kernel", "plain"])
+def kernels(request, monkeypatch):
+    """Banded attention by torch's kernel for the CPU, and by formulas for any device."""
+    if request.param == "plain":
+        monkeypatch.setattr("spad.banded._has_kernel", lambda q: False)
+
+
 def assert_all_agree(tensors, views, mask, tolerance: float) -> None:
     results = {backend: attend(tensors, views, mask, backend) for backend in WITH_GRADIENTS}
     for (name, first), (other, second) in itertools.combinations(results.items(), 2):
@@ -114,13 +121,13 @@ def test_backends_agree_for_any_number_of_views(views):
     assert_all_agree(inputs(1, views, 64), views, mask, 1e-12)
 
 
-def test_backends_agree_where_every_object_has_cameras_of_its_own():
+def test_backends_agree_where_every_object_has_cameras_of_its_own(kernels):
     mask = epipolar(rig("ring", 3), rig("random", 3))
     assert_all_agree(inputs(2, 3, 256), 3, mask, 1e-12)
 
 
 @pytest.mark.parametrize("kind", ["original", "scattered", "none"])
-def test_backends_agree_on_other_masks(kind):
+def test_backends_agree_on_other_masks(kind, kernels):
     mask = {
         "original": lambda: DenseMask(original_mask_of(rig("ring", 3), 16)[None], 3),
         "scattered": lambda: scattered(3, 256),
@@ -132,7 +139,7 @@ def test_backends_agree_on_other_masks(kind):
 @pytest.mark.parametrize(
     ("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.bfloat16, 0.02)], ids=["fp32", "bf16"]
 )
-def test_backends_agree_in_other_precisions(dtype, tolerance):
+def test_backends_agree_in_other_precisions(dtype, tolerance, kernels):
     tensors = inputs(2, 4, 256, dtype=dtype)
     mask = epipolar(rig("random", 4))
     expected = attend([x.detach().double().requires_grad_() for x in tensors], 4, mask, "reference")

@@ -188,6 +188,7 @@ BAD_INPUT = {
     "odd size": (["a", "--size", "100"], "try 96"),
     "seed": (["a", "--seed", "-1"], "--seed"),
     "device": (["a", "--device", "toaster"], "toaster"),
+    "half precision": (["a", "--device", "cpu", "--dtype", "float16"], "bfloat16 on a CPU"),
 }
 
 

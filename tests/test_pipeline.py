@@ -237,6 +237,14 @@ def test_unknown_scheduler_is_refused(pipeline):
         pipeline.use_scheduler("magic")
 
 
+def test_bfloat16_draws_nearly_the_same(pipeline, cameras):
+    draw = functools.partial(pipeline, "a blue fish", cameras, num_inference_steps=4, cfg_scale=2)
+    exact = draw().latents
+    rough = pipeline.to(torch.bfloat16) and draw().latents
+    assert rough.dtype == torch.float32
+    assert 0 < (rough - exact).norm() < 0.05 * exact.norm()
+
+
 def test_deep_blocks_run_only_on_every_so_many_steps(pipeline, cameras):
     calls = []
     deep, shallow = pipeline.unet.mid_block, pipeline.unet.conv_in

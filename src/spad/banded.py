@@ -98,13 +98,11 @@ def _candidates(
     mask: AttentionMask, index: int, view: int, other: int, block: int
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Blocks of the queries of `view`, and a superset of the keys of `other` that each sees."""
-    everything = torch.arange(mask.tokens, device=mask.device)
-    if not isinstance(mask, EpipolarMask) or view == other:
-        for queries in everything.split(block):
-            yield queries, everything
-        return
-    pencil = _pencil(mask, index, view, other)
+    pencil = None
+    if isinstance(mask, EpipolarMask) and view != other:
+        pencil = _pencil(mask, index, view, other)
     if pencil is None:
+        everything = torch.arange(mask.tokens, device=mask.device)
         for queries in everything.split(block):
             yield queries, everything
         return

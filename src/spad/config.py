@@ -206,6 +206,8 @@ class Generation:
     """Side of the pictures in pixels."""
     attention: Literal["reference", "sdpa", "banded", "flex"] | None = None
     """How attention between views is computed; the fastest if left out. All give the same."""
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    """Of weights and computation: the short ones take half the memory and, on a GPU, less time."""
     ball_radius: float | None = None
     """End epipolar bands where rays leave this ball about the origin; as the model has it if left
     out. Faster; a model that learned without draws a little differently."""

@@ -119,12 +119,16 @@ def draw(plan: GenerationPlan, command: Sequence[str] = ()) -> Path:
     Raises: ValueError: the camera file is malformed, the device does not work, or the pipeline
         refuses a setting. OSError: the folder cannot be written.
     """
+    import torch
+
     started = time.monotonic()
     settings = plan.settings
     device = choose_device(settings.device)
+    if settings.dtype == "float16" and device.type == "cpu":
+        raise ValueError("expected --dtype float32 or bfloat16 on a CPU, got float16")
     cameras = _cameras(plan)
     _warn_about(cameras)
-    pipeline = load_model(plan.model.path, device)
+    pipeline = load_model(plan.model.path, device, getattr(torch, settings.dtype))
     pipeline.use_scheduler(settings.scheduler)
     pipeline.unet.attention_backend = settings.attention
     if settings.ball_radius is not None:
@@ -338,6 +342,7 @@ def _record(
         "attention": settings.attention,
         "ball_radius": settings.ball_radius,
         "size": settings.size,
+        "dtype": settings.dtype,
         "device": device,
         "threads": torch.get_num_threads(),
         "seconds": round(seconds, 2),

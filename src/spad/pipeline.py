@@ -175,11 +175,15 @@ class SPADPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
                     timesteps = torch.cat([torch.zeros_like(timesteps[:, :1]), timesteps[:, 1:]], 1)
                 copies = 2 if guided else 1
                 predicted = self.unet(
-                    scaled.repeat(copies, 1, 1, 1, 1), timesteps.repeat(copies, 1), text, views
-                ).sample
+                    scaled.to(dtype).repeat(copies, 1, 1, 1, 1),
+                    timesteps.repeat(copies, 1),
+                    text,
+                    views,
+                ).sample.float()
                 if guided:
                     predicted = self.guide(predicted, cfg_scale, guidance_rescale)
-                latents = self.scheduler.step(predicted, timestep, latents).prev_sample.to(dtype)
+                # In float32 whatever the model's type: small steps add up.
+                latents = self.scheduler.step(predicted, timestep, latents).prev_sample.float()
                 if callback_on_step_end is not None:
                     changed = callback_on_step_end(self, step, timestep, {"latents": latents})
                     latents = (changed or {}).get("latents", latents)
@@ -225,7 +229,7 @@ class SPADPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
         """Picture (3, h, w) in [-1, 1] -> scaled latents (1, 1, c, h, w), without sampling."""
         moved = pixels[None].to(self._execution_device, self.vae.dtype)
         mode = self.vae.encode(moved).latent_dist.mode() * self.vae.config.scaling_factor
-        return mode[None].to(self.unet.dtype)
+        return mode[None].float()
 
     def _start(self, cameras: Cameras, blob_sigma: float, seed: int) -> Tensor:
         """The blob's latents at the noise level of the first step, (1, v, c, h, w)."""
@@ -234,7 +238,7 @@ class SPADPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
         # Drawn on the CPU, so that a seed means the same on every device.
         noise = torch.randn(blob.shape, generator=torch.Generator().manual_seed(seed)).to(blob)
         first = self.scheduler.timesteps[:1]
-        return self.scheduler.add_noise(blob, noise, first).to(self.unet.dtype)
+        return self.scheduler.add_noise(blob, noise, first).float()
 
     def _check(self, prompts, cameras, num_inference_steps, cfg_scale, blob_sigma) -> None:
         if not prompts or not all(p.strip() for p in prompts):
