@@ -69,7 +69,7 @@ def attend(tensors: list[Tensor], views: int, mask: AttentionMask | None, backen
     """The result, then the gradients of its weighed sum."""
     output = multiview_attention(*tensors, views, mask, backend)
     weights = torch.linspace(-1, 1, output.numel()).view(output.shape).to(output)
-    return [output, *torch.autograd.grad((output * weights).sum(), tensors)]
+    return [output.detach(), *torch.autograd.grad((output * weights).sum(), tensors)]
 
 
 @pytest.fixture(params=["kernel", "plain"])
