@@ -11,8 +11,8 @@ from spad.banded import banded_attention, plan_of
 from spad.flex import block_mask_of, flex_attention
 from spad.masks import AttentionMask, EpipolarMask
 
-# On a CPU bands pay from 16 x 16 tokens on, while they leave out a good part.
-LEAST_TOKENS = 256
+# On a CPU blocks pay for their many small calls from 32 x 32 tokens on, if they leave out enough.
+LEAST_TOKENS = 1024
 MOST_KEPT = 0.7
 # On a GPU a mask is stored as a matrix up to this size.
 MOST_DENSE_BYTES = 500_000_000

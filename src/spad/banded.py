@@ -17,34 +17,57 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
+from torch.nn.functional import pad
 
 from spad.epipolar import pixel_grid, rays
 from spad.masks import AttentionMask, EpipolarMask
 
 # Queries that attend together. Fewer would see fewer keys, at more calls.
 BLOCK = 64
+# Keys of a block are filled up to a multiple of this, so that blocks can be computed together.
+_STEP = 16
+# Keys that are gathered at once: what a processor's cache holds.
+_KEYS_AT_ONCE = 8192
 # Far below any logit, and finite: a query that sees no key of a block gets a weight of zero there.
 _NEVER = -1e9
 
 
-class Block(NamedTuple):
-    """Queries (m,) of one view that attend to keys (w,) of another where `allowed`, bool (m, w)."""
+class Blocks(NamedTuple):
+    """g blocks of m queries of one view, each with w keys of one other view.
+
+    Attributes:
+        queries: (g, m) tokens of the view.
+        others: (g,) which view the keys are of.
+        keys: (g, w) tokens of that view; filled up with token 0.
+        allowed: bool (g, m, w), False for what is filled up.
+    """
 
     queries: Tensor
+    others: Tensor
     keys: Tensor
     allowed: Tensor
+
+    def split(self, most: int) -> Iterator[Blocks]:
+        """Parts of at most `most` keys, but of one block at least."""
+        size = max(1, most // self.keys.shape[1])
+        for parts in zip(*(x.split(size) for x in self), strict=True):
+            yield Blocks(*parts)
 
 
 @dataclass(frozen=True)
 class BandedPlan:
-    """What attends to what: `blocks[o][i][j]` between views i and j of object o.
+    """What attends to what.
 
     Attributes:
-        blocks: None in place of a list where all tokens of i see all of j, as in their own view.
+        blocks: `blocks[o][i]` are those of view i of object o.
+        sees_itself: whether all tokens of a view see all of their own view, which then is in no
+            block.
         kept: share of all pairs of tokens that are computed.
     """
 
-    blocks: list[list[list[list[Block] | None]]]
+    blocks: list[list[list[Blocks]]]
+    sees_itself: bool
+    num_views: int
     tokens: int
     kept: float
 
@@ -54,10 +77,9 @@ class BandedPlan:
         return sum(
             part.numel() * part.element_size()
             for views in self.blocks
-            for others in views
-            for blocks in others
-            for block in blocks or ()
-            for part in block
+            for blocks in views
+            for group in blocks
+            for part in group
         )
 
 
@@ -68,30 +90,45 @@ def plan_of(mask: AttentionMask, block: int = BLOCK) -> BandedPlan:
 
 def make_plan(mask: AttentionMask, block: int = BLOCK) -> BandedPlan:
     """Blocks of `block` queries, and for each the keys of another view that any of them sees."""
-    everything = torch.arange(mask.tokens, device=mask.device)
-    computed = 0
-    objects = []
-    for index in range(mask.num_objects):
-        views: list[list[list[Block] | None]] = []
-        for view in range(mask.num_views):
-            others: list[list[Block] | None] = []
-            for other, tile in enumerate(mask.tiles(index, view)):
-                if other == view and bool(tile(everything, everything).all()):
-                    others.append(None)
-                    computed += mask.tokens**2
+    num_objects, num_views, tokens = mask.num_objects, mask.num_views, mask.tokens
+    tiles = [[mask.tiles(o, i) for i in range(num_views)] for o in range(num_objects)]
+    everything = torch.arange(tokens, device=mask.device)
+    sees_itself = isinstance(mask, EpipolarMask) or all(
+        bool(views[i][i](everything, everything).all()) for views in tiles for i in range(num_views)
+    )
+    computed = num_objects * num_views * tokens**2 if sees_itself else 0
+    objects: list[list[list[Blocks]]] = []
+    for index in range(num_objects):
+        objects.append([])
+        for view in range(num_views):
+            found: dict[tuple[int, int], list[tuple[Tensor, int, Tensor, Tensor]]] = {}
+            for other, tile in enumerate(tiles[index][view]):
+                if other == view and sees_itself:
                     continue
-                blocks = []
                 for queries, keys in _candidates(mask, index, view, other, block):
                     allowed = tile(queries, keys)
                     seen = allowed.any(0)
-                    if seen.any():
-                        blocks.append(Block(queries, keys[seen], allowed[:, seen].contiguous()))
-                        computed += blocks[-1].allowed.numel()
-                others.append(blocks)
-            views.append(others)
-        objects.append(views)
-    total = mask.num_objects * (mask.num_views * mask.tokens) ** 2
-    return BandedPlan(objects, mask.tokens, computed / total)
+                    keys, allowed = keys[seen], allowed[:, seen]
+                    lacking = -len(keys) % _STEP
+                    if not len(keys):
+                        continue
+                    keys, allowed = pad(keys, (0, lacking)), pad(allowed, (0, lacking))
+                    computed += allowed.numel()
+                    group = found.setdefault(tuple(allowed.shape), [])
+                    group.append((queries, other, keys, allowed))
+            objects[-1].append([_joined_blocks(group) for group in found.values()])
+    total = num_objects * (num_views * tokens) ** 2
+    return BandedPlan(objects, sees_itself, num_views, tokens, computed / total)
+
+
+def _joined_blocks(group: list[tuple[Tensor, int, Tensor, Tensor]]) -> Blocks:
+    queries, others, keys, allowed = zip(*group, strict=True)
+    return Blocks(
+        torch.stack(queries),
+        torch.tensor(others, device=keys[0].device),
+        torch.stack(keys),
+        torch.stack(allowed),
+    )
 
 
 def _candidates(
@@ -176,35 +213,29 @@ def banded_attention(query: Tensor, key: Tensor, value: Tensor, plan: BandedPlan
     """Attention of all views of an object to each other, as `plan` allows.
 
     Args:
-        query, key, value: (b, v, heads, n, c); b is a multiple of the plan's objects if it has one,
-            else their number.
+        query, key, value: (b, v, heads, n, c); b is any number if the plan is for one object, else
+            that of its objects.
 
     Returns: (b, v, heads, n, c).
     """
-    return _Banded.apply(query, key, value, plan)
+    # Token by token, which is how projections give them: gathering moves whole rows.
+    tokens = (x.transpose(2, 3).flatten(1, 2).contiguous() for x in (query, key, value))
+    attended = _Banded.apply(*tokens, plan)
+    return attended.unflatten(1, query.shape[1::2]).transpose(2, 3)
 
 
 class _Banded(torch.autograd.Function):
-    """Recomputes, backwards, what it did not keep: all but the result and its normalisation."""
+    """Of (b, v * n, heads, c). Backwards, recomputes all but the result and its normalisation."""
 
     @staticmethod
     def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, plan: BandedPlan) -> Tensor:
-        attended = torch.empty(query.shape, dtype=query.dtype, device=query.device)
+        attended = torch.empty_like(query)
         sums = torch.empty(query.shape[:-1], dtype=_sum_dtype(query), device=query.device)
         for part, views in _objects(plan, len(query)):
-            for view, others in enumerate(views):
-                q = query[part, view]
-                pieces, logs = [], []
-                for other, blocks in enumerate(others):
-                    k, v = key[part, other], value[part, other]
-                    piece, log = _from_view(q, k, v, blocks)
-                    pieces.append(piece)
-                    logs.append(log)
-                total = torch.stack(logs).logsumexp(0)
-                whole = torch.zeros_like(pieces[0])
-                for piece, log in zip(pieces, logs, strict=True):
-                    whole.addcmul_(piece, (log - total).exp_()[..., None].to(piece.dtype))
-                attended[part, view], sums[part, view] = whole, total
+            for view, groups in enumerate(views):
+                own = slice(view * plan.tokens, (view + 1) * plan.tokens)
+                q, k, v = query[part, own], key[part], value[part]
+                attended[part, own], sums[part, own] = _of_view(q, k, v, groups, view, plan)
         ctx.save_for_backward(query, key, value, attended, sums)
         ctx.plan = plan
         return attended
@@ -213,55 +244,89 @@ class _Banded(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
         query, key, value, attended, sums = ctx.saved_tensors
+        plan: BandedPlan = ctx.plan
         to_query, to_key, to_value = (torch.zeros_like(x) for x in (query, key, value))
-        for part, views in _objects(ctx.plan, len(query)):
-            for view, others in enumerate(views):
-                given = (query, attended, sums, gradient)
-                q, out, total, grad = (x[part, view] for x in given)
-                for other, blocks in enumerate(others):
-                    k, v = key[part, other], value[part, other]
-                    if blocks is None:
-                        found = _backward(grad, q, k, v, out, total, None)
-                        for sink, x in zip((to_query, to_key, to_value), found, strict=True):
-                            sink[part, view] += x
-                        continue
-                    for queries, keys, allowed in blocks:
-                        rows = (x.index_select(2, queries) for x in (grad, q, out, total))
-                        grad_rows, q_rows, out_rows, total_rows = rows
-                        columns = (x.index_select(2, keys) for x in (k, v))
-                        found = _backward(
-                            grad_rows, q_rows, *columns, out_rows, total_rows, _bias(allowed, q)
-                        )
-                        to_query[part, view].index_add_(2, queries, found[0])
-                        to_key[part, other].index_add_(2, keys, found[1])
-                        to_value[part, other].index_add_(2, keys, found[2])
+        for part, views in _objects(plan, len(query)):
+            k, v = key[part], value[part]
+            for view, groups in enumerate(views):
+                own = slice(view * plan.tokens, (view + 1) * plan.tokens)
+                # All that is known of the queries.
+                known = [x[part, own] for x in (query, attended, sums, gradient)]
+                if plan.sees_itself:
+                    found = _backward(*known, k[:, own], v[:, own], None)
+                    for sink, x in zip((to_query, to_key, to_value), found, strict=True):
+                        sink[part, own] += x
+                for blocks in _cut(groups):
+                    rows = blocks.queries.flatten()
+                    columns = (blocks.keys + blocks.others[:, None] * plan.tokens).flatten()
+                    found = _backward(
+                        *(_gathered(x, rows, blocks) for x in known),
+                        *(_gathered(x, columns, blocks) for x in (k, v)),
+                        _bias(blocks, k),
+                    )
+                    to_rows, to_k, to_v = (
+                        x.unflatten(0, (len(k), -1)).flatten(1, 2) for x in found
+                    )
+                    to_query[part, own].index_add_(1, rows, to_rows)
+                    to_key[part].index_add_(1, columns, to_k)
+                    to_value[part].index_add_(1, columns, to_v)
         return to_query, to_key, to_value, None
 
 
-def _objects(plan: BandedPlan, batch: int) -> Iterator[tuple[slice, list]]:
+def _objects(plan: BandedPlan, batch: int) -> Iterator[tuple[slice, list[list[Blocks]]]]:
     """The samples of a batch that each object's plan is for."""
     shared = len(plan.blocks) == 1
     for index, views in enumerate(plan.blocks):
         yield (slice(0, batch) if shared else slice(index, index + 1)), views
 
 
-def _from_view(q: Tensor, k: Tensor, v: Tensor, blocks: list[Block] | None):
-    """What tokens get from one view: results (b, heads, n, c) and log of sums (b, heads, n)."""
-    if blocks is None:
-        return _forward(q, k, v, None)
-    piece = torch.zeros(q.shape, dtype=q.dtype, device=q.device)
-    log = torch.full(q.shape[:-1], _NEVER, dtype=_sum_dtype(q), device=q.device)
-    for queries, keys, allowed in blocks:
-        columns = (x.index_select(2, keys) for x in (k, v))
-        rows, sums = _forward(q.index_select(2, queries), *columns, _bias(allowed, q))
-        piece.index_copy_(2, queries, rows)
-        log.index_copy_(2, queries, sums)
-    return piece, log
+def _of_view(
+    q: Tensor, k: Tensor, v: Tensor, groups: list[Blocks], view: int, plan: BandedPlan
+) -> tuple[Tensor, Tensor]:
+    """What the tokens (b, n, heads, c) of one view get from all; the logarithm of their sums."""
+    num_views, tokens = plan.num_views, plan.tokens
+    batch, _, heads, channels = q.shape
+    # What comes from each view, side by side.
+    pieces = q.new_zeros(batch, num_views * tokens, heads, channels)
+    logs = torch.full(
+        (batch, num_views * tokens, heads), _NEVER, dtype=_sum_dtype(q), device=q.device
+    )
+    if plan.sees_itself:
+        own = slice(view * tokens, (view + 1) * tokens)
+        pieces[:, own], logs[:, own] = _forward(q, k[:, own], v[:, own], None)
+    for blocks in _cut(groups):
+        rows, starts = blocks.queries.flatten(), blocks.others[:, None] * tokens
+        columns = (blocks.keys + starts).flatten()
+        found = _forward(
+            _gathered(q, rows, blocks),
+            *(_gathered(x, columns, blocks) for x in (k, v)),
+            _bias(blocks, k),
+        )
+        places = (blocks.queries + starts).flatten()
+        for sink, x in zip((pieces, logs), found, strict=True):
+            sink.index_copy_(1, places, x.unflatten(0, (batch, -1)).flatten(1, 2))
+    logs = logs.unflatten(1, (num_views, tokens))
+    total = logs.logsumexp(1)
+    shares = (logs - total[:, None]).exp().to(pieces.dtype)
+    pieces = pieces.unflatten(1, (num_views, tokens))
+    return torch.einsum("bvnh,bvnhc->bnhc", shares, pieces), total
 
 
-def _bias(allowed: Tensor, like: Tensor) -> Tensor:
+def _cut(groups: list[Blocks]) -> Iterator[Blocks]:
+    for group in groups:
+        yield from group.split(_KEYS_AT_ONCE)
+
+
+def _gathered(x: Tensor, rows: Tensor, blocks: Blocks) -> Tensor:
+    """Rows (g * r,) of (b, tokens, …) as (b * g, r, …)."""
+    return x.index_select(1, rows).unflatten(1, (len(blocks.others), -1)).flatten(0, 1)
+
+
+def _bias(blocks: Blocks, like: Tensor) -> Tensor:
+    """What is added to logits: (b * g, 1, m, w)."""
     # A number for the type that the kernel adds it in.
-    return torch.where(allowed, 0.0, _NEVER).to(_sum_dtype(like))
+    bias = torch.where(blocks.allowed, 0.0, _NEVER).to(_sum_dtype(like))
+    return bias.expand(len(like), *bias.shape).flatten(0, 1)[:, None]
 
 
 def _sum_dtype(x: Tensor) -> torch.dtype:
@@ -273,32 +338,36 @@ def _has_kernel(q: Tensor) -> bool:
 
 
 def _forward(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Attention (b, heads, m, c), and the logarithm of its sums (b, heads, m)."""
+    """Attention (b, m, heads, c), and the logarithm of its sums (b, m, heads)."""
+    q, k, v = (x.transpose(1, 2) for x in (q, k, v))
     if _has_kernel(q):
-        return torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
-            q, k, v, 0.0, False, attn_mask=None if bias is None else bias.expand(1, 1, -1, -1)
+        result, total = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
+            q, k, v, 0.0, False, attn_mask=bias
         )
-    logits = _logits(q, k, bias)
-    total = logits.logsumexp(-1)
-    return (logits - total[..., None]).exp().to(v.dtype) @ v, total
+    else:
+        logits = _logits(q, k, bias)
+        total = logits.logsumexp(-1)
+        result = (logits - total[..., None]).exp().to(v.dtype) @ v
+    return result.transpose(1, 2), total.transpose(1, 2)
 
 
 def _backward(
-    gradient: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, total: Tensor, bias
+    q: Tensor, out: Tensor, total: Tensor, gradient: Tensor, k: Tensor, v: Tensor, bias: Any
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of q, k and v for results `out` whose sums, over all views, are exp(`total`)."""
+    gradient, q, k, v, out, total = (x.transpose(1, 2) for x in (gradient, q, k, v, out, total))
     if _has_kernel(q):
-        return torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward(
-            *(x.contiguous() for x in (gradient, q, k, v, out, total)),
-            *(0.0, False),
-            attn_mask=None if bias is None else bias.expand(1, 1, -1, -1),
+        found = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward(
+            gradient, q, k, v, out, total.contiguous(), 0.0, False, attn_mask=bias
         )
-    weights = (_logits(q, k, bias) - total[..., None]).exp()
-    ahead = (gradient @ v.transpose(-1, -2)).to(weights.dtype)
-    inner = (gradient * out).sum(-1, keepdim=True).to(weights.dtype)
-    change = (weights * (ahead - inner)).to(q.dtype) / math.sqrt(q.shape[-1])
-    to_value = weights.to(v.dtype).transpose(-1, -2) @ gradient
-    return change @ k, change.transpose(-1, -2) @ q, to_value
+    else:
+        weights = (_logits(q, k, bias) - total[..., None]).exp()
+        ahead = (gradient @ v.transpose(-1, -2)).to(weights.dtype)
+        inner = (gradient * out).sum(-1, keepdim=True).to(weights.dtype)
+        change = (weights * (ahead - inner)).to(q.dtype) / math.sqrt(q.shape[-1])
+        to_value = weights.to(v.dtype).transpose(-1, -2) @ gradient
+        found = change @ k, change.transpose(-1, -2) @ q, to_value
+    return tuple(x.transpose(1, 2) for x in found)
 
 
 def _logits(q: Tensor, k: Tensor, bias: Tensor | None) -> Tensor:

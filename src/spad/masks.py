@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -26,19 +27,18 @@ class AttentionMask(ABC):
     tokens: int
 
     def __init__(self) -> None:
-        self._dense: Tensor | None = None
-        self._kept: dict[str, object] = {}
+        self._kept: dict[str, Any] = {}
 
     def dense(self) -> Tensor:
         """bool (b, v * tokens, v * tokens), rows are queries; made once."""
-        if self._dense is None:
-            self._dense = self._make_dense()
-        return self._dense
+        return self.once("dense", self._make_dense)
 
-    def once(self, name: str, make: Callable[[], object]) -> object:
+    def once(self, name: str, make: Callable[[], Any]) -> Any:
         """What `make` gives, made once; for what backends derive from a mask."""
         if name not in self._kept:
-            self._kept[name] = make()
+            # Half a pixel is more than bf16 can tell.
+            with torch.autocast(self.device.type, enabled=False):
+                self._kept[name] = make()
         return self._kept[name]
 
     @abstractmethod
@@ -59,21 +59,21 @@ class DenseMask(AttentionMask):
     def __init__(self, mask: Tensor, num_views: int):
         """mask: bool (b, v * n, v * n)."""
         super().__init__()
-        self._dense = mask
+        self._mask = mask
         self.num_objects, self.num_views = len(mask), num_views
         self.tokens = mask.shape[-1] // num_views
 
     def _make_dense(self) -> Tensor:
-        raise AssertionError("it is there from the start")
+        return self._mask
 
     def tiles(self, index: int, view: int) -> list[Tile]:
-        rows = self.dense()[index].unflatten(0, (self.num_views, -1))[view]
+        rows = self._mask[index].unflatten(0, (self.num_views, -1))[view]
         parts = rows.unflatten(1, (self.num_views, -1)).unbind(1)
         return [lambda queries, keys, part=part: part[queries][:, keys] for part in parts]
 
     @property
     def device(self) -> torch.device:
-        return self.dense().device
+        return self._mask.device
 
 
 class EpipolarMask(AttentionMask):
