@@ -7,16 +7,22 @@ attention on and off, times Plücker coordinates on and off, with the same data,
 and steps; judges each with `spad evaluate` on objects that none has seen, 24 of them or with --full
 all of the protocol; compares all with the model that has neither. With --at-once, so many run
 beside each other and share the cores. What is printed and logged by each lies in OUTPUT. Every
-command goes on where it was stopped, so this one does. Needs `pip install 'spad[train,eval]'`.
+command goes on where it was stopped, so this one does. At the end it writes the table of all scores
+to OUTPUT/ablation.md and the losses to OUTPUT/losses.svg. Needs `pip install
+'spad[train,eval,plot]'`.
 """
 
 import argparse
+import csv
 import os
 import shlex
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from statistics import mean
+
+from spad.evaluation.report import read_report, show_number
 
 # As the rows of the paper's tables: neither first, both last.
 VARIANTS = {
@@ -34,6 +40,40 @@ def spad(log: Path, threads: int, *words: object) -> None:
     with log.open("a") as file:
         environment = os.environ | {"OMP_NUM_THREADS": str(threads)}
         subprocess.run(command, check=True, stdout=file, stderr=file, env=environment)
+
+
+def table(reports: dict[str, Path]) -> str:
+    """Mean and 95 % interval of every score of every model, as Markdown."""
+    found = [read_report(folder) for folder in reports.values()]
+    lines = ["| | " + " | ".join(reports) + " |", "|---" * (len(reports) + 1) + "|"]
+    for column, *_ in found[0].estimates():
+        cells = []
+        for report in found:
+            estimates = {c.name: (estimate, u) for c, estimate, u in report.estimates()}
+            estimate, undefined = estimates[column.name]
+            numbers = [show_number(x) for x in (estimate.mean, estimate.low, estimate.high)]
+            note = f", {undefined} undefined" if undefined else ""
+            cells.append("{} ({} to {}{})".format(*numbers, note))
+        lines.append(f"| {column.name} {column.direction} | " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def plot_losses(output: Path, smoothed_over: int = 5) -> None:
+    """Losses of all models, each point the mean of a few rows of `loss.csv`."""
+    import matplotlib.pyplot as plt
+
+    figure, axis = plt.subplots(figsize=(7, 4))
+    for name in VARIANTS:
+        with (output / name / "loss.csv").open() as file:
+            rows = [(int(row["step"]), float(row["loss"])) for row in csv.DictReader(file)]
+        parts = [rows[i : i + smoothed_over] for i in range(0, len(rows), smoothed_over)]
+        steps, losses = [part[-1][0] for part in parts], [mean(y for _, y in p) for p in parts]
+        axis.plot(steps, losses, label=name)
+    axis.set(xlabel="step", ylabel="loss", yscale="log")
+    axis.grid(alpha=0.3, which="both")
+    axis.legend()
+    figure.tight_layout()
+    figure.savefig(output / "losses.svg")
 
 
 def main() -> None:
@@ -68,6 +108,8 @@ def main() -> None:
 
     with ThreadPoolExecutor(options.at_once) as pool:
         list(pool.map(train_and_judge, VARIANTS))
+    (output / "ablation.md").write_text(table(reports))
+    plot_losses(output)
     log = output / "comparison.log"
     compared = ["evaluate", "--compare", *reports.values(), "--output", output / "comparison"]
     spad(log, threads, *compared, "--overwrite")
