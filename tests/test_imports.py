@@ -24,7 +24,8 @@ ORDER = """
     spad
     spad.config spad.training spad.training.config spad.released spad.vocabulary
     spad.camera_checks spad.cameras spad.camera_parsing spad.camera_colmap spad.camera_formats
-    spad.data spad.data.config spad.data.lists spad.data.gltf spad.data.objects spad.data.render
+    spad.data spad.data.config spad.data.lists spad.data.color spad.data.gltf spad.data.objects
+    spad.data.render
     spad.data.viewpoints spad.data.shards spad.data.views
     spad.epipolar spad.original_epipolar spad.bands spad.correspondence
     spad.masks spad.banded spad.flex
@@ -45,7 +46,7 @@ ORDER = """
     spad.evaluation.camera_error spad.evaluation.matching spad.evaluation.metrics
     spad.evaluation.controls
     spad.data.sorting spad.data.measure spad.data.annotations spad.data.histograms spad.data.filter
-    spad.data.pack spad.data.inspect
+    spad.data.recolor spad.data.pack spad.data.inspect
     spad.evaluation.config spad.evaluation.similarity spad.evaluation.statistics
     spad.evaluation.report spad.evaluation.retrieval spad.evaluation.novel_views
     spad.evaluation.networks spad.evaluation.protocol spad.evaluation.drawing

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 
 import torch
 from torch import Tensor
@@ -85,15 +86,18 @@ def multiview_attention(
 def choose_backend(mask: AttentionMask | None) -> str:
     """The fastest backend for a mask on its device.
 
-    `banded` on the CPU, where bands leave enough out and views are large enough for it to show;
-    `flex` where the matrix of a mask would fill a GPU; else `sdpa`.
+    `banded` on the CPU, where bands leave enough out and views are large enough for it to show.
+    Elsewhere, where the matrix of a mask would be too large, `flex`, or without the compiler that
+    it needs `banded`. Else `sdpa`.
     """
     if not isinstance(mask, EpipolarMask):
         return "sdpa"
     if mask.device.type == "cpu" and mask.tokens >= LEAST_TOKENS:
         return "banded" if plan_of(mask).kept <= MOST_KEPT else "sdpa"
     dense_bytes = mask.num_objects * (mask.num_views * mask.tokens) ** 2
-    return "flex" if mask.device.type == "cuda" and dense_bytes > MOST_DENSE_BYTES else "sdpa"
+    if mask.device.type == "cpu" or dense_bytes <= MOST_DENSE_BYTES:
+        return "sdpa"
+    return "flex" if mask.device.type == "cuda" and find_spec("triton") else "banded"
 
 
 def prepare(mask: AttentionMask, backend: str | None = None) -> None:

@@ -26,8 +26,9 @@ from spad.masks import AttentionMask, EpipolarMask
 BLOCK = 64
 # Keys of a block are filled up to a multiple of this, so that blocks can be computed together.
 _STEP = 16
-# Keys that are gathered at once: what a processor's cache holds.
-_KEYS_AT_ONCE = 8192
+# Keys that are gathered at once: what a processor's cache holds, and what keeps a GPU busy.
+_KEYS_AT_ONCE = {"cpu": 8192}
+_KEYS_ELSEWHERE = 262_144
 # Far below any logit, and finite: a query that sees no key of a block gets a weight of zero there.
 _NEVER = -1e9
 
@@ -314,7 +315,7 @@ def _of_view(
 
 def _cut(groups: list[Blocks]) -> Iterator[Blocks]:
     for group in groups:
-        yield from group.split(_KEYS_AT_ONCE)
+        yield from group.split(_KEYS_AT_ONCE.get(group.keys.device.type, _KEYS_ELSEWHERE))
 
 
 def _gathered(x: Tensor, rows: Tensor, blocks: Blocks) -> Tensor:

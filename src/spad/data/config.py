@@ -125,13 +125,17 @@ class PackConfig:
     objects.jsonl lists them."""
     seed: int = 0
     """Of the mixed order."""
+    recolor: int = 0
+    """Pack so many variants of each object in other colours, with captions that say so: of those
+    whose shortest caption names one colour. One in sixteen combinations of a colour and a sort of
+    thing is left out, as are held-out objects."""
     latents: str | None = None
     """Name or folder of a model whose latents and text embeddings are stored too."""
     workers: int = 0
     """Threads; 0 takes one for each core."""
 
     def __post_init__(self) -> None:
-        for name, low in (("objects_per_shard", 1), ("workers", 0)):
+        for name, low in (("objects_per_shard", 1), ("workers", 0), ("recolor", 0)):
             if getattr(self, name) < low:
                 raise ValueError(f"expected {name} of at least {low}, got {getattr(self, name)}")
 

@@ -12,6 +12,7 @@ import numpy as np
 import trimesh
 from PIL import Image
 
+from spad.data.color import linear_from_srgb
 from spad.data.gltf import GLTF_SUFFIXES, ModelFiles
 
 log = logging.getLogger(__name__)
@@ -84,16 +85,6 @@ class RenderObject:
     materials: tuple[Material, ...]
     textures: tuple[np.ndarray, ...]
     object_from_asset: np.ndarray
-
-
-def linear_from_srgb(srgb: np.ndarray) -> np.ndarray:
-    """Linear light from sRGB values in [0, 1] (IEC 61966-2-1), any shape."""
-    return np.where(srgb <= 0.04045, srgb / 12.92, ((srgb + 0.055) / 1.055) ** 2.4)
-
-
-def srgb_from_linear(linear: np.ndarray) -> np.ndarray:
-    """sRGB values from linear light in [0, 1] (IEC 61966-2-1), any shape."""
-    return np.where(linear <= 0.0031308, linear * 12.92, 1.055 * linear ** (1 / 2.4) - 0.055)
 
 
 _LINEAR_FROM_BYTE = linear_from_srgb(np.arange(256) / 255.0).astype(np.float32)

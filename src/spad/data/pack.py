@@ -28,6 +28,7 @@ from tqdm import tqdm
 
 from spad.camera_parsing import write_whole
 from spad.data.config import PackConfig
+from spad.data.recolor import LEAST_SHARE, recolored, share_of, variants
 from spad.data.shards import (
     BLOCK,
     DEPTH_UNIT,
@@ -40,7 +41,14 @@ from spad.data.shards import (
     object_json,
     open_picture,
 )
-from spad.data.views import image_tensor, on_white, read_listing, read_picture, rendered_object
+from spad.data.views import (
+    image_tensor,
+    is_held_out,
+    on_white,
+    read_listing,
+    read_picture,
+    rendered_object,
+)
 from spad.models import find_model, load_model, weights_hash
 
 # Part of the settings: raise it when the same settings begin to give other bytes.
@@ -49,6 +57,8 @@ NO_CAPTION = "no-caption.npy"
 # Slower methods save another three per cent, and take twice as long and more.
 _WEBP = {"format": "WEBP", "lossless": True, "exact": True, "method": 2, "quality": 50}
 _VIEWS_AT_ONCE = 8
+# Views that tell how much of an object has a colour.
+_LOOKED_AT = 4
 
 Item, Result = TypeVar("Item"), TypeVar("Result")
 
@@ -128,6 +138,8 @@ def pack(config: PackConfig) -> PackSummary:
     """
     renders, output = Path(config.renders), Path(config.output)
     rows = read_listing(renders)
+    if config.recolor:
+        rows = _with_variants(renders, [row for _, row in rows], config)
     if config.order == "mixed":
         rows.sort(
             key=lambda row: hashlib.sha256(f"{config.seed}:{row[1]['uid']}".encode()).digest()
@@ -142,6 +154,8 @@ def pack(config: PackConfig) -> PackSummary:
         "seed": config.seed,
         "latents": encoder.record if encoder else None,
     }
+    if config.recolor:
+        settings["recolor"] = config.recolor
     with _alone(output):
         before = _previous(output, settings)
         plan = []
@@ -275,6 +289,44 @@ def _ahead(
         yield waiting.popleft().result()
 
 
+def _with_variants(
+    renders: Path, rows: Sequence[dict], config: PackConfig
+) -> list[tuple[int, dict]]:
+    """The objects of a listing, numbered anew, each followed by its variants in other colours."""
+
+    def variants_of(row: dict) -> list[dict]:
+        found = (
+            []
+            if is_held_out(row["uid"])
+            else variants(row["uid"], row["captions"], config.recolor, config.seed)
+        )
+        if not found or _share(renders, row, found[0].source) < LEAST_SHARE:
+            return []
+        return [
+            row
+            | {"uid": v.uid, "captions": list(v.captions), "folder": row.get("folder", row["uid"])}
+            | {"recolor": [v.source, v.target]}
+            for v in found
+        ]
+
+    with ThreadPoolExecutor(config.workers or os.cpu_count() or 1) as pool:
+        lists = list(pool.map(variants_of, rows))
+    whole = [one for row, others in zip(rows, lists, strict=True) for one in (row, *others)]
+    return list(enumerate(whole))
+
+
+def _share(renders: Path, row: dict, color: str) -> float:
+    """How much of an object has a colour, in a few of its views."""
+    _, paths = rendered_object(renders, row)
+    folder = renders / row.get("folder", row["uid"])
+    names = paths["color"][:: -(-len(paths["color"]) // _LOOKED_AT)]
+    return share_of(color, np.stack([_rgba(folder / name) for name in names]))
+
+
+def _rgba(path: Path) -> np.ndarray:
+    return np.asarray(open_picture(read_picture(path), str(path)).convert("RGBA"))
+
+
 def _read_object(row: dict, config: PackConfig) -> _Object:
     renders = Path(config.renders)
     about, paths = rendered_object(renders, row)
@@ -283,6 +335,10 @@ def _read_object(row: dict, config: PackConfig) -> _Object:
     if "normals" in paths:
         suffixes["normals"] = f"normals.{config.picture_format}"
     pictures, lines, white = [], [], []
+    repainted = None
+    if "recolor" in row:
+        originals = np.stack([_rgba(folder / name) for name in paths["color"]])
+        repainted = [Image.fromarray(one) for one in recolored(originals, *row["recolor"])]
     for view in range(len(cameras)):
         for kind, names in paths.items():
             source = folder / names[view]
@@ -294,6 +350,8 @@ def _read_object(row: dict, config: PackConfig) -> _Object:
                     f"{source}: expected a picture {cameras.width} wide and {cameras.height} high, "
                     f"as transforms.json says, got {picture.width} and {picture.height}"
                 )
+            if repainted is not None and kind == "color":
+                picture = repainted[view]
             suffix = suffixes[kind]
             pictures.append((f"{view:03d}.{suffix}", _encoded(picture, data, suffix)))
             if config.latents and kind == "color":

@@ -22,6 +22,8 @@ from spad.data.shards import (
     read_shard_folder,
 )
 
+# Between the id of an object and what was changed in a variant of it.
+VARIANT = "~"
 LISTING = "objects.jsonl"
 # Kinds of pictures by the field of transforms.json that names them.
 _KINDS = {
@@ -188,9 +190,17 @@ def count_objects(folder: Path) -> int:
     return len(listing_path(folder).read_text(encoding="utf-8").splitlines())
 
 
+def base_uid(uid: str) -> str:
+    """The id of the object that a variant, such as "ID~blue", was made of; others as they are."""
+    return uid.partition(VARIANT)[0]
+
+
 def is_held_out(uid: str, one_in: int = 16) -> bool:
-    """Whether an object belongs to the test set: a hash of its id decides, so it never changes."""
-    return int(hashlib.sha256(uid.encode()).hexdigest(), 16) % one_in == 0
+    """Whether an object belongs to the test set: a hash of its id decides, so it never changes.
+
+    Variants belong where their object does.
+    """
+    return int(hashlib.sha256(base_uid(uid).encode()).hexdigest(), 16) % one_in == 0
 
 
 def load_all_images(objects: list[ObjectViews]) -> np.ndarray:

@@ -16,7 +16,7 @@ from spad.cameras import Cameras
 from spad.data.dataset import ShardDataset
 from spad.data.lists import read_ids, read_rows
 from spad.data.shards import Sample, is_shard_folder, read_shard_folder
-from spad.data.views import LISTING, image_tensor, is_held_out, on_white
+from spad.data.views import LISTING, base_uid, image_tensor, is_held_out, on_white
 from spad.training.config import Training
 from spad.training.run import seeded
 
@@ -75,7 +75,7 @@ def open_objects(settings: Training, rank: int = 0, world_size: int = 1) -> Shar
         uid
         for shard in index.shards
         for uid in shard.uids
-        if not is_held_out(uid) and (asked is None or uid in asked)
+        if not is_held_out(uid) and (asked is None or base_uid(uid) in asked)
     ]
     if not uids:
         raise ValueError(

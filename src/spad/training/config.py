@@ -66,7 +66,8 @@ class Training:
     output: Path | None = None
     """Run folder; the model goes to its `model` folder. runs/PRESET if left out."""
     objects: Path | None = None
-    """Learn only from the ids in this file, one a line. Of all, one in sixteen is held out."""
+    """Learn only from the ids in this file, one a line, and their variants. Of all, one in sixteen
+    is held out."""
     init: str | None = None
     """Model to start from, a name or a folder, such as `spad init-from-sd` makes; none starts
     from scratch."""
