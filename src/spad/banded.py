@@ -27,7 +27,7 @@ BLOCK = 64
 # Keys of a block are filled up to a multiple of this, so that blocks can be computed together.
 _STEP = 16
 # Keys that are gathered at once: what a processor's cache holds, and what keeps a GPU busy.
-_KEYS_AT_ONCE = {"cpu": 8192}
+_KEYS_AT_ONCE = {"cpu": 2048}
 _KEYS_ELSEWHERE = 262_144
 # Far below any logit, and finite: a query that sees no key of a block gets a weight of zero there.
 _NEVER = -1e9
@@ -309,8 +309,9 @@ def _of_view(
     logs = logs.unflatten(1, (num_views, tokens))
     total = logs.logsumexp(1)
     shares = (logs - total[:, None]).exp().to(pieces.dtype)
-    pieces = pieces.unflatten(1, (num_views, tokens))
-    return torch.einsum("bvnh,bvnhc->bnhc", shares, pieces), total
+    # Not einsum, which would make a matrix product of each token.
+    pieces = pieces.unflatten(1, (num_views, tokens)).mul_(shares[..., None])
+    return pieces.sum(1), total
 
 
 def _cut(groups: list[Blocks]) -> Iterator[Blocks]:
