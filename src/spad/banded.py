@@ -68,7 +68,6 @@ class BandedPlan:
 
     blocks: list[list[list[Blocks]]]
     sees_itself: bool
-    num_views: int
     tokens: int
     kept: float
 
@@ -119,7 +118,7 @@ def make_plan(mask: AttentionMask, block: int = BLOCK) -> BandedPlan:
                     group.append((queries, other, keys, allowed))
             objects[-1].append([_joined_blocks(group) for group in found.values()])
     total = num_objects * (num_views * tokens) ** 2
-    return BandedPlan(objects, sees_itself, num_views, tokens, computed / total)
+    return BandedPlan(objects, sees_itself, tokens, computed / total)
 
 
 def _joined_blocks(group: list[tuple[Tensor, int, Tensor, Tensor]]) -> Blocks:
@@ -285,33 +284,34 @@ def _of_view(
     q: Tensor, k: Tensor, v: Tensor, groups: list[Blocks], view: int, plan: BandedPlan
 ) -> tuple[Tensor, Tensor]:
     """What the tokens (b, n, heads, c) of one view get from all; the logarithm of their sums."""
-    num_views, tokens = plan.num_views, plan.tokens
-    batch, _, heads, channels = q.shape
-    # What comes from each view, side by side.
-    pieces = q.new_zeros(batch, num_views * tokens, heads, channels)
-    logs = torch.full(
-        (batch, num_views * tokens, heads), _NEVER, dtype=_sum_dtype(q), device=q.device
-    )
+    tokens, batch = plan.tokens, len(q)
+    # What comes from every view for some of the queries (r,), and the logarithms of its sums.
+    pieces: list[tuple[Tensor, Tensor, Tensor]] = []
     if plan.sees_itself:
         own = slice(view * tokens, (view + 1) * tokens)
-        pieces[:, own], logs[:, own] = _forward(q, k[:, own], v[:, own], None)
+        everything = torch.arange(tokens, device=q.device)
+        pieces.append((everything, *_forward(q, k[:, own], v[:, own], None)))
     for blocks in _cut(groups):
-        rows, starts = blocks.queries.flatten(), blocks.others[:, None] * tokens
-        columns = (blocks.keys + starts).flatten()
+        rows = blocks.queries.flatten()
+        columns = (blocks.keys + blocks.others[:, None] * tokens).flatten()
         found = _forward(
             _gathered(q, rows, blocks),
             *(_gathered(x, columns, blocks) for x in (k, v)),
             _bias(blocks, k),
         )
-        places = (blocks.queries + starts).flatten()
-        for sink, x in zip((pieces, logs), found, strict=True):
-            sink.index_copy_(1, places, x.unflatten(0, (batch, -1)).flatten(1, 2))
-    logs = logs.unflatten(1, (num_views, tokens))
-    total = logs.logsumexp(1)
-    shares = (logs - total[:, None]).exp().to(pieces.dtype)
-    # Not einsum, which would make a matrix product of each token.
-    pieces = pieces.unflatten(1, (num_views, tokens)).mul_(shares[..., None])
-    return pieces.sum(1), total
+        pieces.append((rows, *(x.unflatten(0, (batch, -1)).flatten(1, 2) for x in found)))
+    most = torch.full(q.shape[:-1], _NEVER, dtype=_sum_dtype(q), device=q.device)
+    for rows, _, logs in pieces:
+        most.scatter_reduce_(1, rows[None, :, None].expand_as(logs), logs, "amax")
+    total = torch.zeros_like(most)
+    for rows, _, logs in pieces:
+        total.index_add_(1, rows, (logs - most[:, rows]).exp_())
+    total = total.log_().add_(most)
+    whole = torch.zeros(q.shape, dtype=q.dtype, device=q.device)
+    for rows, result, logs in pieces:
+        shares = (logs - total[:, rows]).exp_()[..., None].to(result.dtype)
+        whole.index_add_(1, rows, result.mul_(shares))
+    return whole, total
 
 
 def _cut(groups: list[Blocks]) -> Iterator[Blocks]:
