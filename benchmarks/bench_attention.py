@@ -185,8 +185,11 @@ def plot(rows: dict[tuple[int, int, str], dict], path: Path) -> None:
             found = [(v, row) for (g, v, w), row in rows.items() if (g, w) == (grid, way)]
             for axis, key in ((axes[0][column], "seconds"), (axes[1][column], "memory_gb")):
                 axis.plot([v for v, _ in found], [r[key] for _, r in found], "o-", label=way)
+        views = sorted({v for g, v, _ in rows if g == grid})
         for axis, title in ((axes[0][column], "seconds a call"), (axes[1][column], "GB")):
             axis.set(xscale="log", yscale="log", xlabel="views", title=f"{grid} x {grid}: {title}")
+            axis.set_xticks(views, [str(v) for v in views], minor=False)
+            axis.set_xticks([], minor=True)
             axis.grid(alpha=0.3)
     axes[0][0].legend()
     figure.tight_layout()
@@ -251,7 +254,7 @@ def main() -> None:
                 slope = exponent(*map(list, zip(*points, strict=True)))
                 reach = f"{points[0][0]} to {points[-1][0]} views"
                 print(f"{grid}², {way}: time grows with views to the {slope:.2f}, {reach}")
-    plot(rows, options.output / "attention.svg")
+    plot(rows, options.output / "attention.png")
 
 
 if __name__ == "__main__":

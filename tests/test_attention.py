@@ -161,6 +161,19 @@ def test_flex_agrees(kind):
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU is here")
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_gpu_gives_what_the_cpu_gives(backend):
+    mask = epipolar(rig("random", 3))
+    there = EpipolarMask(mask.world_from_cam.cuda(), mask.intrinsics.cuda(), 16, 16, 2.0)
+    tensors = inputs(2, 3, 256, channels=16, dtype=torch.float32)
+    expected = attend(tensors, 3, mask, "reference")
+    moved = [x.detach().cuda().requires_grad_() for x in tensors]
+    for part, plain in zip(attend(moved, 3, there, backend), expected, strict=True):
+        assert (part.cpu() - plain).norm() < 5e-3 * plain.norm()
+
+
 @pytest.mark.parametrize("radius", [None, 0.8])
 @pytest.mark.parametrize("kind", ["ring", "random", "close", "same place"])
 def test_plans_keep_all_that_the_mask_allows_and_not_much_more(kind, radius):

@@ -42,7 +42,8 @@ class AttentionMask(ABC):
         return self._kept[name]
 
     @abstractmethod
-    def _make_dense(self) -> Tensor: ...
+    def _make_dense(self) -> Tensor:
+        """What `dense` gives."""
 
     @abstractmethod
     def tiles(self, index: int, view: int) -> list[Tile]:
@@ -50,7 +51,8 @@ class AttentionMask(ABC):
 
     @property
     @abstractmethod
-    def device(self) -> torch.device: ...
+    def device(self) -> torch.device:
+        """Where plans and matrices of the mask are made."""
 
 
 class DenseMask(AttentionMask):
