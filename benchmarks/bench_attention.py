@@ -12,7 +12,8 @@ growth with the number of views. Needs matplotlib.
 Ways: `original` is that of the released code, a dense float mask made anew in every call (in
 `step`, all that depends on cameras is made anew in every step); `masked` is torch's attention with
 a stored mask; `unmasked` lets all see all; `banded` is ours, `ball` with bands that end where rays
-leave the ball of radius 1.
+leave the ball of radius 1. In `step`, all but `original` read cameras and text once, and keep
+channels last.
 """
 
 import argparse
@@ -118,12 +119,15 @@ def step(way: str, views: int, grid: int) -> dict:
         epipolar="none" if way == "unmasked" else "exact",
         ball_radius=1.0 if way == "ball" else None,
     ).eval()
+    if way != "original":
+        unet.to(memory_format=torch.channels_last)
     unet.attention_backend = "sdpa" if way in ("original", "masked", "unmasked") else None
     cameras = Cameras.evenly_round(views, elevation_deg=20.0)
     sample, text = torch.randn(2, views, 4, grid, grid), torch.randn(2, 77, 768)
 
     def condition():
-        found = condition_on_cameras(unet, cameras, grid, grid)
+        known = None if way == "original" else text
+        found = condition_on_cameras(unet, cameras, grid, grid, text=known)
         if way == "original":
             # As there: the mask of both branches of guidance, as numbers to be added.
             for tokens, mask in found.masks.items():
