@@ -8,7 +8,7 @@ and steps; judges each with `spad evaluate` on objects that none has seen, 24 of
 all of the protocol; compares all with the model that has neither. With --at-once, so many run
 beside each other and share the cores. What is printed and logged by each lies in OUTPUT. Every
 command goes on where it was stopped, so this one does. At the end it writes the table of all scores
-to OUTPUT/ablation.md and the losses to OUTPUT/losses.svg. Needs `pip install
+to OUTPUT/ablation.md and the losses to OUTPUT/losses.png. Needs `pip install
 'spad[train,eval,plot]'`.
 """
 
@@ -73,7 +73,7 @@ def plot_losses(output: Path, smoothed_over: int = 5) -> None:
     axis.grid(alpha=0.3, which="both")
     axis.legend()
     figure.tight_layout()
-    figure.savefig(output / "losses.svg")
+    figure.savefig(output / "losses.png")
 
 
 def main() -> None:
