@@ -1,13 +1,15 @@
 """Attention between views: time, memory and growth of each way to compute it, on this machine.
 
     python benchmarks/bench_attention.py kernel OUTPUT [--views 2 4 8 16] [--grids 32 64]
-    python benchmarks/bench_attention.py step OUTPUT [--views 4] [--grid 32]
+    python benchmarks/bench_attention.py step OUTPUT [--views 4] [--grids 32]
+    python benchmarks/bench_attention.py generate OUTPUT [--views 4] [--grids 32]
 
 `kernel` times one call, 8 heads of 40 channels as in Stable Diffusion 1.5's finest layers, fp32,
 one object, cameras evenly round. `step` times a denoising step with guidance of a full-size model
-of random weights. Every number comes from a process of its own; ways take turns, `--rounds` times.
-Writes OUTPUT/KIND.json, a table to the terminal, and for `kernel` a plot and the exponents of
-growth with the number of views. Needs matplotlib.
+of random weights, `generate` all from a prompt to pictures in three steps of it. Every number comes
+from a process of its own; ways take turns, `--rounds` times. Writes OUTPUT/KIND.json, a table to
+the terminal, and for `kernel` a plot and the exponents of growth with the number of views. Needs
+matplotlib.
 
 Ways: `original` is that of the released code, a dense float mask made anew in every call (in
 `step`, all that depends on cameras is made anew in every step); `masked` is torch's attention with
@@ -101,8 +103,8 @@ def kernel(way: str, views: int, grid: int) -> dict:
     return found | {"memory_gb": memory_gb() - before}
 
 
-def step(way: str, views: int, grid: int) -> dict:
-    """A guided step of a model of full size."""
+def full_size(way: str, views: int, grid: int):
+    """A UNet of Stable Diffusion 1.5's size with random weights, and what conditions it."""
     import torch
 
     from spad.cameras import Cameras
@@ -122,12 +124,10 @@ def step(way: str, views: int, grid: int) -> dict:
     if way != "original":
         unet.to(memory_format=torch.channels_last)
     unet.attention_backend = "sdpa" if way in ("original", "masked", "unmasked") else None
-    cameras = Cameras.evenly_round(views, elevation_deg=20.0)
-    sample, text = torch.randn(2, views, 4, grid, grid), torch.randn(2, 77, 768)
+    cameras = Cameras.evenly_round(views, elevation_deg=20.0, height=8 * grid, width=8 * grid)
 
-    def condition():
-        known = None if way == "original" else text
-        found = condition_on_cameras(unet, cameras, grid, grid, text=known)
+    def condition(text=None):
+        found = condition_on_cameras(unet, cameras, grid, grid, text=text)
         if way == "original":
             # As there: the mask of both branches of guidance, as numbers to be added.
             for tokens, mask in found.masks.items():
@@ -135,17 +135,57 @@ def step(way: str, views: int, grid: int) -> dict:
                 found.masks[tokens] = DenseMask(bias.repeat(2, 1, 1), views)
         return found
 
-    started = time.perf_counter()
-    conditions = condition()
-    prepared = time.perf_counter() - started
+    return unet, cameras, condition
 
-    def call() -> torch.Tensor:
-        return unet(sample, 500, text, condition() if way == "original" else conditions).sample
 
+def step(way: str, views: int, grid: int) -> dict:
+    """A guided step of a model of full size."""
+    import torch
+
+    unet, _, condition = full_size(way, views, grid)
+    sample, text = torch.randn(2, views, 4, grid, grid), torch.randn(2, 77, 768)
     with torch.no_grad():
+        started = time.perf_counter()
+        conditions = condition(text)
+        prepared = time.perf_counter() - started
+
+        def call() -> torch.Tensor:
+            return unet(sample, 500, text, condition() if way == "original" else conditions).sample
+
         call()
         seconds = timed(call, 3)
     return {"seconds": seconds, "prepare_s": prepared, "memory_gb": memory_gb(), "kept": math.nan}
+
+
+def generate(way: str, views: int, grid: int) -> dict:
+    """From a prompt to pictures in three steps, all parts of full size."""
+    from diffusers import AutoencoderKL, DDIMScheduler
+
+    from spad.pipeline import SPADPipeline
+    from spad.text import build_text_encoder, build_tokenizer
+
+    unet, cameras, condition = full_size(way, views, grid)
+    tokenizer = build_tokenizer(["a red mushroom"])
+    pipeline = SPADPipeline(
+        AutoencoderKL(
+            down_block_types=("DownEncoderBlock2D",) * 4,
+            up_block_types=("UpDecoderBlock2D",) * 4,
+            block_out_channels=(128, 256, 512, 512),
+            layers_per_block=2,
+        ).eval(),
+        build_text_encoder(tokenizer, width=768),
+        tokenizer,
+        unet,
+        DDIMScheduler(),
+    )
+    if way == "original":
+        forward = unet.forward
+        unet.forward = lambda sample, t, text, views: forward(sample, t, text, condition())
+    seconds = timed(lambda: pipeline("a red mushroom", cameras, num_inference_steps=3), 1)
+    return {"seconds": seconds, "prepare_s": math.nan, "memory_gb": memory_gb(), "kept": math.nan}
+
+
+KINDS = {"kernel": kernel, "step": step, "generate": generate}
 
 
 def measured(kind: str, way: str, views: int, grid: int) -> dict | str:
@@ -203,12 +243,12 @@ def plot(rows: dict[tuple[int, int, str], dict], path: Path) -> None:
 def main() -> None:
     if sys.argv[1:2] == ["one"]:
         kind, way, views, grid = sys.argv[2:]
-        print(json.dumps({"kernel": kernel, "step": step}[kind](way, int(views), int(grid))))
+        print(json.dumps(KINDS[kind](way, int(views), int(grid))))
         return
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("kind", choices=("kernel", "step"))
+    parser.add_argument("kind", choices=tuple(KINDS))
     parser.add_argument("output", type=Path)
     parser.add_argument("--views", type=int, nargs="+")
     parser.add_argument("--grids", type=int, nargs="+")
