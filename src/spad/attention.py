@@ -79,6 +79,8 @@ def multiview_attention(
         backend = choose_backend(mask)
     elif backend not in BACKENDS:
         raise ValueError(f"expected a backend among {', '.join(BACKENDS)}, got {backend!r}")
+    if mask is None and backend != "reference":
+        backend = "sdpa"
     views = (x.unflatten(0, (-1, num_views)) for x in (query, key, value))
     return _ATTEND[backend](*views, mask).flatten(0, 1)
 
@@ -134,19 +136,11 @@ def _sdpa(query: Tensor, key: Tensor, value: Tensor, mask: AttentionMask | None)
     return attended.unflatten(2, (query.shape[1], -1)).transpose(1, 2)
 
 
-def _banded(query: Tensor, key: Tensor, value: Tensor, mask: AttentionMask | None) -> Tensor:
-    if mask is None:
-        return _sdpa(query, key, value, mask)
+def _banded(query: Tensor, key: Tensor, value: Tensor, mask: AttentionMask) -> Tensor:
     return banded_attention(query, key, value, plan_of(mask))
 
 
-def _flex(query: Tensor, key: Tensor, value: Tensor, mask: AttentionMask | None) -> Tensor:
-    if mask is None:
-        return _sdpa(query, key, value, mask)
-    return flex_attention(query, key, value, mask)
-
-
-_ATTEND = {"reference": _reference, "sdpa": _sdpa, "banded": _banded, "flex": _flex}
+_ATTEND = {"reference": _reference, "sdpa": _sdpa, "banded": _banded, "flex": flex_attention}
 BACKENDS = tuple(_ATTEND)
 
 

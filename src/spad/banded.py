@@ -91,10 +91,11 @@ def plan_of(mask: AttentionMask, block: int = BLOCK) -> BandedPlan:
 def make_plan(mask: AttentionMask, block: int = BLOCK) -> BandedPlan:
     """Blocks of `block` queries, and for each the keys of another view that any of them sees."""
     num_objects, num_views, tokens = mask.num_objects, mask.num_views, mask.tokens
-    tiles = [[mask.tiles(o, i) for i in range(num_views)] for o in range(num_objects)]
     everything = torch.arange(tokens, device=mask.device)
     sees_itself = isinstance(mask, EpipolarMask) or all(
-        bool(views[i][i](everything, everything).all()) for views in tiles for i in range(num_views)
+        bool(mask.tiles(index, view)[view](everything, everything).all())
+        for index in range(num_objects)
+        for view in range(num_views)
     )
     computed = num_objects * num_views * tokens**2 if sees_itself else 0
     objects: list[list[list[Blocks]]] = []
@@ -102,7 +103,7 @@ def make_plan(mask: AttentionMask, block: int = BLOCK) -> BandedPlan:
         objects.append([])
         for view in range(num_views):
             found: dict[tuple[int, int], list[tuple[Tensor, int, Tensor, Tensor]]] = {}
-            for other, tile in enumerate(tiles[index][view]):
+            for other, tile in enumerate(mask.tiles(index, view)):
                 if other == view and sees_itself:
                     continue
                 for queries, keys in _candidates(mask, index, view, other, block):
