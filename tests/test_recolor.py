@@ -86,6 +86,9 @@ def test_variants_are_drawn_by_the_id_and_leave_some_combinations_out():
     assert targets == set(COLORS) - {"red"} - left_out
     assert variants("x", captions, 3) == found[:3]
     assert variants("y", captions, 20) != found
+    # A thing of which some colour is left out.
+    one = next([f"a red thing{i}"] for i in range(300) if is_unseen("blue", [f"a red thing{i}"]))
+    assert "blue" not in {v.target for v in variants("x", one, 20)}
     assert all(f"{v.target} cow" in c for v in found for c in v.captions)
     assert {base_uid(v.uid) for v in found} == {"x"}
     # Of many things, about one combination in sixteen.
