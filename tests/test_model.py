@@ -95,6 +95,32 @@ def test_views_that_see_only_themselves_equal_single_runs(unet, inputs):
 
 
 @torch.no_grad()
+def test_pooled_text_is_that_of_the_views_own_object(inputs):
+    sample, timesteps, text, cameras = inputs
+    torch.manual_seed(0)
+    pooled = awake(
+        MultiViewUNet(
+            **UNET,
+            resnet_time_scale_shift="scale_shift",
+            addition_embed_type="text",
+            addition_embed_type_num_heads=2,
+        )
+    ).eval()
+    found = pooled(sample, timesteps, text, condition_on_cameras(pooled, cameras, 8, 8)).sample
+    for i in range(len(sample)):
+        views = condition_on_cameras(pooled, cameras, 8, 8, text=text[i : i + 1])
+        one = pooled(sample[i : i + 1], timesteps[i : i + 1], text[i : i + 1], views).sample
+        assert torch.allclose(found[i : i + 1], one, atol=1e-5)
+    # Cut off from the attention to it, the text still has a say.
+    for name, module in pooled.named_modules():
+        if name.endswith("attn2.to_v"):
+            module.weight.zero_()
+    views = condition_on_cameras(pooled, cameras, 8, 8)
+    other = pooled(sample, timesteps, text.flip(0), views).sample
+    assert not torch.allclose(pooled(sample, timesteps, text, views).sample, other, atol=1e-3)
+
+
+@torch.no_grad()
 def test_text_read_beforehand_gives_the_same(unet, inputs):
     sample, timesteps, text, cameras = inputs
     expected = unet(sample, timesteps, text, condition_on_cameras(unet, cameras, 8, 8)).sample

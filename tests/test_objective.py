@@ -31,14 +31,15 @@ def keys(count: int = 6) -> list[str]:
     return [str(number) for number in range(count)]
 
 
-@pytest.mark.parametrize("prediction_type", ["epsilon", "v_prediction"])
+@pytest.mark.parametrize("prediction_type", ["epsilon", "v_prediction", "sample"])
 def test_noise_and_target_are_those_of_the_papers(prediction_type):
     clean = latents()
     question = objective(prediction_type).ask(clean, keys())
     signal = scheduler().alphas_cumprod[question.timesteps].sqrt()[..., None, None, None]
     spread = (1 - signal**2).sqrt()
     noise = (question.noisy - signal * clean) / spread
-    expected = noise if prediction_type == "epsilon" else signal * noise - spread * clean
+    velocity = signal * noise - spread * clean
+    expected = {"epsilon": noise, "v_prediction": velocity, "sample": clean}[prediction_type]
     torch.testing.assert_close(question.target, expected, atol=2e-3, rtol=1e-3)
     assert abs(noise.mean()) < 0.1 and abs(noise.std() - 1) < 0.1
 
@@ -104,6 +105,23 @@ def test_min_snr_weights(prediction_type):
     torch.testing.assert_close(one.losses(errors, asked), expected, rtol=1e-4, atol=1e-6)
     plain = objective(prediction_type)
     torch.testing.assert_close(plain.losses(errors, asked), errors.mean(1))
+
+
+def test_clean_latents_weigh_as_their_velocity_up_to_a_cap():
+    clean = latents()
+    asked = objective("sample").ask(clean, keys())
+    signal = scheduler().alphas_cumprod[asked.timesteps].sqrt()[..., None, None, None]
+    spread = (1 - signal.square()).sqrt()
+    noise = (asked.noisy - signal * clean) / spread
+    predicted = clean + 0.1 * torch.randn_like(clean)
+    velocity = (signal * asked.noisy - predicted) / spread
+    errors = Objective.errors(predicted, asked)
+    of_velocity = (velocity - (signal * noise - spread * clean)).square().mean((-3, -2, -1))
+    uncapped = objective("sample", max_sample_weight=1e9).losses(errors, asked)
+    torch.testing.assert_close(uncapped, of_velocity.mean(1), rtol=1e-3, atol=1e-6)
+    capped = objective("sample", max_sample_weight=2.0).losses(errors, asked)
+    weights = (1 / spread.flatten(1).square()).clamp(max=2.0)
+    torch.testing.assert_close(capped, (weights * errors).mean(1), rtol=1e-4, atol=1e-6)
 
 
 def test_offset_noise_is_the_same_all_over_a_view():

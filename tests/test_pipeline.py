@@ -85,7 +85,7 @@ def test_negative_prompt_changes_the_pictures(pipeline, cameras):
 
 
 @pytest.mark.parametrize("name", SCHEDULERS)
-@pytest.mark.parametrize("prediction_type", ["v_prediction", "epsilon"])
+@pytest.mark.parametrize("prediction_type", ["v_prediction", "epsilon", "sample"])
 def test_schedulers_draw(pipeline, cameras, name, prediction_type):
     pipeline.scheduler.register_to_config(prediction_type=prediction_type)
     pipeline.use_scheduler(name)

@@ -63,10 +63,11 @@ def test_it_learns(training):
     [
         {},
         {"prediction_type": "epsilon", "zero_terminal_snr": False, "min_snr_gamma": 5.0},
+        {"prediction_type": "v_prediction"},
         {"optimizer": "adafactor", "mixed_precision": "bf16", "offset_noise": 0.1},
         {"epipolar": "original", "intrinsics": "on", "cameras": "relative", "ema_decay": 0.0},
     ],
-    ids=["mini", "epsilon", "adafactor-bf16", "original-masks"],
+    ids=["mini", "epsilon", "velocity", "adafactor-bf16", "original-masks"],
 )
 def test_every_weight_learns(training, changes):
     trainer = Trainer(replace(training, num_views=(4,), **changes))
@@ -109,6 +110,26 @@ def test_the_average_equals_its_formula(training):
     with trainer.averaged():
         torch.testing.assert_close(trainer.denoiser.learned()[name].detach(), average)
     assert not torch.equal(weight.detach(), average)
+
+
+def test_a_run_may_become_longer_until_its_rate_falls(training, tmp_path):
+    """And is then the run that it would have been from the start."""
+    short, longer = (replace(training, steps=steps) for steps in (6, 12))
+    trainer = Trainer(replace(short, output=tmp_path / "stopped"))
+    assert trainer.settings.lr_schedule == "cooldown"
+    run = trainer.run()
+    with run.opened() as start:
+        stop = replace(run, total_steps=4)
+        stop.run(trainer.train_step, start)
+    # The learning rate of 6 steps falls from the fifth on: four steps are those of any length.
+    train(replace(longer, output=tmp_path / "stopped"))
+    train(replace(longer, output=tmp_path / "whole"))
+    models = [load_model(tmp_path / name / "model").unet for name in ("stopped", "whole")]
+    for weight, expected in zip(*(m.parameters() for m in models), strict=True):
+        assert torch.equal(weight, expected)
+    for steps in (6, 24):
+        with pytest.raises(ValueError, match=f"steps: 12 -> {steps}"):
+            train(replace(longer, steps=steps, output=tmp_path / "whole"))
 
 
 @pytest.fixture

@@ -185,6 +185,11 @@ def test_learning_rate_warms_up_and_falls():
     assert rates[10:] == sorted(rates[10:], reverse=True)
     assert 0.02 <= rates[-1] < 0.03
     assert [learning_rate_factor("constant", step, 4, 9) for step in (0, 3, 8)] == [0.25, 1.0, 1.0]
+    cooldown = [learning_rate_factor("cooldown", step, 10, 100) for step in range(100)]
+    assert cooldown[:10] == rates[:10] and set(cooldown[10:76]) == {1.0}
+    assert cooldown[75:] == sorted(cooldown[75:], reverse=True)
+    # A quarter of the way down, 1 - sqrt(1 / 4); at the end next to nothing.
+    assert cooldown[81] == pytest.approx(1 - (6 / 25) ** 0.5) and 0 < cooldown[-1] < 0.03
 
 
 def test_steps_draw_different_numbers():

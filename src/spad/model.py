@@ -231,6 +231,15 @@ class MultiViewUNet(UNet2DConditionModel):
         )
         return UNet2DConditionOutput(sample=output) if return_dict else (output,)
 
+    def get_aug_embed(
+        self, emb: Tensor, encoder_hidden_states: Tensor, added_cond_kwargs: dict
+    ) -> Tensor | None:
+        """Pooled text or the like, (b * v, width); a text serves all views of its object."""
+        term = super().get_aug_embed(emb, encoder_hidden_states, added_cond_kwargs)
+        if not isinstance(term, Tensor):
+            return term
+        return term.repeat_interleave(len(emb) // len(term), dim=0)
+
     def get_class_embed(self, sample: Tensor, class_labels: Tensor | None) -> Tensor | None:
         """Camera embedding (b * v, width), which the UNet adds to the timestep embedding."""
         term = self.context.views.camera_term

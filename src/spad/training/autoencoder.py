@@ -85,7 +85,10 @@ def denoised_latents(
         predicted = unet(noisy[:, None], timesteps[:, None], text, conditioning).sample[:, 0]
         signal = scheduler.alphas_cumprod[timesteps].sqrt()[:, None, None, None]
         spread = (1 - signal.square()).sqrt()
-        if scheduler.config.prediction_type == "v_prediction":
+        kind = scheduler.config.prediction_type
+        if kind == "sample":
+            estimate = predicted
+        elif kind == "v_prediction":
             estimate = signal * noisy - spread * predicted
         else:
             estimate = (noisy - spread * predicted) / signal

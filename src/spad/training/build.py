@@ -138,6 +138,10 @@ def _from_scratch(settings: Training, image_size: int, captions: Sequence[str]) 
         cross_attention_dim=settings.text_width,
         attention_head_dim=tuple(c // 32 for c in settings.block_out_channels),
         norm_num_groups=16,
+        # Text, camera and timestep scale the features instead of being added to them.
+        resnet_time_scale_shift="scale_shift",
+        addition_embed_type="text",
+        addition_embed_type_num_heads=settings.text_width // 64,
         band_width=2.0,
     )
     scheduler = DDIMScheduler(
@@ -145,7 +149,7 @@ def _from_scratch(settings: Training, image_size: int, captions: Sequence[str]) 
         beta_end=0.012,
         beta_schedule="scaled_linear",
         clip_sample=False,
-        prediction_type="v_prediction",
+        prediction_type="sample",
         rescale_betas_zero_snr=settings.zero_terminal_snr is not False,
     )
     text_encoder = build_text_encoder(tokenizer, settings.text_width)
@@ -215,8 +219,8 @@ def _schedule(scheduler: Any, settings: Training) -> Any:
         ends_in_noise = bool(config.get("rescale_betas_zero_snr", False))
     if ends_in_noise and prediction == "epsilon":
         raise ValueError(
-            "expected v_prediction where the schedule ends in noise alone, got epsilon; try "
-            "--no-zero-terminal-snr or --prediction-type v_prediction"
+            "expected sample or v_prediction where the schedule ends in noise alone, got epsilon; "
+            "try --no-zero-terminal-snr or --prediction-type v_prediction"
         )
     end: dict[str, Any] = {"steps_offset": 1, "set_alpha_to_one": False}
     if ends_in_noise:

@@ -105,7 +105,7 @@ class Training:
     """Of a text encoder from scratch."""
 
     # What a step sees
-    steps: int = 8_000
+    steps: int = 6_000
     """Of the optimiser."""
     num_views: tuple[int, ...] = (1, 4)
     """Views of an object denoised together; one of these numbers is drawn for each step."""
@@ -128,24 +128,29 @@ class Training:
     """Share of such steps, with --images."""
 
     # The loss
-    prediction_type: Literal["epsilon", "v_prediction"] | None = None
-    """What the UNet predicts; as --init has it if left out, else v_prediction."""
+    prediction_type: Literal["epsilon", "v_prediction", "sample"] | None = None
+    """What the UNet predicts: the noise, the velocity, or the clean latents; as --init has it if
+    left out, else sample."""
     zero_terminal_snr: bool | None = None
-    """End the noise schedule in noise alone (Lin et al. 2024), with v_prediction; as --init has it
+    """End the noise schedule in noise alone (Lin et al. 2024), not with epsilon; as --init has it
     if left out, else so."""
     timestep_shift: float = 2.5
     """Above 1, noisy timesteps are drawn more often: t = s u / (1 + (s - 1) u) of uniform u (Esser
     et al. 2024)."""
     min_snr_gamma: float | None = None
     """Cap on the signal-to-noise weight (Hang et al. 2023); none weighs all timesteps alike."""
+    max_sample_weight: float = 3.0
+    """With --prediction-type sample: errors weigh as those of the velocity, 1 + signal-to-noise,
+    but no more than this, or the least noise would outweigh all else."""
     offset_noise: float = 0.0
     """Deviation of noise that is the same all over a view; 0.1 helps to draw dark and light."""
 
     # The optimiser
     learning_rate: float = 1e-3
     """At its highest."""
-    lr_schedule: Literal["constant", "cosine"] = "cosine"
-    """After the warm-up; cosine falls to a fiftieth at the last step."""
+    lr_schedule: Literal["constant", "cosine", "cooldown"] = "cooldown"
+    """After the warm-up; cosine falls to a fiftieth at the last step, cooldown to nothing over the
+    last quarter of the steps. Before it falls, a run can be given other --steps."""
     warmup_steps: int = 200
     """In which the learning rate rises."""
     optimizer: Literal["adamw", "adamw-8bit", "adafactor"] = "adamw"
@@ -214,8 +219,9 @@ class Training:
                 raise ValueError(f"expected {name} of at least 0, got {getattr(self, name)}")
         if not 0 <= self.ema_decay < 1:
             raise ValueError(f"expected ema_decay of 0 to below 1, got {self.ema_decay}")
-        if not self.timestep_shift > 0 or not self.max_grad_norm > 0:
-            raise ValueError("expected timestep_shift and max_grad_norm above 0")
+        for name in ("timestep_shift", "max_grad_norm", "max_sample_weight"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"expected {name} above 0, got {getattr(self, name)}")
         if not self.num_views or any(n < 1 or self.batch_size % n for n in self.num_views):
             raise ValueError(
                 f"expected batch_size to be a multiple of num_views {self.num_views}, got "
@@ -223,8 +229,8 @@ class Training:
             )
         if self.zero_terminal_snr and self.prediction_type == "epsilon":
             raise ValueError(
-                "expected v_prediction where the schedule ends in noise alone, got epsilon; "
-                "try --no-zero-terminal-snr"
+                "expected sample or v_prediction where the schedule ends in noise alone, got "
+                "epsilon; try --no-zero-terminal-snr"
             )
         if self.min_snr_gamma is not None and not self.min_snr_gamma > 0:
             raise ValueError(f"expected min_snr_gamma above 0, got {self.min_snr_gamma}")

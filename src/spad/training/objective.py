@@ -58,8 +58,8 @@ class Objective:
         flat = [x.flatten(0, 1) for x in (clean, noise, timesteps)]
         noisy = self.scheduler.add_noise(*flat).unflatten(0, clean.shape[:2])
         noisy = torch.where(scored[..., None, None, None], noisy, clean)
-        target = noise
-        if self.scheduler.config.prediction_type == "v_prediction":
+        target = {"epsilon": noise, "sample": clean}.get(self.scheduler.config.prediction_type)
+        if target is None:
             target = self.scheduler.get_velocity(*flat).unflatten(0, clean.shape[:2])
         return Question(noisy, target, timesteps, scored)
 
@@ -87,10 +87,16 @@ class Objective:
         return weighted.sum(1) / question.scored.sum(1)
 
     def _snr_weight(self, timesteps: Tensor) -> Tensor:
-        """Min-SNR weights (Hang et al. 2023), for the quantity that is predicted."""
-        gamma = self.settings.min_snr_gamma
-        if gamma is None:
+        """Min-SNR weights (Hang et al. 2023), for the quantity that is predicted.
+
+        Without a gamma, clean latents are weighted as the velocity that they imply, which is wrong
+        by 1 / spread times their error; up to `max_sample_weight`.
+        """
+        gamma, kind = self.settings.min_snr_gamma, self.scheduler.config.prediction_type
+        if gamma is None and kind != "sample":
             return torch.ones_like(timesteps, dtype=torch.float32)
         snr = compute_snr(self.scheduler, timesteps.flatten()).view(timesteps.shape)
-        is_velocity = self.scheduler.config.prediction_type == "v_prediction"
-        return snr.clamp(max=gamma) / (snr + 1 if is_velocity else snr)
+        if gamma is None:
+            return (snr + 1).clamp(max=self.settings.max_sample_weight)
+        per_clean_error = {"epsilon": snr, "v_prediction": snr + 1, "sample": 1}[kind]
+        return snr.clamp(max=gamma) / per_clean_error

@@ -43,14 +43,26 @@ def seeded(*what: Any) -> torch.Generator:
     return torch.Generator().manual_seed(int.from_bytes(digest[:4], "big"))
 
 
+def cooldown_start(total_steps: int) -> int:
+    """First step at which the learning rate of a "cooldown" schedule falls."""
+    return total_steps * 3 // 4
+
+
 def learning_rate_factor(
     schedule: str, step: int, warmup_steps: int, total_steps: int, floor: float = 0.02
 ) -> float:
-    """Linear warm-up, then "constant" or a "cosine" down to `floor`."""
+    """Linear warm-up, then "constant", "cooldown" or a "cosine" down to `floor`.
+
+    "cooldown" is constant up to its last quarter, then falls to nothing as 1 - sqrt(progress)
+    (Hägele et al. 2024).
+    """
     if step < warmup_steps:
         return (step + 1) / warmup_steps
     if schedule == "constant":
         return 1.0
+    if schedule == "cooldown":
+        start = cooldown_start(total_steps)
+        return 1 - math.sqrt(max(0, step - start) / (total_steps - start))
     progress = (step - warmup_steps) / max(1, total_steps - warmup_steps)
     return floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
 
@@ -211,6 +223,25 @@ class TrainingRun:
         """The last checkpoint, None if there is none."""
         return max((self.folder / CHECKPOINTS).glob("step-*.pt"), default=None)
 
+    @property
+    def steps_done(self) -> int:
+        """Of the newest checkpoint; 0 if there is none."""
+        newest = self.newest()
+        return int(newest.stem.removeprefix("step-")) if newest else 0
+
+    def saved_settings(self) -> dict[str, Any]:
+        """Those that the folder's run was last called with; none if it is new.
+
+        Raises: ValueError: they are malformed.
+        """
+        path = self.folder / SETTINGS
+        if not path.is_file():
+            return {}
+        try:
+            return json.loads(path.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise ValueError(f"{path}: expected JSON ({error})") from None
+
     def check(self) -> None:
         """Raises: ValueError: the folder holds something else, or a run with other settings."""
         folder = self.folder
@@ -226,10 +257,7 @@ class TrainingRun:
             return
         if self.newest() is None:
             return
-        try:
-            saved = json.loads(path.read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise ValueError(f"{path}: expected JSON ({error})") from None
+        saved = self.saved_settings()
         differing = sorted(
             name
             for name in saved.keys() | self.settings

@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -33,7 +34,14 @@ from spad.training.build import Denoiser, build_pipeline, choose_what_learns, le
 from spad.training.config import Training
 from spad.training.cost import Sizes, check_space, sizes
 from spad.training.objective import Objective, Question
-from spad.training.run import SAMPLES, TrainingRun, learning_rate_factor, recorded, seeded
+from spad.training.run import (
+    SAMPLES,
+    TrainingRun,
+    cooldown_start,
+    learning_rate_factor,
+    recorded,
+    seeded,
+)
 from spad.training.show import (
     as_array,
     draw_samples,
@@ -292,10 +300,7 @@ class Trainer:
         """The run that `settings` describe."""
         settings, accelerator = self.settings, self.accelerator
         said = recorded(settings, without=("data", "output", "dry_run"))
-        free = set(MAY_CHANGE)
-        if settings.lr_schedule == "constant":
-            free.add("steps")
-        return TrainingRun(
+        run = TrainingRun(
             settings.run_folder,
             self.parts(),
             said | {"data_sha256": data_hash(settings.data)},
@@ -303,12 +308,17 @@ class Trainer:
             settings.save_every_s,
             settings.log_every,
             settings.keep_last,
-            free,
+            MAY_CHANGE,
             # In fp16 the loss is scaled up, and a step whose gradients overflow is skipped.
             watched=("loss",) if settings.mixed_precision == "fp16" else ("loss", "gradient_norm"),
             is_main=accelerator.is_main_process,
             agree=self._agree,
         )
+        is_steady = settings.lr_schedule == "constant"
+        if settings.lr_schedule == "cooldown":
+            steps = min(settings.steps, run.saved_settings().get("steps", settings.steps))
+            is_steady = run.steps_done <= cooldown_start(steps)
+        return replace(run, may_change=MAY_CHANGE | {"steps"}) if is_steady else run
 
     def _agree(self, flag: bool) -> bool:
         if self.world_size == 1:
