@@ -42,11 +42,27 @@ def run(training, autoencoder) -> Path:
 
 def test_export_ships_a_working_model_with_its_record(run, autoencoder, renders, tmp_path):
     output = tmp_path / "shipped"
-    export = Export((run,), renders, output, autoencoder, "discs", "CC0-1.0", "us")
+    export = Export(
+        (run,),
+        renders,
+        output,
+        autoencoder,
+        "discs",
+        "CC0-1.0",
+        "us",
+        cfg_scale=3.0,
+        scheduler="unipc",
+        sample_steps=7,
+    )
     assert export_model(export) == output
     model = find_model(output)
     check_files(model)
     assert (model.name, model.description, model.licence) == ("shipped", "discs", "CC0-1.0")
+    drawing = model.defaults
+    assert (drawing.scheduler, drawing.steps, drawing.cfg_scale) == ("unipc", 7, 3.0)
+    as_trained = find_model(run / "model").defaults
+    kept = replace(export, output=tmp_path / "kept", scheduler=None, sample_steps=None)
+    assert find_model(export_model(kept)).defaults == replace(as_trained, cfg_scale=3.0)
     assert "disc 2" in model.captions()
     for path in output.rglob("*"):
         if path.suffix in (".json", ".md", ".txt", ".csv"):

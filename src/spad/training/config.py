@@ -312,7 +312,13 @@ class Export:
     """Strength of the prompt that the model draws with unless told otherwise."""
     guidance_rescale: float = 0.7
     """How far it is kept from raising contrast, unless told otherwise."""
+    scheduler: Literal["ddim", "dpm++", "unipc", "euler"] | None = None
+    """Solver that it draws with, unless told otherwise; that of the last run if left out."""
+    sample_steps: int | None = None
+    """Steps that it takes; as the last run's model if left out."""
 
     def __post_init__(self) -> None:
         if not self.runs:
             raise ValueError("expected the run folders of the denoiser, got none")
+        if self.sample_steps is not None and self.sample_steps < 1:
+            raise ValueError(f"expected sample_steps of at least 1, got {self.sample_steps}")

@@ -60,6 +60,8 @@ def export_model(settings: Export) -> Path:
                 info.defaults,
                 cfg_scale=settings.cfg_scale,
                 guidance_rescale=settings.guidance_rescale,
+                scheduler=settings.scheduler or info.defaults.scheduler,
+                steps=settings.sample_steps or info.defaults.steps,
             ),
             licence=settings.licence,
             author=settings.author,

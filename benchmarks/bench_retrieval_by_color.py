@@ -1,0 +1,149 @@
+"""Does a model draw what it was taught, and in colours that it was not?
+
+    python benchmarks/bench_retrieval_by_color.py SHARDS OUTPUT [--model mini] [--objects FILE]
+
+SHARDS is what `spad pack --recolor` wrote and the model learned from. Two questions, each of at
+most 100 captions: captions it learned from, and colours of its things that `spad pack` makes of no
+object (`spad.data.recolor.is_unseen`). Four views are drawn of each, with the model's defaults, and
+the captions are ranked by the renders of their objects (`spad.evaluation.retrieval`). Those of
+colours never made are recoloured here; the captions that they are told apart from are those it
+learned from, often the same thing in other colours. OUTPUT gets sheets of all that was drawn.
+"""
+
+import argparse
+import hashlib
+import json
+from pathlib import Path
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from spad.data.lists import read_ids
+from spad.data.recolor import COLORS, is_unseen, named_color, recolored, renamed
+from spad.data.viewpoints import object_seed
+from spad.data.views import VARIANT, ObjectViews, base_uid, is_held_out, read_renders
+from spad.evaluation.protocol import load_gallery, load_protocol
+from spad.models import find_model, load_model
+from spad.results import prompt_grid
+
+MOST = 100
+SETS_ON_A_SHEET = 20
+
+
+def by_hash(objects):
+    return sorted(objects, key=lambda views: hashlib.sha256(views.uid.encode()).hexdigest())
+
+
+def learned_captions(objects: list[ObjectViews]) -> dict[str, np.ndarray]:
+    """One caption each of up to 100 objects, all different, and the object's pictures."""
+    found = {}
+    for views in by_hash(objects):
+        caption = views.captions[object_seed(0, views.uid) % len(views.captions)]
+        if len(found) < MOST and caption not in found:
+            found[caption] = views.images()
+    return found
+
+
+def unseen_captions(objects: list[ObjectViews]) -> dict[str, np.ndarray]:
+    """Up to 100 colours of things that no object has, and pictures of how that would look."""
+    learned = {caption for views in objects for caption in views.captions}
+    found = {}
+    for views in by_hash(objects):
+        source = named_color(views.captions)
+        if VARIANT in views.uid or source is None:
+            continue
+        for target in COLORS:
+            caption = renamed(min(views.captions, key=len), source, target)
+            if caption is None or not is_unseen(target, views.captions) or caption in learned:
+                continue
+            if len(found) < MOST:
+                found.setdefault(caption, on_white(recolored(with_alpha(views), source, target)))
+    return found
+
+
+def with_alpha(views: ObjectViews) -> np.ndarray:
+    """Pictures on white as uint8 (v, h, w, 4): white is what is not the object."""
+    pictures = views.images()
+    alpha = np.where((pictures < 255).any(-1, keepdims=True), 255, 0).astype(np.uint8)
+    return np.concatenate([pictures, alpha], axis=-1)
+
+
+def on_white(pictures: np.ndarray) -> np.ndarray:
+    return np.where(pictures[..., 3:] > 0, pictures[..., :3], 255)
+
+
+def to_floats(pictures: np.ndarray) -> torch.Tensor:
+    return torch.from_numpy(np.ascontiguousarray(pictures)).movedim(-1, 1).float() / 255
+
+
+def draw(name: str, captions: list[str], output: Path) -> dict[str, torch.Tensor]:
+    """Pictures (v, 3, h, w) of every caption."""
+    model, protocol = find_model(name), load_protocol()
+    pipeline, defaults = load_model(model.path), model.defaults
+    pipeline.use_scheduler(defaults.scheduler)
+    pipeline.set_progress_bar_config(disable=True)
+    cameras = protocol.cameras(model.image_size)
+    cameras = cameras[:: len(cameras) // 4]
+    drawn = {}
+    for index, caption in enumerate(tqdm(captions, unit="set")):
+        drawn[caption] = pipeline(
+            caption,
+            cameras,
+            num_inference_steps=defaults.steps,
+            cfg_scale=defaults.cfg_scale,
+            guidance_rescale=defaults.guidance_rescale,
+            blob_sigma=defaults.blob_sigma,
+            seed=index,
+        ).images[0]
+    output.mkdir(parents=True, exist_ok=True)
+    for start in range(0, len(captions), SETS_ON_A_SHEET):
+        sheet = {c: drawn[c] for c in captions[start : start + SETS_ON_A_SHEET]}
+        prompt_grid(sheet).save(output / f"{start:03d}.png")
+    return {
+        caption: to_floats(np.stack([np.asarray(view) for view in views]))
+        for caption, views in drawn.items()
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("shards", type=Path)
+    parser.add_argument("output", type=Path)
+    parser.add_argument("--model", default="mini")
+    parser.add_argument("--objects", type=Path, help="ids that it learned from, one a line")
+    parser.add_argument("--most", type=int, default=MOST, help="captions drawn for a question")
+    arguments = parser.parse_args()
+    ids = None if arguments.objects is None else read_ids(arguments.objects)
+    objects = [
+        views
+        for views in read_renders(arguments.shards)
+        if not is_held_out(views.uid) and (ids is None or base_uid(views.uid) in ids)
+    ]
+    learned, unseen = learned_captions(objects), unseen_captions(objects)
+    questions = {
+        "learned": (learned, learned),
+        "colours never seen": (unseen, dict(list((unseen | learned).items())[:MOST])),
+    }
+    scores = {}
+    for name, (asked, among) in questions.items():
+        gallery = load_gallery().of(list(among), [to_floats(p) for p in among.values()])
+        captions = list(asked)[: arguments.most]
+        pictures = draw(arguments.model, captions, arguments.output / name.replace(" ", "-"))
+        ranks = {caption: gallery.rank(views, caption) for caption, views in pictures.items()}
+        every = torch.tensor(list(ranks.values())).float()
+        scores[name] = {"ranks": ranks} | {
+            f"top {k}": float((every <= k).float().mean()) for k in (1, 5, 10)
+        }
+        print(
+            f"{name}: {len(ranks)} among {len(among)} captions, mean rank {every.mean():.1f}, "
+            + ", ".join(f"top {k} {scores[name][f'top {k}']:.2f}" for k in (1, 5, 10)),
+            flush=True,
+        )
+    (arguments.output / "scores.json").write_text(json.dumps(scores, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
