@@ -63,11 +63,11 @@ def test_it_learns(training):
     [
         {},
         {"prediction_type": "epsilon", "zero_terminal_snr": False, "min_snr_gamma": 5.0},
-        {"prediction_type": "v_prediction"},
+        {"prediction_type": "v_prediction", "optimizer": "adamw"},
         {"optimizer": "adafactor", "mixed_precision": "bf16", "offset_noise": 0.1},
         {"epipolar": "original", "intrinsics": "on", "cameras": "relative", "ema_decay": 0.0},
     ],
-    ids=["mini", "epsilon", "velocity", "adafactor-bf16", "original-masks"],
+    ids=["mini", "epsilon", "velocity-adamw", "adafactor-bf16", "original-masks"],
 )
 def test_every_weight_learns(training, changes):
     trainer = Trainer(replace(training, num_views=(4,), **changes))

@@ -145,6 +145,7 @@ def test_the_folder_of_another_run(training, tmp_path):
         ({"learning_rate": -1.0}, "learning_rate of at least 0"),
         ({"ema_decay": 1.0}, "ema_decay"),
         ({"prediction_type": "epsilon", "zero_terminal_snr": True}, "v_prediction"),
+        ({"optimizer": "muon", "fsdp": True}, "another --optimizer with --fsdp"),
         ({"learn": "lora"}, "--init"),
         ({"steps": 0}, "steps of at least 1"),
         ({"timestep_shift": 0.0}, "above 0"),

@@ -13,7 +13,7 @@ from spad.training.run import CHECKPOINTS
 
 _FLOAT32 = 4
 # Numbers that an optimiser keeps for each parameter, in units of one float32.
-_OPTIMIZER_STATE = {"adamw": 2.0, "adamw-8bit": 0.5, "adafactor": 0.01}
+_OPTIMIZER_STATE = {"muon": 1.0, "adamw": 2.0, "adamw-8bit": 0.5, "adafactor": 0.01}
 
 
 @dataclass(frozen=True)

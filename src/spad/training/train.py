@@ -33,6 +33,7 @@ from spad.training.batches import (
 from spad.training.build import Denoiser, build_pipeline, choose_what_learns, learned_scheduler
 from spad.training.config import Training
 from spad.training.cost import Sizes, check_space, sizes
+from spad.training.muon import Muon
 from spad.training.objective import Objective, Question
 from spad.training.run import (
     SAMPLES,
@@ -109,7 +110,7 @@ class Trainer:
         self._set_modes()
         if settings.gradient_checkpointing:
             self.denoiser.unet.enable_gradient_checkpointing()
-        optimizer = _optimizer(list(self.denoiser.learned().values()), settings)
+        optimizer = _optimizer(self.denoiser.learned(), settings)
         self.model, self.optimizer = self.accelerator.prepare(self.denoiser, optimizer)
         if settings.compile:
             # A plan of blocks is a long list, which the compiler would write out.
@@ -386,7 +387,10 @@ def _accelerator(settings: Training) -> Accelerator:
     )
 
 
-def _optimizer(parameters: list[Tensor], settings: Training) -> torch.optim.Optimizer:
+def _optimizer(
+    learned: Mapping[str, torch.nn.Parameter], settings: Training
+) -> torch.optim.Optimizer:
+    parameters = list(learned.values())
     rate, decay = settings.learning_rate, settings.weight_decay
     if settings.optimizer == "adafactor":
         return torch.optim.Adafactor(parameters, rate, weight_decay=decay)
@@ -395,6 +399,8 @@ def _optimizer(parameters: list[Tensor], settings: Training) -> torch.optim.Opti
         from bitsandbytes.optim import AdamW8bit
 
         return AdamW8bit(parameters, rate, **options)
+    if settings.optimizer == "muon":
+        return Muon(learned, rate, **options)
     return torch.optim.AdamW(parameters, rate, fused=True, **options)
 
 

@@ -1,0 +1,123 @@
+"""Muon: steps of matrices are made orthogonal, all else learns by AdamW.
+
+PyTorch's own takes neither the kernels of convolutions nor anything but bf16, which many CPUs only
+emulate; this one takes both, and all matrices of one shape at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from itertools import groupby
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+# Of the quintic that brings singular values near 1 (Jordan et al. 2024).
+_COEFFICIENTS = (3.4445, -4.7750, 2.0315)
+_ITERATIONS = 5
+# Beside these, a step of a matrix is as large as one of AdamW (Liu et al. 2025).
+_LIKE_ADAMW = 0.2
+# Smaller matrices gain nothing.
+_LEAST_SIDE = 16
+# First and last layers and tables of vectors are no maps between features. The embeddings of time,
+# camera and whole texts are, but so square that a step would cost more than it brings.
+_NOT_ORTHOGONAL = ("conv_in", "conv_out", "embeddings.", "_embedding.")
+
+
+class Muon(torch.optim.AdamW):
+    """AdamW, but that matrices are moved by the orthogonal factor of their averaged gradient.
+
+    So every direction of a matrix learns at the same rate, those of rare words too. The kernel of a
+    convolution, (o, i, h, w), counts as a matrix (o, i h w).
+
+    Args:
+        named: parameters by name; `is_matrix` says which are moved so.
+        options: of AdamW, for the others.
+
+    Source: Jordan et al. 2024, "Muon: an optimizer for hidden layers in neural networks"; Liu et
+    al. 2025, "Muon is scalable for LLM training", for the size of a step, with which learning rate
+    and weight decay of AdamW serve both.
+    """
+
+    def __init__(
+        self, named: Mapping[str, nn.Parameter], lr: float, momentum: float = 0.95, **options: Any
+    ):
+        matrices = [p for name, p in named.items() if is_matrix(name, p)]
+        others = [p for name, p in named.items() if not is_matrix(name, p)]
+        groups = [
+            {"params": parameters, "orthogonal": orthogonal}
+            for parameters, orthogonal in ((others, False), (matrices, True))
+            if parameters
+        ]
+        self.momentum = momentum
+        super().__init__(groups, lr, **options)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        # That of AdamW looks for numbers that matrices do not have.
+        torch.optim.Optimizer.__setstate__(self, state)
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:
+        """One step of all parameters that have a gradient."""
+        groups = self.param_groups
+        self.param_groups = [group for group in groups if not group["orthogonal"]]
+        try:
+            loss = super().step(closure)
+        finally:
+            self.param_groups = groups
+        for group in groups:
+            if group["orthogonal"]:
+                self._step_matrices(group)
+        return loss
+
+    def _step_matrices(self, group: Mapping[str, Any]) -> None:
+        learned = [p for p in group["params"] if p.grad is not None]
+        for (rows, columns), same in groupby(sorted(learned, key=_shape), key=_shape):
+            parameters = list(same)
+            steps = orthogonal(torch.stack([self._direction(p) for p in parameters]))
+            size = group["lr"] * _LIKE_ADAMW * max(rows, columns) ** 0.5
+            for parameter, step in zip(parameters, steps, strict=True):
+                parameter.mul_(1 - group["lr"] * group["weight_decay"])
+                parameter.sub_(step.view_as(parameter), alpha=size)
+
+    def _direction(self, parameter: nn.Parameter) -> Tensor:
+        """Nesterov's momentum, (o, i)."""
+        state, gradient = self.state[parameter], parameter.grad
+        if not state:
+            state["average"] = torch.zeros_like(parameter)
+        average = state["average"].lerp_(gradient, 1 - self.momentum)
+        return gradient.lerp(average, self.momentum).flatten(1)
+
+
+def is_matrix(name: str, parameter: Tensor) -> bool:
+    """Whether a parameter maps features to features, and is large enough to be worth it."""
+    if parameter.ndim < 2 or any(part in name for part in _NOT_ORTHOGONAL):
+        return False
+    return min(_shape(parameter)) >= _LEAST_SIDE
+
+
+def orthogonal(matrices: Tensor) -> Tensor:
+    """(n, o, i) -> the same with all singular values between 0.7 and 1.2, by a few products.
+
+    Newton-Schulz iteration. Each turn multiplies with a polynomial of the Gram matrix, so they are
+    gathered on the shorter side, and the matrices themselves are multiplied only once.
+    """
+    a, b, c = _COEFFICIENTS
+    scaled = matrices / matrices.norm(dim=(-2, -1), keepdim=True).clamp_min(1e-7)
+    is_tall = scaled.shape[-2] > scaled.shape[-1]
+    wide = scaled.mT if is_tall else scaled
+    gram = wide @ wide.mT
+    identity = torch.eye(gram.shape[-1], dtype=gram.dtype, device=gram.device)
+    product = identity
+    for turn in range(_ITERATIONS):
+        factor = a * identity + b * gram + c * (gram @ gram)
+        product = factor @ product if turn else factor
+        if turn < _ITERATIONS - 1:
+            gram = factor @ gram @ factor
+    result = product @ wide
+    return result.mT if is_tall else result
+
+
+def _shape(parameter: Tensor) -> tuple[int, int]:
+    return len(parameter), parameter[0].numel()
