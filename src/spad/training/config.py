@@ -105,7 +105,7 @@ class Training:
     """Of a text encoder from scratch."""
 
     # What a step sees
-    steps: int = 6_000
+    steps: int = 2_160
     """Of the optimiser."""
     num_views: tuple[int, ...] = (1, 4)
     """Views of an object denoised together; one of these numbers is drawn for each step."""
