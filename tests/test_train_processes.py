@@ -72,7 +72,8 @@ def test_two_processes_learn_what_one_learns(settings, sharing, tmp_path):
     assert losses(two) == pytest.approx(losses(one), rel=1e-4)
     expected = weights(one / "model")
     for name, weight in weights(two / "model").items():
-        torch.testing.assert_close(weight, expected[name], atol=2e-5, rtol=1e-3, msg=name)
+        # AdamW divides by a gradient's size: where that is next to nothing, rounding shows.
+        torch.testing.assert_close(weight, expected[name], atol=1e-4, rtol=1e-3, msg=name)
 
 
 def test_a_killed_and_resumed_run_gives_the_weights_of_one_never_stopped(settings, tmp_path):
