@@ -52,8 +52,9 @@ ORDER = """
     spad.evaluation.networks spad.evaluation.protocol spad.evaluation.drawing
     spad.evaluation.page spad.evaluation.compare spad.evaluation.evaluate
     spad.training.run spad.training.autoencoder spad.training.card spad.training.export
-    spad.training.objective spad.training.batches spad.training.build spad.training.states
-    spad.training.cost spad.training.show spad.training.train spad.training.dry_run
+    spad.training.muon spad.training.objective spad.training.batches spad.training.build
+    spad.training.states spad.training.cost spad.training.show spad.training.train
+    spad.training.dry_run
     spad.cli
     spad.__main__
 """.split()
