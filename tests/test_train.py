@@ -17,6 +17,7 @@ from spad.data.pack import pack
 from spad.data.views import is_held_out
 from spad.model import MultiViewUNet
 from spad.models import check_files, find_model, load_model, save_model_manifest
+from spad.text import tokenize
 from spad.training.batches import Batch
 from spad.training.build import NEW_LAYERS
 from spad.training.config import PRESETS
@@ -136,6 +137,43 @@ def test_a_run_may_become_longer_until_its_rate_falls(training, tmp_path):
 def base(training, tmp_path) -> str:
     """A trained model to go on from."""
     return str(train(replace(training, output=tmp_path / "base", steps=2)))
+
+
+def test_a_model_of_whole_words_learns_those_of_new_captions(training, tmp_path, caplog):
+    caplog.set_level("INFO", logger="spad")
+    ids = tmp_path / "ids.txt"
+    ids.write_text("object2\n")
+    base = str(train(replace(training, output=tmp_path / "base", steps=2, objects=ids)))
+    old, settings = load_model(base, "cpu"), replace(training, init=base)
+    old_ids = old.tokenizer("disc 2").input_ids
+    assert old.tokenizer.unk_token_id in old.tokenizer("disc 3").input_ids
+
+    trainer = Trainer(settings)
+    pipeline = trainer.pipeline
+    assert "new words, as in 'disc 0'" in caplog.text
+    assert pipeline.tokenizer("disc 2").input_ids == old_ids
+    # What it knew means what it meant, and a new word what an unknown one did.
+    with torch.no_grad():
+        for known, prompt in (("disc 2", "disc 2"), ("disc 9", "disc 3")):
+            torch.testing.assert_close(
+                pipeline.text_encoder(tokenize(pipeline.tokenizer, [prompt])).last_hidden_state,
+                old.text_encoder(tokenize(old.tokenizer, [known])).last_hidden_state,
+            )
+
+    trained = load_model(train(settings), "cpu")
+    written = [tokenize(p.tokenizer, trainer.captions).tolist() for p in (trained, pipeline)]
+    assert written[0] == written[1]
+    assert trained.tokenizer.unk_token_id not in sum(written[0], [])
+    assert len(trained.text_encoder.get_input_embeddings().weight) == len(trained.tokenizer)
+
+
+def test_words_stay_unknown_where_the_text_encoder_does_not_learn(training, tmp_path, caplog):
+    ids = tmp_path / "ids.txt"
+    ids.write_text("object2\n")
+    base = str(train(replace(training, output=tmp_path / "base", steps=2, objects=ids)))
+    tokenizer = Trainer(replace(training, init=base, learn_text="off")).pipeline.tokenizer
+    assert tokenizer.unk_token_id in tokenizer("disc 3").input_ids
+    assert "captions have words that" in caplog.text and "stay unknown" in caplog.text
 
 
 @pytest.mark.parametrize(

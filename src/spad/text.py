@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 
+import torch
 from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, processors
 from transformers import CLIPTextConfig, CLIPTextModel, PreTrainedTokenizerFast
 
@@ -11,9 +12,10 @@ PAD, UNKNOWN, START, END = "<pad>", "<unk>", "<start>", "<end>"
 MAX_TOKENS = 24
 
 
-def build_tokenizer(captions: Iterable[str]) -> PreTrainedTokenizerFast:
-    """A tokenizer that knows every word of `captions`, in alphabetical order."""
-    words = sorted({word for caption in captions for word in words_of(caption)})
+def build_tokenizer(captions: Iterable[str], known: Sequence[str] = ()) -> PreTrainedTokenizerFast:
+    """A tokenizer of the words `known`, in this order, then those of `captions` by alphabet."""
+    words = {word for caption in captions for word in words_of(caption)}
+    words = [*known, *sorted(words.difference(known))]
     special = [PAD, UNKNOWN, START, END]
     vocabulary = {token: index for index, token in enumerate(special + words)}
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token=UNKNOWN))
@@ -50,6 +52,23 @@ def build_text_encoder(
             eos_token_id=tokenizer.eos_token_id,
         )
     )
+
+
+def add_words(
+    tokenizer: PreTrainedTokenizerFast, text_encoder: CLIPTextModel, captions: Iterable[str]
+) -> PreTrainedTokenizerFast:
+    """A tokenizer that knows the words of `captions` too; the ids of the old ones stay.
+
+    In `text_encoder` a new word starts as what the unknown word has become.
+    """
+    known = sorted(tokenizer.get_vocab().items(), key=lambda word_and_id: word_and_id[1])
+    special = set(tokenizer.all_special_tokens)
+    grown = build_tokenizer(captions, [word for word, _ in known if word not in special])
+    text_encoder.resize_token_embeddings(len(grown), mean_resizing=False)
+    with torch.no_grad():
+        embeddings = text_encoder.get_input_embeddings().weight
+        embeddings[len(tokenizer) :] = embeddings[tokenizer.unk_token_id]
+    return grown
 
 
 def tokenize(tokenizer, prompts: Sequence[str]):

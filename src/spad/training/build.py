@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from diffusers import DDIMScheduler
+from tokenizers.models import WordLevel
 from torch import Tensor, nn
 
 from spad.cameras import Cameras
@@ -15,7 +16,7 @@ from spad.conditioning import condition_on_cameras
 from spad.model import MultiViewUNet
 from spad.models import load_autoencoder, load_model
 from spad.pipeline import SPADPipeline
-from spad.text import build_text_encoder, build_tokenizer
+from spad.text import add_words, build_text_encoder, build_tokenizer
 from spad.training.config import Training
 
 logger = logging.getLogger(__name__)
@@ -57,7 +58,7 @@ def build_pipeline(settings: Training, image_size: int, captions: Sequence[str])
 
     Args:
         image_size: side of the data's pictures in pixels.
-        captions: words a tokenizer from scratch knows.
+        captions: whose words a tokenizer of whole words is given.
 
     Raises: ValueError: no such model, or it does not fit the data or the settings.
     """
@@ -80,7 +81,7 @@ def build_pipeline(settings: Training, image_size: int, captions: Sequence[str])
         )
     # Training gains nothing from the layout that drawing does.
     pipeline.unet.to(memory_format=torch.contiguous_format)
-    _check_words(pipeline.tokenizer, settings, captions)
+    _learn_words(pipeline, settings, captions)
     pipeline.unet = _adapted(pipeline.unet, settings)
     pipeline.scheduler = _schedule(pipeline.scheduler, settings)
     return pipeline
@@ -156,8 +157,9 @@ def _from_scratch(settings: Training, image_size: int, captions: Sequence[str]) 
     return SPADPipeline(vae, text_encoder, tokenizer, unet, scheduler)
 
 
-def _check_words(tokenizer: Any, settings: Training, captions: Sequence[str]) -> None:
-    """Tokenizers of word parts know all words; those of whole words, the ones they were made of."""
+def _learn_words(pipeline: SPADPipeline, settings: Training, captions: Sequence[str]) -> None:
+    """Tokenizers of word parts know all words; those of whole words are given the new ones."""
+    tokenizer = pipeline.tokenizer
     unknown = tokenizer.unk_token
     if unknown is None or unknown == tokenizer.eos_token:
         if settings.word_dropout:
@@ -166,15 +168,24 @@ def _check_words(tokenizer: Any, settings: Training, captions: Sequence[str]) ->
             )
         return
     strange = [c for c in captions if tokenizer.unk_token_id in tokenizer(c).input_ids]
-    if strange:
-        logger.warning(
-            "%d of %d captions have words that %s does not know, such as %r; only a model from "
-            "scratch learns new ones",
-            len(strange),
-            len(captions),
+    if not strange:
+        return
+    if settings.learn_text == "on" and isinstance(tokenizer.backend_tokenizer.model, WordLevel):
+        pipeline.register_modules(tokenizer=add_words(tokenizer, pipeline.text_encoder, captions))
+        logger.info(
+            "%s learns %d new words, as in %r",
             settings.init,
+            len(pipeline.tokenizer) - len(tokenizer),
             strange[0],
         )
+        return
+    logger.warning(
+        "%d of %d captions have words that %s does not know and that stay unknown, as in %r",
+        len(strange),
+        len(captions),
+        settings.init,
+        strange[0],
+    )
 
 
 def _adapted(unet: MultiViewUNet, settings: Training) -> MultiViewUNet:

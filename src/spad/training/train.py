@@ -76,7 +76,8 @@ class Trainer:
         self.rank, self.world_size = self.accelerator.process_index, self.accelerator.num_processes
         self._check_shares()
         objects = open_objects(settings, self.rank, self.world_size)
-        self.captions = read_captions(objects, all_of_them=settings.init is None)
+        # Tokenizers of whole words are given all; the other presets have word parts.
+        self.captions = read_captions(objects, all_of_them=settings.preset == "mini")
         if objects.index.height != objects.index.width:
             raise ValueError(
                 f"expected square pictures, got {objects.index.height}x{objects.index.width}"
