@@ -163,7 +163,7 @@ def test_a_model_of_whole_words_learns_those_of_new_captions(training, tmp_path,
     trained = load_model(train(settings), "cpu")
     written = [tokenize(p.tokenizer, trainer.captions).tolist() for p in (trained, pipeline)]
     assert written[0] == written[1]
-    assert trained.tokenizer.unk_token_id not in sum(written[0], [])
+    assert all(trained.tokenizer.unk_token_id not in ids for ids in written[0])
     assert len(trained.text_encoder.get_input_embeddings().weight) == len(trained.tokenizer)
 
 

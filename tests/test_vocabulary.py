@@ -36,6 +36,17 @@ def test_simple_forms_of_known_words_are_known(prompt, form):
     assert reading.prompt == form
 
 
+def test_words_that_mean_the_same_are_known():
+    captions = ["a red couch", "a small pine tree", "a wooden barrel"]
+    reading = read_prompt("two tiny scarlet sofas", captions)
+    assert reading.replaced == (("tiny", "small"), ("scarlet", "red"), ("sofas", "couch"))
+    assert reading.prompt == "two small red couch"
+    assert reading.unknown == ("two",)
+    # Where both are known, each is itself; a line's first known word goes before its others.
+    assert read_prompt("a little couch", [*captions, "a little house"]).replaced == ()
+    assert read_prompt("a cask", [*captions, "a keg"]).prompt == "a barrel"
+
+
 def test_known_words_stay_as_written():
     prompt = "A Blue fish, with  wings!"
     assert read_prompt(prompt, CAPTIONS).prompt == prompt
