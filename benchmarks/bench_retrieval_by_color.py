@@ -23,6 +23,7 @@ from spad.data.lists import read_ids
 from spad.data.recolor import COLORS, is_unseen, named_color, recolored, renamed
 from spad.data.viewpoints import object_seed
 from spad.data.views import VARIANT, ObjectViews, base_uid, is_held_out, read_renders
+from spad.evaluation.drawing import to_floats
 from spad.evaluation.protocol import load_gallery, load_protocol
 from spad.models import find_model, load_model
 from spad.results import prompt_grid
@@ -71,10 +72,6 @@ def with_alpha(views: ObjectViews) -> np.ndarray:
 
 def on_white(pictures: np.ndarray) -> np.ndarray:
     return np.where(pictures[..., 3:] > 0, pictures[..., :3], 255)
-
-
-def to_floats(pictures: np.ndarray) -> torch.Tensor:
-    return torch.from_numpy(np.ascontiguousarray(pictures)).movedim(-1, 1).float() / 255
 
 
 def draw(name: str, captions: list[str], output: Path) -> dict[str, torch.Tensor]:
