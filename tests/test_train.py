@@ -312,7 +312,8 @@ def test_only_listed_objects_are_learned_from(training, tmp_path):
 def test_captions_and_words_are_dropped_as_often_as_asked(training):
     trainer = Trainer(replace(training, text_dropout=0.5, word_dropout=0.25, num_views=(1,)))
     tokenizer = trainer.pipeline.tokenizer
-    ids = torch.cat([trainer._token_ids(trainer.next_batch(step)) for step in range(60)])
+    none = torch.zeros(8, dtype=torch.bool)
+    ids = torch.cat([trainer._token_ids(trainer.next_batch(step), none) for step in range(60)])
     words = [tokenizer.decode(row, skip_special_tokens=True) for row in ids]
     kept = [
         row
@@ -322,6 +323,22 @@ def test_captions_and_words_are_dropped_as_often_as_asked(training):
     assert 0.4 < len(kept) / len(ids) < 0.6
     unknown = (torch.stack(kept) == tokenizer.unk_token_id).sum() / (2 * len(kept))
     assert 0.15 < unknown < 0.35
+
+
+def test_where_a_view_is_given_captions_are_dropped_at_their_own_rate(training):
+    shares = {"text_dropout": 0.0, "clean_view_text_dropout": 1.0}
+    trainer = Trainer(replace(training, clean_view_share=0.5, num_views=(4,), **shares))
+    nothing = trainer.pipeline.tokenizer("").input_ids
+    seen = set()
+    for step in range(10):
+        batch = trainer.next_batch(step)
+        *_, question = trainer.losses(batch)
+        given = question.timesteps[:, 0] == 0
+        ids = trainer._token_ids(batch, question.is_given)
+        empty = (ids[:, : len(nothing)] == torch.tensor(nothing)).all(1)
+        assert torch.equal(empty, given)
+        seen |= set(given.tolist())
+    assert seen == {True, False}
 
 
 def test_stored_latents_are_the_pictures_encoded(training, base, renders, tmp_path):

@@ -119,6 +119,8 @@ class Training:
     """Share of objects whose view 0 is given clean, at timestep 0: image conditioning."""
     text_dropout: float = 0.1
     """Share of captions left out, for guidance."""
+    clean_view_text_dropout: float = 0.5
+    """The same where view 0 is given: what a caption says need not be looked for in the picture."""
     word_dropout: float = 0.02
     """Share of words replaced by the unknown word; for text encoders from scratch."""
     images: Path | None = None
@@ -212,7 +214,13 @@ class Training:
         for name in ("steps", "batch_size", "log_every", "keep_last", "sample_steps", "lora_rank"):
             if getattr(self, name) < 1:
                 raise ValueError(f"expected {name} of at least 1, got {getattr(self, name)}")
-        for name in ("clean_view_share", "text_dropout", "word_dropout", "image_share"):
+        for name in (
+            "clean_view_share",
+            "text_dropout",
+            "clean_view_text_dropout",
+            "word_dropout",
+            "image_share",
+        ):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"expected {name} of 0 to 1, got {getattr(self, name)}")
         for name in ("learning_rate", "offset_noise", "warmup_steps", "weight_decay"):

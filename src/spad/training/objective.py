@@ -33,6 +33,11 @@ class Question:
     timesteps: Tensor
     scored: Tensor
 
+    @property
+    def is_given(self) -> Tensor:
+        """(b,) bool: whether view 0 is given clean."""
+        return ~self.scored[:, 0]
+
 
 class Objective:
     """The denoising loss of a noise schedule, as `settings` ask for it."""

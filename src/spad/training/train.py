@@ -154,7 +154,7 @@ class Trainer:
         clean = self._latents(batch.views.to(device), batch.are_pixels)
         question = self.objective.ask(clean, batch.keys)
         cameras = None if batch.cameras is None else batch.cameras.to(device)
-        token_ids = self._token_ids(batch).to(device)
+        token_ids = self._token_ids(batch, question.is_given).to(device)
         predicted = self.model(question.noisy, question.timesteps, token_ids, cameras)
         errors = self.objective.errors(predicted, question)
         return self.objective.losses(errors, question), errors, question
@@ -165,12 +165,20 @@ class Trainer:
         flat = encode_scaled(self.pipeline.vae, views.flatten(0, 1))
         return flat.unflatten(0, views.shape[:2]).float()
 
-    def _token_ids(self, batch: Batch) -> Tensor:
-        """(b, length); captions and words are dropped as often as the settings ask."""
+    def _token_ids(self, batch: Batch, is_given: Tensor) -> Tensor:
+        """(b, length); captions and words are dropped as often as the settings ask.
+
+        Args:
+            is_given: (b,) bool, of which objects view 0 is given.
+        """
         settings, tokenizer = self.settings, self.pipeline.tokenizer
+        shares = (settings.text_dropout, settings.clean_view_text_dropout)
         prefix = "" if batch.cameras is None else self.pipeline.config.prompt_prefix
         generators = [seeded(settings.seed, "text", key) for key in batch.keys]
-        dropped = [torch.rand((), generator=g).item() < settings.text_dropout for g in generators]
+        dropped = [
+            torch.rand((), generator=g).item() < shares[given]
+            for g, given in zip(generators, is_given.tolist(), strict=True)
+        ]
         prompts = [
             "" if drop else prefix + caption
             for drop, caption in zip(dropped, batch.captions, strict=True)
