@@ -51,6 +51,7 @@ def test_export_ships_a_working_model_with_its_record(run, autoencoder, renders,
         "CC0-1.0",
         "us",
         cfg_scale=3.0,
+        image_cfg_scale=1.5,
         scheduler="unipc",
         sample_steps=7,
     )
@@ -59,10 +60,13 @@ def test_export_ships_a_working_model_with_its_record(run, autoencoder, renders,
     check_files(model)
     assert (model.name, model.description, model.licence) == ("shipped", "discs", "CC0-1.0")
     drawing = model.defaults
-    assert (drawing.scheduler, drawing.steps, drawing.cfg_scale) == ("unipc", 7, 3.0)
+    assert (drawing.scheduler, drawing.steps) == ("unipc", 7)
+    assert [drawing.guidance(is_image_given) for is_image_given in (False, True)] == [3.0, 1.5]
     as_trained = find_model(run / "model").defaults
     kept = replace(export, output=tmp_path / "kept", scheduler=None, sample_steps=None)
-    assert find_model(export_model(kept)).defaults == replace(as_trained, cfg_scale=3.0)
+    assert find_model(export_model(kept)).defaults == replace(
+        as_trained, cfg_scale=3.0, image_cfg_scale=1.5
+    )
     assert "disc 2" in model.captions()
     for path in output.rglob("*"):
         if path.suffix in (".json", ".md", ".txt", ".csv"):

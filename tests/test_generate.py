@@ -1,6 +1,8 @@
 """spad.results and spad.generate: what a run leaves behind, and what it is asked."""
 
 import json
+import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +13,7 @@ from spad.camera_formats import load_cameras
 from spad.cameras import Cameras
 from spad.config import Generation
 from spad.generate import plan_generation
+from spad.models import read_info, save_model_manifest
 from spad.results import (
     prompt_grid,
     save_many_results,
@@ -166,6 +169,19 @@ def test_settings_left_out_are_the_models_own(tiny_pipeline_folder, tmp_path):
     settings = plan(tiny_pipeline_folder, tmp_path, cfg_scale=2.0).settings
     assert (settings.ddim_steps, settings.cfg_scale, settings.size) == (2, 2.0, 128)
     assert settings.scheduler == "ddim"
+
+
+def test_a_given_picture_has_a_guidance_of_its_own(tiny_pipeline_folder, tmp_path):
+    photo, model = tmp_path / "photo.png", tmp_path / "model"
+    Image.new("RGB", (8, 8)).save(photo)
+    shutil.copytree(tiny_pipeline_folder, model)
+    own = plan(model, tmp_path).settings.cfg_scale
+    assert plan(model, tmp_path, image=photo).settings.cfg_scale == own
+    defaults = replace(read_info(model).defaults, image_cfg_scale=1.0)
+    save_model_manifest(model, "other", "", ["a fish"], defaults, licence="", author="")
+    assert plan(model, tmp_path).settings.cfg_scale == own != 1.0
+    assert plan(model, tmp_path, image=photo).settings.cfg_scale == 1.0
+    assert plan(model, tmp_path, image=photo, cfg_scale=2.0).settings.cfg_scale == 2.0
 
 
 def test_default_output_never_exists(tiny_pipeline_folder, tmp_path, monkeypatch):

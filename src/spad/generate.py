@@ -92,7 +92,7 @@ def plan_generation(settings: Generation) -> GenerationPlan:
 
     settings = dataclasses.replace(
         settings,
-        cfg_scale=given(settings.cfg_scale, defaults.cfg_scale),
+        cfg_scale=given(settings.cfg_scale, defaults.guidance(image is not None)),
         guidance_rescale=given(settings.guidance_rescale, defaults.guidance_rescale),
         blob_sigma=given(settings.blob_sigma, defaults.blob_sigma),
         ddim_steps=given(settings.ddim_steps, defaults.steps),

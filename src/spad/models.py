@@ -72,6 +72,13 @@ class GenerationDefaults:
     blob_sigma: float = 0.5
     steps: int = 25
     scheduler: str = "ddim"
+    image_cfg_scale: float | None = None
+
+    def guidance(self, is_image_given: bool) -> float:
+        """`cfg_scale`, or that for a given picture, from which guidance draws away."""
+        if is_image_given and self.image_cfg_scale is not None:
+            return self.image_cfg_scale
+        return self.cfg_scale
 
 
 @dataclass(frozen=True)

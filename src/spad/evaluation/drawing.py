@@ -166,7 +166,7 @@ class Artist:
             read_prompt(prompt, self._captions).prompt if self._captions else prompt,
             cameras,
             num_inference_steps=defaults.steps if steps is None else steps,
-            cfg_scale=defaults.cfg_scale if scale is None else scale,
+            cfg_scale=defaults.guidance(image is not None) if scale is None else scale,
             guidance_rescale=defaults.guidance_rescale,
             blob_sigma=defaults.blob_sigma,
             seed=seed,

@@ -153,6 +153,11 @@ def _work_with_model(settings: Evaluation) -> Work:
     data = None if settings.data is None else read_renders(settings.data)
     questions = choose_questions(settings, data)
     protocol = questions.protocol
+
+    def guidance(is_image_given: bool) -> float:
+        own = model.defaults.guidance(is_image_given)
+        return own if settings.cfg_scale is None else settings.cfg_scale
+
     asked = {
         "model": model.name,
         "model_sha256": weights_hash(model),
@@ -163,9 +168,8 @@ def _work_with_model(settings: Evaluation) -> Work:
         "limit": settings.limit,
         "data_sha256": None if settings.data is None else data_hash(settings.data),
         "ddim_steps": settings.ddim_steps or model.defaults.steps,
-        "cfg_scale": (
-            model.defaults.cfg_scale if settings.cfg_scale is None else settings.cfg_scale
-        ),
+        "cfg_scale": guidance(False),
+        "image_cfg_scale": guidance(True),
         **_asked_of_all(settings),
     }
 

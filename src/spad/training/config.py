@@ -324,6 +324,8 @@ class Export:
     author: str = ""
     cfg_scale: float = 4.0
     """Strength of the prompt that the model draws with unless told otherwise."""
+    image_cfg_scale: float | None = None
+    """The same where a picture is given; no other if left out."""
     guidance_rescale: float = 0.7
     """How far it is kept from raising contrast, unless told otherwise."""
     scheduler: Literal["ddim", "dpm++", "unipc", "euler"] | None = None

@@ -59,6 +59,7 @@ def export_model(settings: Export) -> Path:
             defaults=replace(
                 info.defaults,
                 cfg_scale=settings.cfg_scale,
+                image_cfg_scale=settings.image_cfg_scale,
                 guidance_rescale=settings.guidance_rescale,
                 scheduler=settings.scheduler or info.defaults.scheduler,
                 steps=settings.sample_steps or info.defaults.steps,
