@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import gc
 import logging
 import os
 import shlex
@@ -152,6 +153,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _generate(settings: Generation, argv: list[str]) -> None:
     started = time.monotonic()
+    # Packages load a million objects and no garbage: to look for it less often saves 4 % of a start.
+    gc.set_threshold(100_000, 50, 50)
     from spad.generate import draw, plan_generation
 
     plan = plan_generation(settings)
