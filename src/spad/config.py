@@ -191,7 +191,8 @@ class Generation:
     seed: int = 0
     """Of the starting noise. The same seed on the same machine draws the same pictures."""
     cfg_scale: float | None = None
-    """Strength of the prompt; 1 turns guidance off."""
+    """Strength of the prompt; 1 turns guidance off. The model's own if left out, which may be
+    another with --image."""
     guidance_rescale: float | None = None
     """0 to 1: how far the prompt's strength is kept from raising contrast and colour."""
     blob_sigma: float | None = None
