@@ -20,10 +20,12 @@ from spad.cli import main
 from spad.data.views import is_held_out, read_renders
 from spad.evaluation import evaluate as command
 from spad.evaluation.config import Evaluation
-from spad.evaluation.drawing import choose_questions
+from spad.evaluation.drawing import Artist, choose_questions
 from spad.evaluation.metrics import METRICS, Metric
 from spad.evaluation.protocol import load_protocol
 from spad.evaluation.report import Column, read_report
+from spad.models import find_model
+from spad.pipeline import SPADPipeline
 
 FILES = ("report.json", "report.md", "report.html", "run.json", "scores.jsonl")
 
@@ -150,6 +152,27 @@ def test_a_model_is_judged_and_gone_on_with(tiny_pipeline_folder, data, tmp_path
     assert set(report.objects[2].scores) == {c.name for c in command.NOVEL_COLUMNS}
     assert "its own held-out objects" in report.notes[0]
     assert report.about["model_sha256"] and report.about["data_sha256"]
+
+
+def test_novel_views_are_drawn_with_the_guidance_of_given_pictures(
+    tiny_pipeline_folder, data, tmp_path, monkeypatch
+):
+    model = find_model(tiny_pipeline_folder)
+    model = replace(model, defaults=replace(model.defaults, cfg_scale=3.0, image_cfg_scale=1.5))
+    protocol, views, seen = load_protocol(), read_renders(data)[0], []
+    guide = SPADPipeline.guide
+
+    def watched(predicted, cfg_scale, rescale=0.0):
+        seen.append(cfg_scale)
+        return guide(predicted, cfg_scale, rescale)
+
+    monkeypatch.setattr(SPADPipeline, "guide", staticmethod(watched))
+    for number, asked in enumerate(({}, {"cfg_scale": 2.0})):
+        settings = Evaluation(model=str(tiny_pipeline_folder), ddim_steps=1, device="cpu", **asked)
+        artist = Artist(model, settings, tmp_path / str(number))
+        artist.draw_text(0, "a blue fish", protocol)
+        artist.draw_novel(0, views, protocol)
+    assert seen == [3.0, 1.5, 2.0, 2.0]
 
 
 def test_the_fixed_protocol_is_asked_where_the_data_has_it(data):
