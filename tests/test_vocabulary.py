@@ -93,3 +93,17 @@ def test_words_are_those_of_the_tokenizer():
 
     text = "Don't, a 2-door CAR\n(blue)"
     assert build_tokenizer([text]).tokenize(text) == words_of(text)
+
+
+def test_only_tokenizers_of_our_own_are_given_words():
+    from tokenizers import Tokenizer, models
+    from transformers import PreTrainedTokenizerFast
+
+    from spad.text import UNKNOWN, build_tokenizer, is_of_whole_words
+
+    own = build_tokenizer(["a tree"], known=["zebra"])
+    assert is_of_whole_words(own)
+    # The same words, but the special ones have other ids.
+    words = {"zebra": 0, "a": 1, "tree": 2, UNKNOWN: 3}
+    other = Tokenizer(models.WordLevel(words, unk_token=UNKNOWN))
+    assert not is_of_whole_words(PreTrainedTokenizerFast(tokenizer_object=other, unk_token=UNKNOWN))

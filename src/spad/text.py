@@ -54,21 +54,30 @@ def build_text_encoder(
     )
 
 
+def is_of_whole_words(tokenizer: PreTrainedTokenizerFast) -> bool:
+    """Whether it gives words the ids that `build_tokenizer` gives them."""
+    return tokenizer.get_vocab() == build_tokenizer((), _words_by_id(tokenizer)).get_vocab()
+
+
 def add_words(
     tokenizer: PreTrainedTokenizerFast, text_encoder: CLIPTextModel, captions: Iterable[str]
 ) -> PreTrainedTokenizerFast:
     """A tokenizer that knows the words of `captions` too; the ids of the old ones stay.
 
-    In `text_encoder` a new word starts as what the unknown word has become.
+    `tokenizer` must be one of whole words. In `text_encoder` a new word starts as what the unknown
+    word has become.
     """
-    known = sorted(tokenizer.get_vocab().items(), key=lambda word_and_id: word_and_id[1])
-    special = set(tokenizer.all_special_tokens)
-    grown = build_tokenizer(captions, [word for word, _ in known if word not in special])
+    grown = build_tokenizer(captions, _words_by_id(tokenizer))
     text_encoder.resize_token_embeddings(len(grown), mean_resizing=False)
     with torch.no_grad():
         embeddings = text_encoder.get_input_embeddings().weight
         embeddings[len(tokenizer) :] = embeddings[tokenizer.unk_token_id]
     return grown
+
+
+def _words_by_id(tokenizer: PreTrainedTokenizerFast) -> list[str]:
+    vocabulary = tokenizer.get_vocab()
+    return sorted(vocabulary.keys() - set(tokenizer.all_special_tokens), key=vocabulary.get)
 
 
 def tokenize(tokenizer, prompts: Sequence[str]):

@@ -16,55 +16,58 @@ _SPELLINGS = (
     ("ax", "axe"),
 )
 # What the words of a line name looks much the same; the first one known stands for the others.
-_SYNONYMS = """
-    car automobile auto
-    axe hatchet
-    banner flag pennant
-    barrel cask keg
-    boat ship
-    rock boulder
-    bucket pail
-    taxi cab
-    castle fortress keep
-    cauldron kettle
-    chest coffer
-    church chapel
-    sword longsword
-    claymore greatsword
-    couch sofa settee
-    red scarlet crimson
-    mug cup
-    teal turquoise cyan
-    dagger knife
-    damaged cracked
-    deer stag reindeer
-    dinosaur dino
-    donkey mule
-    pine fir spruce
-    flower blossom
-    gem jewel gemstone
-    golden gold
-    hammer mallet
-    burger hamburger
-    cheeseburger hamburger burger
-    rabbit hare bunny
-    horse pony
-    house cottage home
-    large big huge giant gigantic enormous
-    hut cabin shack shed
-    purple violet lilac lavender
-    truck lorry
-    bull ox
-    fence palisade
-    robot android mech
-    small little tiny
-    spaceship spacecraft starship
-    beige tan
-    frog toad
-    mushroom toadstool
-    tyrannosaurus trex
-    wooden wood
-"""
+_SYNONYMS = tuple(
+    line.split()
+    for line in """
+        car automobile auto
+        axe hatchet
+        banner flag pennant
+        barrel cask keg
+        boat ship
+        rock boulder
+        bucket pail
+        taxi cab
+        castle fortress keep
+        cauldron kettle
+        chest coffer
+        church chapel
+        sword longsword
+        claymore greatsword
+        couch sofa settee
+        red scarlet crimson
+        mug cup
+        teal turquoise cyan
+        dagger knife
+        damaged cracked
+        deer stag reindeer
+        dinosaur dino
+        donkey mule
+        pine fir spruce
+        flower blossom
+        gem jewel gemstone
+        golden gold
+        hammer mallet
+        burger hamburger
+        cheeseburger hamburger burger
+        rabbit hare bunny
+        horse pony
+        house cottage home
+        large big huge giant gigantic enormous
+        hut cabin shack shed
+        purple violet lilac lavender
+        truck lorry
+        bull ox
+        fence palisade
+        robot android mech
+        small little tiny
+        spaceship spacecraft starship
+        beige tan
+        frog toad
+        mushroom toadstool
+        tyrannosaurus trex
+        wooden wood
+    """.strip().splitlines()
+)
 _DETERMINERS = frozenset("an the this that some one my your his her its our their".split())
 # Parts of a word shorter than this say little: "art" is in "cart".
 _SHORTEST_PART = 4
@@ -163,11 +166,11 @@ def _known_form(word: str, vocabulary: set[str]) -> str | None:
 def _forms(word: str) -> list[str]:
     """The word, then its other simple forms, then words that mean much the same."""
     forms = _simple_forms(word)
-    lines = [line.split() for line in _SYNONYMS.strip().splitlines()]
-    return forms + [other for f in forms for line in lines if f in line for other in line]
+    return forms + [other for f in forms for line in _SYNONYMS if f in line for other in line]
 
 
 def _simple_forms(word: str) -> list[str]:
+    """The word, then its other numbers and spellings, likeliest first."""
     forms = [word]
     if word in _DETERMINERS:
         forms.append("a")

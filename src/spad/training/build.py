@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 from diffusers import DDIMScheduler
-from tokenizers.models import WordLevel
 from torch import Tensor, nn
 
 from spad.cameras import Cameras
@@ -16,7 +15,7 @@ from spad.conditioning import condition_on_cameras
 from spad.model import MultiViewUNet
 from spad.models import load_autoencoder, load_model
 from spad.pipeline import SPADPipeline
-from spad.text import add_words, build_text_encoder, build_tokenizer
+from spad.text import add_words, build_text_encoder, build_tokenizer, is_of_whole_words
 from spad.training.config import Training
 
 logger = logging.getLogger(__name__)
@@ -170,7 +169,7 @@ def _learn_words(pipeline: SPADPipeline, settings: Training, captions: Sequence[
     strange = [c for c in captions if tokenizer.unk_token_id in tokenizer(c).input_ids]
     if not strange:
         return
-    if settings.learn_text == "on" and isinstance(tokenizer.backend_tokenizer.model, WordLevel):
+    if settings.learn_text == "on" and is_of_whole_words(tokenizer):
         pipeline.register_modules(tokenizer=add_words(tokenizer, pipeline.text_encoder, captions))
         logger.info(
             "%s learns %d new words, as in %r",
