@@ -62,11 +62,10 @@ def kernel(way: str, views: int, grid: int) -> dict:
     """One way's seconds, memory beside the inputs, and what was made before the first call."""
     import torch
 
-    from spad.attention import multiview_attention, prepare
-    from spad.banded import plan_of
+    from spad.attention import EpipolarMask, multiview_attention, prepare
+    from spad.attention.banded import plan_of
     from spad.cameras import Cameras
-    from spad.epipolar import scale_intrinsics
-    from spad.masks import EpipolarMask
+    from spad.geometry.rays import scale_intrinsics
 
     torch.manual_seed(0)
     cameras = Cameras.evenly_round(views, elevation_deg=20.0)
@@ -107,9 +106,9 @@ def full_size(way: str, views: int, grid: int):
     """A UNet of Stable Diffusion 1.5's size with random weights, and what conditions it."""
     import torch
 
+    from spad.attention import DenseMask
     from spad.cameras import Cameras
     from spad.conditioning import condition_on_cameras
-    from spad.masks import DenseMask
     from spad.model import MultiViewUNet
 
     torch.manual_seed(0)

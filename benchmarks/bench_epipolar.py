@@ -17,10 +17,9 @@ from pathlib import Path
 import torch
 from bench_start import cores, processor, publish
 
-from spad.bands import bands_of
 from spad.cameras import Cameras
-from spad.epipolar import mask_of
 from spad.explorer import explorer_page
+from spad.geometry import bands_of, mask_of
 from spad.posed_pictures import PosedPictures
 from spad.stand_in import render_stand_in
 from spad.sweep import save_sweep, sweep_frames, wandering_pixels

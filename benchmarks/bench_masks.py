@@ -13,8 +13,8 @@ import time
 import torch
 
 from spad.cameras import Cameras
-from spad.epipolar import mask_of
-from spad.original_epipolar import flat_resize, original_mask_of
+from spad.geometry import mask_of
+from spad.geometry.released_masks import flat_resize, original_mask_of
 
 RUNS = 15
 

@@ -131,8 +131,7 @@ def renders(tmp_path_factory) -> Path:
     import torch
     from PIL import Image
 
-    from spad.camera_formats import save_transforms
-    from spad.cameras import Cameras
+    from spad.cameras import Cameras, save_transforms
 
     folder = tmp_path_factory.mktemp("renders")
     rows = []

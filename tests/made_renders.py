@@ -8,8 +8,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from spad.camera_formats import save_transforms
-from spad.cameras import Cameras
+from spad.cameras import Cameras, save_transforms
 
 SIZE = 32
 

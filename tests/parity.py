@@ -22,17 +22,16 @@ from diffusers.models.transformers.transformer_2d import Transformer2DModel
 from safetensors.torch import load_file
 from torch import Tensor
 
-from spad.attention import MultiViewAttnProcessor, ViewConditioning, ViewContext
-from spad.camera_formats import to_blender
-from spad.cameras import Cameras
+from spad.attention import DenseMask
+from spad.attention.multiview import MultiViewAttnProcessor, ViewConditioning, ViewContext
+from spad.cameras import Cameras, to_blender
 from spad.conditioning import camera_vectors
 from spad.config import Conversion
 from spad.convert import convert_checkpoint, original_unet, release_scheduler, split_widened
-from spad.epipolar import plucker_of
-from spad.masks import DenseMask
+from spad.geometry import plucker_of
+from spad.geometry.released_masks import flat_resize, original_mask_of
 from spad.model import MultiViewUNet, let_views_meet
 from spad.models import load_model
-from spad.original_epipolar import flat_resize, original_mask_of
 from spad.pipeline import SPADPipeline, gaussian_blob
 from spad.text import tokenize
 

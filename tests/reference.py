@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from spad.cameras import Cameras
-from spad.epipolar import pixel_grid, rays
+from spad.geometry.rays import pixel_grid, rays
 
 
 def sampled_epipolar_mask(

@@ -17,8 +17,7 @@ import torch
 import trimesh
 
 from hand_made import box, edit_gltf, write_gltf
-from spad.camera_formats import from_blender
-from spad.cameras import Cameras
+from spad.cameras import Cameras, from_blender
 from spad.cli import main
 from spad.data.blender import SCRIPT, BlenderRenderer, blender_command, describe_job
 from spad.data.config import RenderConfig

@@ -13,8 +13,7 @@ import pytest
 import torch
 from PIL import Image
 
-from spad.camera_formats import load_cameras, save_transforms
-from spad.cameras import Cameras
+from spad.cameras import Cameras, load_cameras, save_transforms
 from spad.cli import main
 
 SRC = Path(__file__).resolve().parents[1] / "src"

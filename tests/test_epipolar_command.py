@@ -9,8 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from spad.camera_formats import save_colmap, save_transforms
-from spad.cameras import Cameras
+from spad.cameras import Cameras, save_colmap, save_transforms
 from spad.cli import main
 from spad.figures import mask_sheet
 from spad.posed_pictures import load_posed_pictures

@@ -14,8 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from spad.camera_formats import save_transforms
-from spad.cameras import Cameras
+from spad.cameras import Cameras, save_transforms
 from spad.cli import main
 from spad.data.views import is_held_out, read_renders
 from spad.evaluation import evaluate as command

@@ -8,9 +8,9 @@ import pytest
 import torch
 from PIL import Image
 
-from spad.bands import bands_of
 from spad.cameras import Cameras
 from spad.explorer import explorer_page
+from spad.geometry import bands_of
 from spad.posed_pictures import PosedPictures
 from spad.stand_in import render_stand_in
 
@@ -154,7 +154,7 @@ def test_depth_sliders_cut_the_bands(open_page, views):
 
 
 def test_the_readout_is_the_plucker_coordinates(open_page, views):
-    from spad.epipolar import plucker_of
+    from spad.geometry import plucker_of
 
     page = open_page(views, DESKTOP)
     at = pixel_on_screen(page, 2, 10, 20)

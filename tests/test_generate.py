@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from spad.camera_formats import load_cameras
-from spad.cameras import Cameras
+from spad.cameras import Cameras, load_cameras
 from spad.config import Generation
 from spad.generate import plan_generation
 from spad.models import read_info, save_model_manifest

@@ -7,10 +7,10 @@ import pytest
 import torch
 from diffusers import UNet2DConditionModel
 
+from spad.attention import DenseMask
 from spad.cameras import Cameras
 from spad.conditioning import camera_vectors, condition_on_cameras
-from spad.epipolar import plucker_of
-from spad.masks import DenseMask
+from spad.geometry import plucker_of
 from spad.model import MultiViewUNet, PluckerProjection
 
 UNET = dict(

@@ -5,8 +5,8 @@ import pytest
 import torch
 
 import parity
-from spad.attention import ViewConditioning, ViewContext
-from spad.masks import DenseMask
+from spad.attention import DenseMask
+from spad.attention.multiview import ViewConditioning, ViewContext
 
 
 @pytest.fixture(scope="module")

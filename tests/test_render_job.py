@@ -18,7 +18,7 @@ import trimesh
 from PIL import Image
 
 from hand_made import StuckModel, box, edit_gltf, huge_png, write_glb, write_gltf
-from spad.camera_formats import load_cameras
+from spad.cameras import load_cameras
 from spad.data.config import RenderConfig
 from spad.data.objects import load_object
 from spad.data.render import render_views

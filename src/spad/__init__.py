@@ -8,15 +8,15 @@ from importlib import import_module
 __version__ = "0.1.0"
 
 _HOMES = {
-    "Cameras": "spad.cameras",
-    "load_cameras": "spad.camera_formats",
+    "Cameras": "spad.cameras.cameras",
+    "load_cameras": "spad.cameras.formats",
     "MultiViewUNet": "spad.model",
     "PatchAutoencoder": "spad.autoencoder",
     "SPADPipeline": "spad.pipeline",
     "load_model": "spad.models",
-    "epipolar_mask": "spad.epipolar",
-    "plucker": "spad.epipolar",
-    "rays": "spad.epipolar",
+    "epipolar_mask": "spad.geometry.epipolar",
+    "plucker": "spad.geometry.rays",
+    "rays": "spad.geometry.rays",
 }
 
 __all__ = ["__version__", *_HOMES]

@@ -3,12 +3,14 @@
 import torch
 from torch import Tensor
 
-from spad.attention import ViewConditioning, prepare
+from spad.attention import AttentionMask, DenseMask, EpipolarMask, prepare
+from spad.attention.multiview import ViewConditioning
 from spad.cameras import Cameras
-from spad.epipolar import NARROWEST_BAND, plucker_map, scale_intrinsics
-from spad.masks import AttentionMask, DenseMask, EpipolarMask
+from spad.geometry import plucker_map
+from spad.geometry.epipolar import NARROWEST_BAND
+from spad.geometry.rays import scale_intrinsics
+from spad.geometry.released_masks import flat_resize, original_mask
 from spad.model import MultiViewUNet
-from spad.original_epipolar import flat_resize, original_mask
 
 
 def camera_vectors(

@@ -16,29 +16,24 @@ import torch
 from torch import Tensor
 
 import spad
-from spad.bands import cameras_on_grid
-from spad.camera_checks import broadcast_views
-from spad.camera_parsing import write_whole
 from spad.cameras import Cameras
+from spad.cameras.cameras import cameras_on_grid
+from spad.cameras.checks import broadcast_views
+from spad.cameras.formats import cameras_record
+from spad.cameras.parsing import write_whole
 from spad.config import EpipolarConfig
-from spad.correspondence import (
+from spad.figures import band_sheet, mask_sheet, plucker_channels_sheet, plucker_sheet, token_sheet
+from spad.geometry import mask_of
+from spad.geometry.correspondence import (
     PairTable,
     pair_table,
     suspect_views,
     twin_views,
     views_at_origin,
 )
-from spad.epipolar import mask_of
-from spad.figures import (
-    band_sheet,
-    mask_sheet,
-    plucker_channels_sheet,
-    plucker_sheet,
-    token_sheet,
-)
-from spad.original_epipolar import original_mask_of
+from spad.geometry.released_masks import original_mask_of
 from spad.posed_pictures import PosedPictures, load_posed_pictures
-from spad.results import RECORD, cameras_record, check_output, slug, whole_folder
+from spad.results import RECORD, check_output, slug, whole_folder
 from spad.stand_in import render_stand_in
 
 logger = logging.getLogger(__name__)

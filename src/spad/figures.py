@@ -8,9 +8,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from spad.bands import Bands, bands_of, cameras_on_grid
-from spad.correspondence import FOUND, HIDDEN, MISSING, Correspondences, corresponding_points
-from spad.epipolar import plucker_of
+from spad.cameras.cameras import cameras_on_grid
+from spad.geometry import Bands, bands_of, plucker_of
+from spad.geometry.correspondence import (
+    FOUND,
+    HIDDEN,
+    MISSING,
+    Correspondences,
+    corresponding_points,
+)
 from spad.posed_pictures import PosedPictures
 from spad.sheet import Color, Mark, Panel, Sheet
 

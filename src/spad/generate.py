@@ -281,8 +281,7 @@ def _read_prompts(prompts: Sequence[str], model: ModelInfo) -> tuple[str, ...]:
 
 
 def _cameras(plan: GenerationPlan) -> Cameras:
-    from spad.camera_formats import load_cameras
-    from spad.cameras import Cameras
+    from spad.cameras import Cameras, load_cameras
 
     size = plan.settings.size
     if plan.orbit is not None:

@@ -12,13 +12,13 @@ from diffusers.models.unets.unet_2d_condition import UNet2DConditionOutput
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from spad.attention import (
+from spad.attention import AttentionMask
+from spad.attention.multiview import (
     MultiViewAttnProcessor,
     TextAttnProcessor,
     ViewConditioning,
     ViewContext,
 )
-from spad.masks import AttentionMask
 
 PLUCKER_CHANNELS = 6
 
@@ -87,7 +87,7 @@ class MultiViewUNet(UNet2DConditionModel):
             embedding.
         use_plucker: whether Plücker coordinates enter the transformers.
         epipolar: "exact" for epipolar masks, "original" for those of the released weights (see
-            `spad.original_epipolar`), "none" for attention to all tokens of all views.
+            `spad.geometry.released_masks`), "none" for attention to all tokens of all views.
         band_width: width of the exact epipolar band in latent pixels.
         ball_radius: of a ball about the origin that holds the object, world units: exact bands end
             where rays leave it. None: they go on.
@@ -166,7 +166,7 @@ class MultiViewUNet(UNet2DConditionModel):
         Args:
             camera: (b, v, camera_dim) camera vectors.
             plucker: (b, v, 6, h, w) at the resolution of the latents.
-            masks: tokens per view -> what each token may attend to; see `spad.masks`.
+            masks: tokens per view -> what each token may attend to; see `spad.attention.masks`.
             text: (b, length, d), the same in all steps; None if `forward` is to read its own.
         """
         terms = {}

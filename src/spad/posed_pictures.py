@@ -11,9 +11,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from spad.bands import cameras_on_grid
-from spad.camera_formats import load_cameras
-from spad.cameras import Cameras
+from spad.cameras import Cameras, load_cameras
+from spad.cameras.cameras import cameras_on_grid
 from spad.data.views import read_on_white
 
 # Renderers write so much, or the largest half number, where they see nothing.
@@ -66,7 +65,7 @@ def load_posed_pictures(
     """Cameras and pictures of a folder or camera file, with depth maps on request.
 
     Args:
-        source: whatever `spad.camera_formats.load_cameras` reads.
+        source: whatever `spad.cameras.load_cameras` reads.
         images: folder of the pictures; else they are looked for at the paths that the camera file
             gives, from its folder, from `images` in it, and as COLMAP lays a project out.
         depth: folder of depth maps (EXR, PNG or NPY) named as the pictures.

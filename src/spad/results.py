@@ -124,7 +124,7 @@ def write_views(
     folder: Path, images: Sequence[Image.Image], cameras: Cameras, run: Mapping[str, Any]
 ) -> None:
     """Fill an existing folder with the views of one object."""
-    from spad.camera_formats import save_transforms
+    from spad.cameras import save_transforms
 
     names = [f"images/{view:03d}.png" for view in range(len(images))]
     (folder / "images").mkdir()
@@ -166,20 +166,9 @@ def save_turntable(path: Path, images: Sequence[Image.Image], azimuth_deg: Seque
     )
 
 
-def cameras_record(cameras: Cameras) -> dict[str, Any]:
-    """All numbers of the cameras, and their places on the sphere for reading."""
-    return {
-        "height": cameras.height,
-        "width": cameras.width,
-        "elevation_deg": [round(x, 4) for x in cameras.elevation_deg.tolist()],
-        "azimuth_deg": [round(x, 4) for x in cameras.azimuth_deg.tolist()],
-        "radius": [round(x, 4) for x in cameras.radius.tolist()],
-        "world_from_cam": cameras.world_from_cam.tolist(),
-        "intrinsics": cameras.intrinsics.tolist(),
-    }
-
-
 def _write_record(folder: Path, cameras: Cameras, run: Mapping[str, Any]) -> None:
+    from spad.cameras.formats import cameras_record
+
     record = {**run, "cameras": cameras_record(cameras)}
     text = json.dumps(record, indent=2, ensure_ascii=False, default=os.fspath)
     (folder / RECORD).write_text(text + "\n", encoding="utf-8")

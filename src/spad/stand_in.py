@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from spad.cameras import Cameras
-from spad.epipolar import depth_rays
+from spad.geometry.rays import depth_rays
 
 _FUR, _DARK, _CREAM = (0.72, 0.46, 0.24), (0.16, 0.11, 0.09), (0.95, 0.84, 0.66)
 _RED, _BLUE, _GREEN = (0.85, 0.18, 0.16), (0.16, 0.42, 0.80), (0.20, 0.60, 0.30)

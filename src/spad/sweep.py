@@ -12,8 +12,8 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from spad.bands import bands_of
 from spad.figures import COLORS, in_rows
+from spad.geometry import bands_of
 from spad.posed_pictures import PosedPictures
 
 FRAME_MS = 60

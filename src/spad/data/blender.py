@@ -19,8 +19,7 @@ from pathlib import Path
 
 import numpy as np
 
-from spad.camera_formats import to_blender
-from spad.cameras import Cameras
+from spad.cameras import Cameras, to_blender
 from spad.data.config import RenderConfig
 from spad.data.objects import MODEL_SUFFIXES
 from spad.data.render import Light, RenderedViews, Rendering, encode_pixels

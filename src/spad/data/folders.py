@@ -15,8 +15,7 @@ from uuid import uuid4
 import numpy as np
 from PIL import Image
 
-from spad.camera_formats import save_transforms
-from spad.cameras import Cameras
+from spad.cameras import Cameras, save_transforms
 from spad.data.assets import Asset
 from spad.data.config import RenderConfig
 from spad.data.render import RenderedViews

@@ -26,7 +26,7 @@ from filelock import FileLock, Timeout
 from PIL import Image
 from tqdm import tqdm
 
-from spad.camera_parsing import write_whole
+from spad.cameras.parsing import write_whole
 from spad.data.config import PackConfig
 from spad.data.recolor import LEAST_SHARE, recolored, share_of, variants
 from spad.data.shards import (

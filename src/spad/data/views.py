@@ -10,8 +10,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from spad.camera_formats import load_cameras
-from spad.cameras import Cameras
+from spad.cameras import Cameras, load_cameras
 from spad.data.lists import read_rows
 from spad.data.shards import (
     INDEX,

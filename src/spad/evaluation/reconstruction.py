@@ -18,9 +18,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from spad.cameras import Cameras
-from spad.epipolar import rays
 from spad.evaluation.sets import ViewSet
 from spad.evaluation.volume import object_ball, resized
+from spad.geometry.rays import rays
 
 SIDE = 64
 CELLS = 48

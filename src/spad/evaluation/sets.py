@@ -18,8 +18,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from spad.camera_formats import load_cameras
-from spad.cameras import Cameras
+from spad.cameras import Cameras, load_cameras
 from spad.data.shards import Sample, is_shard_folder, open_picture
 from spad.data.views import LISTING, read_renders
 from spad.posed_pictures import find_pictures

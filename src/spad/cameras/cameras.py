@@ -16,7 +16,7 @@ from numbers import Integral
 import torch
 from torch import Tensor
 
-from spad.camera_checks import (
+from spad.cameras.checks import (
     Scalars,
     as_points,
     as_vector,
@@ -419,3 +419,12 @@ def _poses(right: Tensor, down: Tensor, forward: Tensor, center: Tensor) -> Tens
     poses = torch.eye(4, dtype=center.dtype).repeat(len(center), 1, 1)
     poses[:, :3] = torch.stack([right, down, forward, center], dim=-1)
     return poses
+
+
+def cameras_on_grid(cameras: Cameras, cells: int) -> Cameras:
+    """The cameras for pictures whose longer side is `cells` cells, sides rounded to whole cells."""
+    longer = max(cameras.height, cameras.width)
+    height, width = (
+        max(1, round(side * cells / longer)) for side in (cameras.height, cameras.width)
+    )
+    return cameras.resized(height, width)

@@ -9,7 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from spad.epipolar import epipolar_mask, pixel_grid, ray_segments
+from spad.geometry import epipolar_mask
+from spad.geometry.epipolar import ray_segments
+from spad.geometry.rays import pixel_grid
 
 # Which of m tokens of one view may see which of w tokens of another: bool (m, w).
 Tile = Callable[[Tensor, Tensor], Tensor]
@@ -79,7 +81,7 @@ class DenseMask(AttentionMask):
 
 
 class EpipolarMask(AttentionMask):
-    """The `exact` epipolar mask of cameras: `spad.epipolar.epipolar_mask`, or tiles of it.
+    """The `exact` epipolar mask of cameras: `spad.geometry.epipolar_mask`, or tiles of it.
 
     Args:
         world_from_cam: (b, v, 4, 4). intrinsics: (b, v, 3, 3), in cells of a height x width grid.

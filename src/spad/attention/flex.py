@@ -13,8 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from spad.epipolar import pixel_grid, ray_segments
-from spad.masks import AttentionMask, EpipolarMask
+from spad.attention.masks import AttentionMask, EpipolarMask
+from spad.geometry.epipolar import ray_segments
+from spad.geometry.rays import pixel_grid
 
 # Queries and keys of a block; FlexAttention's own default.
 BLOCK = 128

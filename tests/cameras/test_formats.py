@@ -12,7 +12,8 @@ import torch
 from PIL import Image
 from torch.testing import assert_close
 
-from spad.camera_formats import (
+from spad.cameras import (
+    Cameras,
     from_blender,
     load_cameras,
     load_colmap,
@@ -21,7 +22,6 @@ from spad.camera_formats import (
     save_transforms,
     to_blender,
 )
-from spad.cameras import Cameras
 
 NAMES = ("images/000.png", "images/a name with blanks.png", "images/002.png")
 

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from spad.banded import banded_attention, plan_of
-from spad.flex import block_mask_of, flex_attention
-from spad.masks import AttentionMask, EpipolarMask
+from spad.attention.banded import banded_attention, plan_of
+from spad.attention.flex import block_mask_of, flex_attention
+from spad.attention.masks import AttentionMask, EpipolarMask
 
 # On a CPU blocks pay for their many small calls from 32 x 32 tokens on, if they leave out enough.
 LEAST_TOKENS = 1024

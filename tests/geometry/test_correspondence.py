@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from spad.cameras import Cameras
-from spad.correspondence import (
+from spad.geometry import mask_of
+from spad.geometry.correspondence import (
     FOUND,
     HIDDEN,
     MISSING,
@@ -19,7 +20,6 @@ from spad.correspondence import (
     twin_views,
     views_at_origin,
 )
-from spad.epipolar import mask_of
 from spad.stand_in import render_stand_in
 
 # The bear faces azimuth -90: six views round it, two of them from above.

@@ -1,7 +1,7 @@
 """The released model's epipolar masks: quantised lines, as its weights were trained with.
 
-Use these with weights trained on them; `spad.epipolar` has the masks that are right at every
-resolution. They differ in three ways: a line is drawn between the pixels where it enters and
+Use these with weights trained on them; `spad.geometry.epipolar` has the masks that are right at
+every resolution. They differ in three ways: a line is drawn between the pixels where it enters and
 leaves the picture, also where the ray is behind the camera; it is widened by moving its two ends;
 and coarser layers read the mask of the finest one by token number, not by place.
 """
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from spad.cameras import Cameras
-from spad.epipolar import depth_rays, scale_intrinsics
+from spad.geometry.rays import depth_rays, scale_intrinsics
 
 # The side in tokens at which the release draws its masks.
 RELEASE_SIZE = 32

@@ -1,6 +1,6 @@
 """Epipolar bands of a few pixels, on demand: no matrix of all pixels is ever made.
 
-A band here holds exactly the cells of that pixel's row of `spad.epipolar.mask_of`, in pictures of
+A band here holds exactly the cells of that pixel's row of `spad.geometry.mask_of`, in pictures of
 any size. Needs nothing but torch.
 """
 
@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from spad.cameras import Cameras
-from spad.epipolar import pixel_grid, ray_segments
+from spad.geometry.epipolar import ray_segments
+from spad.geometry.rays import pixel_grid
 
 
 @dataclass(frozen=True)
@@ -80,7 +81,7 @@ def bands_of(
         near, far: depths along that camera's axis that the rays are cut to, world units.
 
     Raises: ValueError: no such view, positions of another shape, or an empty range of depths.
-    Source: SPAD, section 3.2, as `spad.epipolar.epipolar_mask`.
+    Source: SPAD, section 3.2, as `spad.geometry.epipolar_mask`.
     """
     if not 0 <= view < len(cameras):
         raise ValueError(f"expected a view from 0 to {len(cameras) - 1}, got {view}")
@@ -95,12 +96,3 @@ def bands_of(
     )
     across, before, after = (f[0].transpose(0, 1).contiguous() for f in functions)
     return Bands(view, xy, across, before, after, cameras.height, cameras.width)
-
-
-def cameras_on_grid(cameras: Cameras, cells: int) -> Cameras:
-    """The cameras for pictures whose longer side is `cells` cells, sides rounded to whole cells."""
-    longer = max(cameras.height, cameras.width)
-    height, width = (
-        max(1, round(side * cells / longer)) for side in (cameras.height, cameras.width)
-    )
-    return cameras.resized(height, width)

@@ -5,8 +5,10 @@ A function that reads takes as `where` the file and the place in it, which start
 
 from __future__ import annotations
 
+import json
 import math
 import os
+import struct
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -16,7 +18,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from spad.cameras import Cameras
+from spad.cameras.cameras import Cameras
+from spad.cameras.checks import check_size
+
+# OpenCV's camera axes (y down, z forward) and OpenGL's (y up, z back) differ by this sign.
+FLIP_YZ = torch.tensor([1.0, -1.0, -1.0, 1.0])
 
 
 @dataclass(frozen=True, eq=False)
@@ -121,3 +127,106 @@ def write_whole(texts: Mapping[Path, str]) -> None:
     finally:
         for part in parts:
             part.unlink(missing_ok=True)
+
+
+def list_of_objects(path: Path, data: Mapping, name: str) -> list[tuple[str, Mapping]]:
+    """The list in field `name`, each object with the words that place it in a message."""
+    items = data.get(name)
+    if not isinstance(items, list) or not items:
+        raise ValueError(
+            f"{path}: expected a list '{name}' with at least 1 entry, got {short(items)}"
+        )
+    placed = [(f"{path}: {name}[{i}]", item) for i, item in enumerate(items)]
+    for where, item in placed:
+        if not isinstance(item, dict):
+            raise ValueError(f"{where}: expected an object, got {short(item)}")
+    return placed
+
+
+def picture_size(
+    where: str,
+    path: Path,
+    fields: Mapping,
+    names: tuple[str, str],
+    image_field: str,
+    given: tuple[int | None, int | None],
+) -> tuple[int, int]:
+    """(height, width): as the file states it, as the caller gives it, or as the picture has it."""
+    if names[0] in fields or names[1] in fields:
+        size = tuple(number_of(where, fields, name) for name in names)
+        if any(side < 1 or side != int(side) for side in size):
+            raise ValueError(
+                f"{where}: expected whole positive {names[0]} and {names[1]}, got {size}"
+            )
+        return int(size[0]), int(size[1])
+    if given != (None, None):
+        check_size(*given)
+        return given
+    image = fields.get(image_field)
+    if isinstance(image, str):
+        # NeRF-synthetic files leave the ".png" out.
+        for candidate in (path.parent / image, path.parent / f"{image}.png"):
+            size = _size_of_picture(candidate)
+            if size is not None:
+                return size
+    raise ValueError(
+        f"{where}: expected {names[0]} and {names[1]} or a readable PNG or JPEG, got neither; "
+        "give height and width"
+    )
+
+
+def _size_of_picture(path: Path) -> tuple[int, int] | None:
+    """(height, width) from the header of a PNG or JPEG file; None for anything else."""
+    with suppress(OSError, ValueError, struct.error), path.open("rb") as file:
+        head = file.read(24)
+        if head.startswith(b"\x89PNG\r\n\x1a\n"):
+            width, height = struct.unpack(">II", head[16:24])
+            return height, width
+        if head.startswith(b"\xff\xd8"):
+            file.seek(2)
+            while True:
+                mark, kind, length = struct.unpack(">BBH", file.read(4))
+                if mark != 0xFF:
+                    return None
+                # Start-of-frame segments hold the size; C4, C8 and CC lie among them but are none.
+                if 0xC0 <= kind <= 0xCF and kind not in (0xC4, 0xC8, 0xCC):
+                    _, height, width = struct.unpack(">BHH", file.read(5))
+                    return height, width
+                file.seek(length - 2, os.SEEK_CUR)
+    return None
+
+
+def paths_of(items: Sequence[tuple[str, Mapping]], name: str) -> tuple[str, ...]:
+    """Field `name` of every object; empty where none has it."""
+    if not any(name in item for _, item in items):
+        return ()
+    for where, item in items:
+        if not isinstance(item.get(name), str):
+            raise ValueError(f"{where}: expected {name} to be text, got {short(item.get(name))}")
+    return tuple(item[name] for _, item in items)
+
+
+def matrix_of(where: str, fields: Mapping, name: str) -> list[list[float]]:
+    rows = fields.get(name)
+    if not (
+        isinstance(rows, list)
+        and len(rows) == 4
+        and all(isinstance(row, list) and len(row) == 4 for row in rows)
+    ):
+        raise ValueError(f"{where}: expected {name} to be 4 rows of 4 numbers, got {short(rows)}")
+    return [[number_of(where, {name: entry}, name) for entry in row] for row in rows]
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    text = read_text(path)
+    try:
+        data = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path}: expected JSON, line {error.lineno}: {error.msg}") from error
+    except (ValueError, RecursionError) as error:
+        raise ValueError(
+            f"{path}: expected JSON with numbers and nesting of a usual size, got {short(text)}"
+        ) from error
+    if not isinstance(data, dict):
+        raise ValueError(f"{path}: expected a JSON object, got {short(data)}")
+    return data

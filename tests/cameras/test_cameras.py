@@ -11,7 +11,7 @@ from torch.testing import assert_close
 
 from spad.cameras import DEFAULT_FOV_RAD, Cameras
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 ORIGIN = torch.zeros(3)
 
 

@@ -14,8 +14,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from spad.bands import bands_of, cameras_on_grid
 from spad.cameras import Cameras
+from spad.cameras.cameras import cameras_on_grid
+from spad.geometry.pixel_bands import bands_of
 
 # States of a surface point in another view.
 FOUND, HIDDEN, MISSING, OUTSIDE = range(4)

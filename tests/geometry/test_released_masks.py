@@ -6,7 +6,7 @@ from torch.nn import functional as F
 
 from parity import DEFINED, DEGENERATE, Golden, release_cameras
 from spad.cameras import Cameras
-from spad.original_epipolar import flat_resize, line_ends, original_mask, original_mask_of
+from spad.geometry.released_masks import flat_resize, line_ends, original_mask, original_mask_of
 
 UNDEFINED = [*DEGENERATE, "top_exact_nan"]
 

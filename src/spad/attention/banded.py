@@ -19,8 +19,8 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn.functional import pad
 
-from spad.epipolar import pixel_grid, rays
-from spad.masks import AttentionMask, EpipolarMask
+from spad.attention.masks import AttentionMask, EpipolarMask
+from spad.geometry.rays import pixel_grid, rays
 
 # Queries that attend together. Fewer would see fewer keys, at more calls.
 BLOCK = 64

@@ -13,7 +13,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from spad.camera_parsing import (
+from spad.cameras.cameras import Cameras
+from spad.cameras.parsing import (
     LoadedCameras,
     build_cameras,
     image_names,
@@ -24,7 +25,6 @@ from spad.camera_parsing import (
     tensor,
     write_whole,
 )
-from spad.cameras import Cameras
 
 # (number of focal lengths, of distortion coefficients) by model. Fisheye models are left out: with
 # zero coefficients they still are no pinhole.

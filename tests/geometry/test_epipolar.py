@@ -8,18 +8,10 @@ import pytest
 import torch
 
 from reference import sampled_epipolar_mask
-from spad.camera_formats import load_cameras
-from spad.cameras import Cameras
-from spad.epipolar import (
-    NARROWEST_BAND,
-    epipolar_mask,
-    mask_of,
-    pixel_grid,
-    plucker,
-    plucker_of,
-    rays,
-    scale_intrinsics,
-)
+from spad.cameras import Cameras, load_cameras
+from spad.geometry import epipolar_mask, mask_of, plucker, plucker_of
+from spad.geometry.epipolar import NARROWEST_BAND
+from spad.geometry.rays import pixel_grid, rays, scale_intrinsics
 
 SIZE = dict(height=64, width=64)
 

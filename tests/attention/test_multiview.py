@@ -9,12 +9,20 @@ import torch
 from torch import Tensor
 
 from reference import plain_multiview_attention
-from spad.attention import BACKENDS, choose_backend, multiview_attention, prepare
-from spad.banded import make_plan
+from spad.attention import (
+    BACKENDS,
+    AttentionMask,
+    DenseMask,
+    EpipolarMask,
+    choose_backend,
+    multiview_attention,
+    prepare,
+)
+from spad.attention.banded import make_plan
 from spad.cameras import Cameras
-from spad.epipolar import mask_of, scale_intrinsics
-from spad.masks import AttentionMask, DenseMask, EpipolarMask
-from spad.original_epipolar import original_mask_of
+from spad.geometry import mask_of
+from spad.geometry.rays import scale_intrinsics
+from spad.geometry.released_masks import original_mask_of
 
 # FlexAttention has no gradients on a CPU, and compiles for seconds: tested apart.
 WITH_GRADIENTS = tuple(b for b in BACKENDS if b != "flex")
@@ -76,7 +84,7 @@ def attend(tensors: list[Tensor], views: int, mask: AttentionMask | None, backen
 def kernels(request, monkeypatch):
     """Banded attention by torch's kernel for the CPU, and by formulas for any device."""
     if request.param == "plain":
-        monkeypatch.setattr("spad.banded._has_kernel", lambda q: False)
+        monkeypatch.setattr("spad.attention.banded._has_kernel", lambda q: False)
 
 
 def assert_all_agree(tensors, views, mask, tolerance: float) -> None:

@@ -5,9 +5,10 @@ import math
 import pytest
 import torch
 
-from spad.bands import bands_of, cameras_on_grid
 from spad.cameras import Cameras
-from spad.epipolar import mask_of, pixel_grid
+from spad.cameras.cameras import cameras_on_grid
+from spad.geometry import bands_of, mask_of
+from spad.geometry.rays import pixel_grid
 
 
 def mixed_cameras() -> Cameras:
