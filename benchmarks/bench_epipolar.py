@@ -20,7 +20,7 @@ from bench_start import cores, processor, publish
 from spad.cameras import Cameras
 from spad.explorer import explorer_page
 from spad.geometry import bands_of, mask_of
-from spad.posed_pictures import PosedPictures
+from spad.images.posed import PosedPictures
 from spad.stand_in import render_stand_in
 from spad.sweep import save_sweep, sweep_frames, wandering_pixels
 

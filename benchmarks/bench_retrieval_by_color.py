@@ -23,10 +23,10 @@ from spad.data.lists import read_ids
 from spad.data.recolor import COLORS, is_unseen, named_color, recolored, renamed
 from spad.data.viewpoints import object_seed
 from spad.data.views import VARIANT, ObjectViews, base_uid, is_held_out, read_renders
-from spad.evaluation.drawing import to_floats
 from spad.evaluation.protocol import load_gallery, load_protocol
+from spad.images.grids import prompt_grid
+from spad.images.pixels import to_floats
 from spad.models import find_model, load_model
-from spad.results import prompt_grid
 
 MOST = 100
 SETS_ON_A_SHEET = 20

@@ -168,7 +168,8 @@ def disc_shards(renders, tmp_path_factory) -> Path:
 def disc_vae(renders, tmp_path_factory) -> Path:
     """A tiny autoencoder whose linear parts fit the coloured discs."""
     from spad.autoencoder import PatchAutoencoder
-    from spad.data.views import image_tensor, load_all_images, read_renders
+    from spad.data.views import load_all_images, read_renders
+    from spad.images.pixels import image_tensor
 
     vae = PatchAutoencoder(latent_channels=8, block_out_channels=(16, 16, 16), sample_size=64)
     images = image_tensor(load_all_images(read_renders(renders)))

@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from spad.autoencoder import PatchAutoencoder
-from spad.data.views import image_tensor, load_all_images, read_renders
+from spad.data.views import load_all_images, read_renders
+from spad.images.pixels import image_tensor
 from spad.training.autoencoder import (
     denoised_latents,
     fit_autoencoder,

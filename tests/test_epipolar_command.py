@@ -12,8 +12,8 @@ from PIL import Image
 from spad.cameras import Cameras, save_colmap, save_transforms
 from spad.cli import main
 from spad.figures import mask_sheet
-from spad.posed_pictures import load_posed_pictures
-from spad.sheet import Mark, Panel, Sheet, draw_sheet
+from spad.images.posed import load_posed_pictures
+from spad.images.sheet import Mark, Panel, Sheet, draw_sheet
 from spad.stand_in import render_stand_in
 from spad.sweep import wandering_pixels
 

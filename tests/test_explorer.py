@@ -11,7 +11,7 @@ from PIL import Image
 from spad.cameras import Cameras
 from spad.explorer import explorer_page
 from spad.geometry import bands_of
-from spad.posed_pictures import PosedPictures
+from spad.images.posed import PosedPictures
 from spad.stand_in import render_stand_in
 
 DESKTOP, PHONE = {"width": 1280, "height": 900}, {"width": 390, "height": 844}

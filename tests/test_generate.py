@@ -12,16 +12,9 @@ from PIL import Image
 from spad.cameras import Cameras, load_cameras
 from spad.config import Generation
 from spad.generate import plan_generation
+from spad.images.grids import prompt_grid, save_turntable, view_grid
 from spad.models import read_info, save_model_manifest
-from spad.results import (
-    prompt_grid,
-    save_many_results,
-    save_results,
-    save_turntable,
-    slug,
-    view_grid,
-    whole_folder,
-)
+from spad.results import save_many_results, save_results, slug, whole_folder
 
 
 def pictures(count: int, side: int = 16) -> list[Image.Image]:

@@ -40,8 +40,8 @@ DISTRIBUTIONS = {
 
 # Modules that import an optional package where they use it, and the extra it belongs to.
 EXTRAS = {
-    "spad.sheet": "plot",
-    "spad.posed_pictures": "exr",
+    "spad.images.sheet": "plot",
+    "spad.images.posed": "exr",
     "spad.data.ray_executor": "ray",
     "spad.data.blender": "blender",
     "spad.evaluation.matching": "eval",

@@ -8,7 +8,8 @@ import torch
 from PIL import Image
 
 from spad.cameras import Cameras
-from spad.pipeline import SCHEDULERS, SPADPipeline, gaussian_blob, picture_tensor
+from spad.images.pixels import picture_tensor
+from spad.pipeline import SCHEDULERS, SPADPipeline, gaussian_blob
 
 
 @pytest.fixture

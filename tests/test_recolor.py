@@ -9,7 +9,6 @@ import pytest
 from PIL import Image
 
 from made_renders import SIZE, write_renders
-from spad.data.color import oklab_from_srgb, srgb_from_oklab
 from spad.data.config import PackConfig
 from spad.data.pack import pack
 from spad.data.recolor import (
@@ -24,6 +23,7 @@ from spad.data.recolor import (
 )
 from spad.data.shards import read_shard_folder
 from spad.data.views import base_uid, is_held_out, read_renders
+from spad.images.color import oklab_from_srgb, srgb_from_oklab
 
 
 def ball(color: str, views: int = 2, spots: str = "white") -> np.ndarray:

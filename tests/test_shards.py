@@ -24,7 +24,8 @@ from spad.data.config import Inspection, PackConfig, RenderConfig
 from spad.data.inspect import inspect_data
 from spad.data.pack import pack
 from spad.data.shards import key_of, read_shard_folder, scan_shard
-from spad.data.views import image_tensor, load_all_images, read_renders
+from spad.data.views import load_all_images, read_renders
+from spad.images.pixels import image_tensor
 from spad.models import load_model
 
 UIDS = ("a", "b.c", "b%2Ec", "d" * 200, "é", "f", "g")

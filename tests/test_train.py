@@ -348,7 +348,8 @@ def test_stored_latents_are_the_pictures_encoded(training, base, renders, tmp_pa
 
 def test_batches_are_consistent(training, renders):
     """Pictures, cameras and captions of a batch belong to the same views."""
-    from spad.data.views import image_tensor, read_renders
+    from spad.data.views import read_renders
+    from spad.images.pixels import image_tensor
 
     known = {o.captions[0]: o for o in read_renders(renders)}
     trainer = Trainer(training)

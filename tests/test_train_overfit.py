@@ -15,7 +15,8 @@ from spad.data.config import PackConfig, RenderConfig
 from spad.data.pack import pack
 from spad.data.render_job import render_all
 from spad.data.renderers import find_renderer
-from spad.data.views import image_tensor, load_all_images, on_white, read_renders
+from spad.data.views import load_all_images, read_renders
+from spad.images.pixels import image_tensor, on_white
 from spad.models import load_model
 from spad.training.config import Training
 from spad.training.run import LOSSES

@@ -32,7 +32,7 @@ from spad.geometry.correspondence import (
     views_at_origin,
 )
 from spad.geometry.released_masks import original_mask_of
-from spad.posed_pictures import PosedPictures, load_posed_pictures
+from spad.images.posed import PosedPictures, load_posed_pictures
 from spad.results import RECORD, check_output, slug, whole_folder
 from spad.stand_in import render_stand_in
 

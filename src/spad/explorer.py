@@ -11,7 +11,7 @@ from importlib.resources import files
 import numpy as np
 from PIL import Image
 
-from spad.posed_pictures import PosedPictures
+from spad.images.posed import PosedPictures
 
 MOST_VIEWS = 16
 LARGEST_PICTURE = 1024

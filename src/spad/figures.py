@@ -17,8 +17,8 @@ from spad.geometry.correspondence import (
     Correspondences,
     corresponding_points,
 )
-from spad.posed_pictures import PosedPictures
-from spad.sheet import Color, Mark, Panel, Sheet
+from spad.images.posed import PosedPictures
+from spad.images.sheet import Color, Mark, Panel, Sheet
 
 # Okabe and Ito's colours, which the colour-blind tell apart; without the two that fade on white.
 COLORS: tuple[Color, ...] = (

@@ -3,7 +3,6 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from diffusers import (
     DDIMScheduler,
@@ -20,6 +19,7 @@ from torch import Tensor
 from spad.cameras import Cameras
 from spad.conditioning import condition_on_cameras
 from spad.feature_cache import DeepFeatureCache
+from spad.images.pixels import picture_tensor
 from spad.model import MultiViewUNet
 from spad.original_scheduler import OriginalDDIMScheduler
 from spad.text import tokenize
@@ -52,18 +52,6 @@ def gaussian_blob(height: int, width: int, sigma: float) -> Tensor:
     density = torch.exp(-(x**2 + y**2) / (2 * sigma**2))
     density = density / density.max()
     return (1 - 2 * (density - density.min())).expand(3, height, width)
-
-
-def picture_tensor(image: Image.Image, height: int, width: int) -> Tensor:
-    """A picture on white, padded to the shape asked for, resized: (3, height, width), [-1, 1]."""
-    rgba = image.convert("RGBA")
-    scale = min(width / rgba.width, height / rgba.height)
-    size = (max(1, round(rgba.width * scale)), max(1, round(rgba.height * scale)))
-    canvas = Image.new("RGBA", (width, height), "white")
-    corner = ((width - size[0]) // 2, (height - size[1]) // 2)
-    canvas.alpha_composite(rgba.resize(size, Image.Resampling.LANCZOS), corner)
-    pixels = torch.from_numpy(np.array(canvas.convert("RGB"), dtype=np.float32))
-    return pixels.movedim(-1, 0) / 127.5 - 1
 
 
 class SPADPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import os
 import re
 import shutil
@@ -12,15 +11,14 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image
+
+from spad.images.grids import prompt_grid, save_turntable, view_grid
 
 if TYPE_CHECKING:
     from spad.cameras import Cameras
 
 RECORD = "run.json"
-_GAP = 2
-_TEXT_SIZE = 12
-_TURN_MS = 2400
 
 
 def slug(text: str, longest: int = 40) -> str:
@@ -137,67 +135,9 @@ def write_views(
     _write_record(folder, cameras, run)
 
 
-def view_grid(images: Sequence[Image.Image]) -> Image.Image:
-    """Pictures of one size in rows, thin white gaps between them; up to six in one row."""
-    count = len(images)
-    columns = count
-    if count > 6:
-        square = math.ceil(math.sqrt(count))
-        # The fullest last row, then the squarest.
-        columns = min(range(square, 2 * square), key=lambda c: (-count % c, c))
-    return _tiled(images, columns)
-
-
-def prompt_grid(images: Mapping[str, Sequence[Image.Image]]) -> Image.Image:
-    """A block of views with its prompt underneath for every prompt; two columns from seven on."""
-    blocks = [_captioned(view_grid(views), prompt) for prompt, views in images.items()]
-    return _tiled(blocks, 1 if len(blocks) <= 6 else 2)
-
-
-def save_turntable(path: Path, images: Sequence[Image.Image], azimuth_deg: Sequence[float]) -> None:
-    """An endless animation of the views, by azimuth from view 0 on."""
-    start = azimuth_deg[0]
-    # Rounded, so that views at one azimuth keep their order.
-    order = sorted(range(len(images)), key=lambda i: round((azimuth_deg[i] - start) % 360, 3) % 360)
-    first, *rest = (images[i] for i in order)
-    duration = min(600, max(60, _TURN_MS // len(images)))
-    first.save(
-        path, save_all=True, append_images=rest, duration=duration, loop=0, quality=90, method=4
-    )
-
-
 def _write_record(folder: Path, cameras: Cameras, run: Mapping[str, Any]) -> None:
     from spad.cameras.formats import cameras_record
 
     record = {**run, "cameras": cameras_record(cameras)}
     text = json.dumps(record, indent=2, ensure_ascii=False, default=os.fspath)
     (folder / RECORD).write_text(text + "\n", encoding="utf-8")
-
-
-def _tiled(pictures: Sequence[Image.Image], columns: int) -> Image.Image:
-    width = max(picture.width for picture in pictures)
-    height = max(picture.height for picture in pictures)
-    rows = math.ceil(len(pictures) / columns)
-    size = (columns * (width + _GAP) - _GAP, rows * (height + _GAP) - _GAP)
-    canvas = Image.new("RGB", size, "white")
-    for index, picture in enumerate(pictures):
-        row, column = divmod(index, columns)
-        canvas.paste(picture, (column * (width + _GAP), row * (height + _GAP)))
-    return canvas
-
-
-def _captioned(picture: Image.Image, text: str) -> Image.Image:
-    """The picture with one line of text under it, cut where it is too long."""
-    font = ImageFont.load_default(_TEXT_SIZE)
-    # The built-in font has no more letters than these.
-    text = text.encode("latin-1", "replace").decode("latin-1")
-    canvas = Image.new("RGB", (picture.width, picture.height + _TEXT_SIZE + 8), "white")
-    canvas.paste(picture)
-    draw = ImageDraw.Draw(canvas)
-    shown = text
-    while shown and draw.textlength(shown, font) > canvas.width - 8:
-        text = text[:-1]
-        shown = text.rstrip() + "..." if text else ""
-    left = (canvas.width - draw.textlength(shown, font)) // 2
-    draw.text((left, picture.height + 2), shown, "black", font)
-    return canvas

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from spad.figures import COLORS, in_rows
 from spad.geometry import bands_of
-from spad.posed_pictures import PosedPictures
+from spad.images.posed import PosedPictures
 
 FRAME_MS = 60
 _GAP = 4

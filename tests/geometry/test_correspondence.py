@@ -146,7 +146,7 @@ def test_what_corresponding_points_refuses(size, xy, message):
 
 
 def test_the_lynx_has_one_wrong_camera(shared_dir):
-    from spad.posed_pictures import load_posed_pictures
+    from spad.images.posed import load_posed_pictures
 
     pytest.importorskip("OpenEXR")
     lynx = shared_dir / "samples" / "lynx"

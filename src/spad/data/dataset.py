@@ -15,9 +15,9 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, IterableDataset, default_collate, get_worker_info
 
-from spad.data.shards import ShardedObject, open_picture, read_shard_folder
+from spad.data.shards import ShardedObject, read_shard_folder
 from spad.data.viewpoints import quarter_turns
-from spad.data.views import image_tensor, on_white
+from spad.images.pixels import image_tensor, on_white, open_picture
 
 Part = Literal["images", "depth", "latents", "text"]
 _PARTS = ("images", "depth", "latents", "text")

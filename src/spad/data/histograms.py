@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from spad.sheet import Panel, Sheet
+from spad.images.sheet import Panel, Sheet
 
 # Bins are even in log10(1 + count), which has a place for 0.
 _BINS_PER_DECADE = 8

@@ -20,12 +20,12 @@ from spad.data.shards import (
     Sample,
     ShardedObject,
     is_shard_folder,
-    open_picture,
     read_shard_folder,
     scan_shard,
 )
-from spad.data.views import on_white, read_listing, read_picture, rendered_object
-from spad.results import prompt_grid
+from spad.data.views import read_listing, read_picture, rendered_object
+from spad.images.grids import prompt_grid
+from spad.images.pixels import on_white, open_picture
 
 # Larger pictures are shrunk for the sheet.
 _PANEL = 160

@@ -12,8 +12,8 @@ import numpy as np
 import trimesh
 from PIL import Image
 
-from spad.data.color import linear_from_srgb
 from spad.data.gltf import GLTF_SUFFIXES, ModelFiles
+from spad.images.color import linear_from_srgb
 
 log = logging.getLogger(__name__)
 

@@ -39,16 +39,9 @@ from spad.data.shards import (
     is_shard_folder,
     key_of,
     object_json,
-    open_picture,
 )
-from spad.data.views import (
-    image_tensor,
-    is_held_out,
-    on_white,
-    read_listing,
-    read_picture,
-    rendered_object,
-)
+from spad.data.views import is_held_out, read_listing, read_picture, rendered_object
+from spad.images.pixels import image_tensor, on_white, open_picture
 from spad.models import find_model, load_model, weights_hash
 
 # Part of the settings: raise it when the same settings begin to give other bytes.

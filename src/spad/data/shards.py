@@ -15,14 +15,12 @@ import os
 import tarfile
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
-from io import BytesIO
 from pathlib import Path
 from typing import Any, BinaryIO
 from urllib.parse import quote
 
 import numpy as np
 import torch
-from PIL import Image
 
 from spad.cameras import Cameras
 
@@ -32,8 +30,6 @@ BLOCK = 512
 # Of the 16-bit depth maps that `spad render` writes, in world units.
 DEPTH_UNIT = 1e-3
 _LONGEST_KEY = 80
-# Pillow tries these alone, which takes less time than all it knows.
-_PICTURE_FORMATS = ("WEBP", "PNG", "JPEG")
 
 
 @dataclass(frozen=True)
@@ -252,16 +248,6 @@ def parse_object(data: bytes, where: str) -> ShardedObject:
         return ShardedObject(read["uid"], tuple(read["captions"]), cameras, *rest)
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{where}: expected an object's JSON ({error})") from None
-
-
-def open_picture(data: bytes, where: str) -> Image.Image:
-    """A picture, decoded. `where` starts the message. Raises: ValueError: it is none."""
-    try:
-        picture = Image.open(BytesIO(data), formats=_PICTURE_FORMATS)
-        picture.load()
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise ValueError(f"{where}: expected a readable picture ({error})") from None
-    return picture
 
 
 def file_hash(path: Path) -> str:

@@ -7,19 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
-from PIL import Image
 
 from spad.cameras import Cameras, load_cameras
 from spad.data.lists import read_rows
-from spad.data.shards import (
-    INDEX,
-    Sample,
-    ShardedObject,
-    is_shard_folder,
-    open_picture,
-    read_shard_folder,
-)
+from spad.data.shards import INDEX, Sample, ShardedObject, is_shard_folder, read_shard_folder
+from spad.images.pixels import on_white, open_picture, read_on_white
 
 # Between the id of an object and what was changed in a variant of it.
 VARIANT = "~"
@@ -57,19 +49,6 @@ class ObjectViews:
             return np.stack([read_on_white(path) for path in self.image_paths])
         members, where = self.sample.read(self.suffixes), f"{self.sample.shard}, {self.uid}"
         return np.stack([on_white(open_picture(members[name], where)) for name in self.suffixes])
-
-
-def read_on_white(path: Path) -> np.ndarray:
-    """One picture with its transparency composited on white, uint8 (h, w, 3)."""
-    with Image.open(path) as picture:
-        return on_white(picture)
-
-
-def on_white(picture: Image.Image) -> np.ndarray:
-    """A picture's pixels with transparency composited on white, uint8 (h, w, 3)."""
-    rgba = picture.convert("RGBA")
-    white = Image.new("RGBA", rgba.size, "white")
-    return np.asarray(Image.alpha_composite(white, rgba).convert("RGB"))
 
 
 def read_renders(folder: Path) -> list[ObjectViews]:
@@ -214,8 +193,3 @@ def load_all_images(objects: list[ObjectViews]) -> np.ndarray:
         )
     with ThreadPoolExecutor() as pool:
         return np.stack(list(pool.map(ObjectViews.images, objects)))
-
-
-def image_tensor(images: np.ndarray) -> torch.Tensor:
-    """uint8 (..., h, w, 3) -> float (..., 3, h, w) in [-1, 1]."""
-    return torch.from_numpy(images).movedim(-1, -3).float().div_(127.5).sub_(1)

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 from PIL import Image
 
 from spad.cameras import Cameras
@@ -19,6 +18,7 @@ from spad.evaluation.novel_views import NovelViews, matched, read_truth
 from spad.evaluation.protocol import Protocol, load_gallery, load_protocol
 from spad.evaluation.retrieval import Gallery
 from spad.evaluation.sets import WHITE_TOLERANCE, SetFiles, ViewSet, list_sets
+from spad.images.pixels import to_floats, to_levels
 from spad.models import ModelInfo, load_model
 from spad.results import slug, whole_folder, write_views
 from spad.vocabulary import read_prompt
@@ -196,13 +196,3 @@ def _as_drawn(files: SetFiles, prompt: str) -> ViewSet:
     images = to_floats(np.stack(pictures))
     alpha = ((1 - images).amax(1) > WHITE_TOLERANCE).float()
     return ViewSet(files.name, prompt, images, alpha, files.cameras, alpha_is_estimated=True)
-
-
-def to_floats(pictures: np.ndarray) -> torch.Tensor:
-    """(v, 3, h, w) in [0, 1] of uint8 (v, h, w, 3)."""
-    return torch.from_numpy(pictures).movedim(-1, 1).float() / 255
-
-
-def to_levels(images: torch.Tensor) -> np.ndarray:
-    """uint8 (v, h, w, 3) of (v, 3, h, w) in [0, 1]."""
-    return images.mul(255).round().to(torch.uint8).movedim(1, -1).numpy()

@@ -23,7 +23,7 @@ import spad
 from spad.data.views import ObjectViews, data_hash, read_renders
 from spad.evaluation.compare import compare_reports
 from spad.evaluation.config import Evaluation
-from spad.evaluation.drawing import Artist, choose_questions, to_floats, to_levels
+from spad.evaluation.drawing import Artist, choose_questions
 from spad.evaluation.metrics import METRICS, Metric
 from spad.evaluation.networks import Networks
 from spad.evaluation.novel_views import NOVEL_COLUMNS, NovelViews, score_novel_views
@@ -32,8 +32,10 @@ from spad.evaluation.protocol import load_gallery
 from spad.evaluation.report import Column, Judged, Report, json_text, write_report
 from spad.evaluation.retrieval import RETRIEVAL_COLUMNS, Gallery, score_retrieval
 from spad.evaluation.sets import ViewSet, list_sets
+from spad.images.grids import view_grid
+from spad.images.pixels import to_floats, to_levels
 from spad.models import check_files, choose_device, find_model, weights_hash
-from spad.results import RECORD, check_output, slug, view_grid
+from spad.results import RECORD, check_output, slug
 
 logger = logging.getLogger(__name__)
 

@@ -19,9 +19,10 @@ from PIL import Image
 from torch import Tensor
 
 from spad.cameras import Cameras, load_cameras
-from spad.data.shards import Sample, is_shard_folder, open_picture
+from spad.data.shards import Sample, is_shard_folder
 from spad.data.views import LISTING, read_renders
-from spad.posed_pictures import find_pictures
+from spad.images.pixels import open_picture
+from spad.images.posed import find_pictures
 from spad.results import RECORD
 
 # A pixel of an opaque picture belongs to the object if a channel is so far below white: above

@@ -10,7 +10,8 @@ from tqdm import tqdm
 
 from spad.autoencoder import PatchAutoencoder
 from spad.conditioning import condition_on_cameras
-from spad.data.views import ObjectViews, image_tensor, is_held_out, load_all_images, read_renders
+from spad.data.views import ObjectViews, is_held_out, load_all_images, read_renders
+from spad.images.pixels import image_tensor
 from spad.models import load_model
 from spad.text import tokenize
 from spad.training.config import AutoencoderTraining

@@ -16,9 +16,9 @@ from torch import nn
 from transformers.utils.logging import disable_progress_bar
 
 from spad.cameras import Cameras
+from spad.images.grids import prompt_grid
 from spad.models import SHARD_SIZE, GenerationDefaults, find_model, save_model_manifest
 from spad.pipeline import SCHEDULERS, SPADPipeline
-from spad.results import prompt_grid
 from spad.training.card import write_card
 from spad.training.config import Training
 from spad.training.states import gathered

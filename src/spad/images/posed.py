@@ -13,7 +13,7 @@ from torch import Tensor
 
 from spad.cameras import Cameras, load_cameras
 from spad.cameras.cameras import cameras_on_grid
-from spad.data.views import read_on_white
+from spad.images.pixels import read_on_white
 
 # Renderers write so much, or the largest half number, where they see nothing.
 _NOTHING = 65504.0
