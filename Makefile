@@ -9,7 +9,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 .NOTPARALLEL:
-.PHONY: demo test browser lint bench parity clean
+.PHONY: demo test browser lint types bench parity clean
 
 # spad prints where the pictures are.
 demo: $(VENV)/.core
@@ -27,6 +27,10 @@ browser:
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+
+types: $(VENV)/.dev
+	$(BIN)/pyright --pythonpath $(BIN)/python --pythonplatform Linux
+	$(BIN)/pyright --pythonpath $(BIN)/python --pythonplatform Windows
 
 bench: $(VENV)/.core
 	$(BIN)/python benchmarks/bench_start.py

@@ -4,9 +4,18 @@ import ast
 import re
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
+import yaml
+
+import spad
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
 
 ROOT = Path(__file__).resolve().parents[1]
 MB = 10**6
@@ -51,3 +60,33 @@ def test_only_the_command_line_prints(path):
 def test_ci_runs_the_test_command():
     commands = (ROOT / ".ci/run").read_text(encoding="utf-8").splitlines()
     assert commands[-1] == "make test"
+
+
+def test_the_citation_is_of_this_version():
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    assert citation["version"] == spad.__version__
+
+
+def test_workflows_test_every_python_that_is_declared():
+    jobs = yaml.safe_load((ROOT / ".github/workflows/ci.yml").read_text(encoding="utf-8"))["jobs"]
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    declared = [line.rsplit(" ", 1)[1] for line in project["classifiers"] if " :: 3." in line]
+    assert declared and jobs["test"]["strategy"]["matrix"]["python"] == declared
+
+
+def test_workflows_name_files_that_exist():
+    text = (ROOT / ".github/workflows/ci.yml").read_text(encoding="utf-8")
+    named = re.findall(r"tests/[\w./]+", text)
+    assert named and not [name for name in named if not (ROOT / name).exists()]
+
+
+def test_workflows_and_hooks_call_targets_that_exist():
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    targets = set(re.search(r"^\.PHONY: (.*)$", makefile, re.MULTILINE)[1].split())
+    files = [".github/workflows/ci.yml", ".pre-commit-config.yaml", ".ci/run"]
+    called = {
+        target
+        for name in files
+        for target in re.findall(r"\bmake (\w+)", (ROOT / name).read_text(encoding="utf-8"))
+    }
+    assert called and called <= targets
