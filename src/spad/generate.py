@@ -16,6 +16,7 @@ from PIL import Image, ImageOps
 
 import spad
 from spad.config import Generation
+from spad.images.modes import as_rgba
 from spad.models import (
     ModelInfo,
     check_files,
@@ -194,10 +195,12 @@ def _free_output(settings: Generation, prompts: Sequence[str]) -> Path:
 def _read_image(path: Path) -> Image.Image:
     try:
         with Image.open(path) as image:
-            return ImageOps.exif_transpose(image).convert("RGBA")
+            return as_rgba(ImageOps.exif_transpose(image))
     # Pillow raises SyntaxError for broken files of some formats.
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         reason = getattr(error, "strerror", None) or "it is no whole picture"
+        if type(error) is ValueError:
+            reason = str(error)
         raise ValueError(f"expected a picture to condition on, got {path}: {reason}") from error
 
 

@@ -1,7 +1,7 @@
 """Sets of views to be judged: pictures of one object with alpha and the cameras asked for.
 
-Rules for what people have: every picture that a camera file names must be there, 8 bits deep and of
-the size its camera says; other pictures in the folder are not read. Alpha comes from the pictures.
+Rules for what people have: every picture that a camera file names must be there and of the size
+its camera says; other pictures in the folder are not read. Alpha comes from the pictures.
 Where all of them are opaque it is told from the white background, which makes purely white parts of
 an object background too. A set may have one view and may hold the same picture twice: which numbers
 that leaves undefined, each metric says.
@@ -21,6 +21,7 @@ from torch import Tensor
 from spad.cameras import Cameras, load_cameras
 from spad.data.shards import Sample, is_shard_folder
 from spad.data.views import LISTING, read_renders
+from spad.images.modes import rgba_pixels
 from spad.images.pixels import open_picture
 from spad.images.posed import find_pictures
 from spad.results import RECORD
@@ -109,7 +110,7 @@ class SetFiles:
             members = self.sample.read(self.pictures)
             places = [f"{self.sample.shard}, {self.name}, {name}" for name in self.pictures]
             arrays = [
-                _pixels(open_picture(members[name], place), place)
+                rgba_pixels(open_picture(members[name], place))
                 for name, place in zip(self.pictures, places, strict=True)
             ]
         expected = (self.cameras.height, self.cameras.width)
@@ -254,16 +255,9 @@ def _prompt_in(folder: Path) -> str | None:
 def _read_picture(path: Path) -> np.ndarray:
     try:
         with Image.open(path) as picture:
-            return _pixels(picture, str(path))
-    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
+            return rgba_pixels(picture)
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         reason = getattr(error, "strerror", None) or "it is no whole picture"
+        if type(error) is ValueError:
+            reason = str(error)
         raise ValueError(f"{path}: expected a readable picture: {reason}") from error
-
-
-def _pixels(picture: Image.Image, where: str) -> np.ndarray:
-    """uint8 (h, w, 4)."""
-    if picture.mode.startswith(("I", "F")):
-        raise ValueError(
-            f"{where}: expected a picture of 8 bits a channel, got Pillow's mode {picture.mode}"
-        )
-    return np.asarray(picture.convert("RGBA"))

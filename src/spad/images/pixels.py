@@ -8,6 +8,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from spad.images.modes import as_rgba
+
 # Pillow tries these alone, which takes less time than all it knows.
 _PICTURE_FORMATS = ("WEBP", "PNG", "JPEG")
 
@@ -20,7 +22,7 @@ def read_on_white(path: Path) -> np.ndarray:
 
 def on_white(picture: Image.Image) -> np.ndarray:
     """A picture's pixels with transparency composited on white, uint8 (h, w, 3)."""
-    rgba = picture.convert("RGBA")
+    rgba = as_rgba(picture)
     white = Image.new("RGBA", rgba.size, "white")
     return np.asarray(Image.alpha_composite(white, rgba).convert("RGB"))
 
@@ -52,7 +54,7 @@ def to_levels(images: torch.Tensor) -> np.ndarray:
 
 def picture_tensor(image: Image.Image, height: int, width: int) -> Tensor:
     """A picture on white, padded to the shape asked for, resized: (3, height, width), [-1, 1]."""
-    rgba = image.convert("RGBA")
+    rgba = as_rgba(image)
     scale = min(width / rgba.width, height / rgba.height)
     size = (max(1, round(rgba.width * scale)), max(1, round(rgba.height * scale)))
     canvas = Image.new("RGBA", (width, height), "white")

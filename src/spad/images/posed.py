@@ -131,7 +131,8 @@ def _find_picture(source: Path, folders: Sequence[Path], name: str, view: int) -
 def _read_picture(path: Path, cameras: Cameras, view: int) -> np.ndarray:
     try:
         picture = read_on_white(path)
-    except (OSError, Image.DecompressionBombError) as error:
+    # Pillow answers damage with SyntaxError and ValueError too.
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise ValueError(f"{path}: expected a picture of view {view}: {error}") from error
     _check_shape(path, picture.shape[:2], cameras, view)
     return picture

@@ -113,7 +113,6 @@ def fit_autoencoder(settings: AutoencoderTraining, images: np.ndarray) -> PatchA
             raise ValueError(f"expected an autoencoder in {settings.init}, found no config.json")
         return PatchAutoencoder.from_pretrained(settings.init, torch_dtype=torch.float32)
     model = PatchAutoencoder(
-        patch_size=settings.patch_size,
         latent_channels=settings.latent_channels,
         block_out_channels=settings.block_out_channels,
         sample_size=images.shape[2],

@@ -26,11 +26,9 @@ class AutoencoderTraining:
     steps: int = 2000
     batch_size: int = 24
     crop_size: int = 64
-    """In pixels, a multiple of the patch size."""
-    patch_size: int = 16
-    """Side of the square patch that one latent describes, in pixels."""
+    """In pixels, a multiple of 16."""
     latent_channels: int = 32
-    """Principal components kept of every patch."""
+    """Principal components kept of every patch of 16 x 16 pixels."""
     block_out_channels: tuple[int, ...] = (48, 96, 160)
     learning_rate: float = 1.5e-3
     warmup_steps: int = 50
@@ -118,12 +116,11 @@ class Training:
     micro_batch_size: int | None = None
     """Views that a device takes at once; all of its share if left out."""
     clean_view_share: float = 0.25
-    """Share of objects of which a random subset of the views is given clean, at timestep 0: image
-    conditioning, and redrawing single views."""
+    """Share of objects whose view 0 is given clean, at timestep 0: image conditioning."""
     text_dropout: float = 0.1
     """Share of captions left out, for guidance."""
     clean_view_text_dropout: float = 0.5
-    """The same where a view is given: what a caption says need not be looked for in a picture."""
+    """The same where view 0 is given: what a caption says need not be looked for in the picture."""
     word_dropout: float = 0.02
     """Share of words replaced by the unknown word; for text encoders from scratch."""
     images: Path | None = None

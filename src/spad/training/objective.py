@@ -35,8 +35,8 @@ class Question:
 
     @property
     def is_given(self) -> Tensor:
-        """(b,) bool: whether any view of the object is given clean."""
-        return ~self.scored.all(1)
+        """(b,) bool: whether view 0 is given clean."""
+        return ~self.scored[:, 0]
 
 
 class Objective:
@@ -48,14 +48,17 @@ class Objective:
     def ask(self, clean: Tensor, keys: Sequence[str]) -> Question:
         """Noise the latents (b, v, c, h, w) of samples called `keys`.
 
-        All views of an object share one timestep. For a share of the objects, a random subset of
-        the views is given clean, at timestep 0, and not scored: so the model learns to draw the
-        other views of any pictures. One view at least is always drawn.
+        All views of an object have one timestep, but that view 0 is given clean, at timestep 0, in
+        a share of them: so the model learns to draw the other views of a picture.
         """
+        num_views = clean.shape[1]
         drawn = [self._draw(key, clean.shape[1:]) for key in keys]
         noise = torch.stack([one[0] for one in drawn]).to(clean)
         steps = torch.tensor([one[1] for one in drawn], device=clean.device)
-        scored = torch.stack([one[2] for one in drawn]).to(clean.device)
+        given = torch.tensor([one[2] for one in drawn], device=clean.device)
+        scored = torch.ones(clean.shape[:2], dtype=torch.bool, device=clean.device)
+        if num_views > 1:
+            scored[:, 0] = ~given
         timesteps = torch.where(scored, steps[:, None], 0)
         flat = [x.flatten(0, 1) for x in (clean, noise, timesteps)]
         noisy = self.scheduler.add_noise(*flat).unflatten(0, clean.shape[:2])
@@ -65,8 +68,8 @@ class Objective:
             target = self.scheduler.get_velocity(*flat).unflatten(0, clean.shape[:2])
         return Question(noisy, target, timesteps, scored)
 
-    def _draw(self, key: str, shape: torch.Size) -> tuple[Tensor, int, Tensor]:
-        """Noise (v, c, h, w), timestep, and which views are scored, (v,) bool."""
+    def _draw(self, key: str, shape: torch.Size) -> tuple[Tensor, int, bool]:
+        """Noise (v, c, h, w), timestep, and whether view 0 is given."""
         settings = self.settings
         generator = seeded(settings.seed, "ask", key)
         noise = torch.randn(shape, generator=generator)
@@ -76,11 +79,7 @@ class Objective:
         shift = settings.timestep_shift
         shifted = shift * uniform / (1 + (shift - 1) * uniform)
         total = self.scheduler.config.num_train_timesteps
-        scored = torch.ones(shape[0], dtype=torch.bool)
-        if shape[0] > 1 and given < settings.clean_view_share:
-            count = int(torch.randint(1, shape[0], (), generator=generator))
-            scored[torch.randperm(shape[0], generator=generator)[:count]] = False
-        return noise, min(int(shifted * total), total - 1), scored
+        return noise, min(int(shifted * total), total - 1), given < settings.clean_view_share
 
     @staticmethod
     def errors(predicted: Tensor, question: Question) -> Tensor:
