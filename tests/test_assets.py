@@ -44,6 +44,18 @@ def test_captions_of_a_table_go_before_those_of_the_index(folder):
         captions(folder / "index.jsonl", captions=table)
 
 
+def test_an_index_may_list_many_captions(folder):
+    index = folder / "index.jsonl"
+    index.write_text(
+        '{"file": "chair.obj", "uid": "c", "short": "chair", "captions": ["a chair", "a seat"]}\n'
+    )
+    assert captions(index) == {"c": ("chair", "a chair", "a seat")}
+    for wrong in ('"a chair"', '["a chair", ""]', "[1]"):
+        index.write_text(f'{{"file": "chair.obj", "captions": {wrong}}}\n')
+        with pytest.raises(ValueError, match=r"expected a list of texts .* of chair.obj"):
+            captions(index)
+
+
 def test_a_list_of_ids_chooses(folder):
     ids = folder / "ids.txt"
     ids.write_text("chair\n")

@@ -41,9 +41,9 @@ def find_assets(config: RenderConfig) -> list[Asset]:
     """The models a configuration names, in the index's order or sorted by path.
 
     An index has one JSON object a line: `file` (relative to `config.root`, else to the index's
-    folder), and optionally `uid`, `caption`, `short` and `skip`. In a folder, a model's id is its
-    relative path. Captions are those of `config.captions`, then those of the index; where there
-    are none, the words of the file's name.
+    folder), and optionally `uid`, `caption`, `short`, `captions` (a list) and `skip`. In a folder,
+    a model's id is its relative path. Captions are those of `config.captions`, then those of the
+    index; where there are none, the words of the file's name.
 
     Raises: ValueError: nothing there, a malformed line, two models of one id, or ids that no
         model has.
@@ -103,7 +103,10 @@ def check_uid(uid: str) -> str:
 def _asset(row: dict, root: Path) -> Asset:
     name = Path(row["file"]).with_suffix("").as_posix().removeprefix("./")
     uid = str(row.get("uid") or re.sub(r"[^A-Za-z0-9._-]+", "_", name.replace("/", "__")))
-    captions = tuple(str(row[key]) for key in ("caption", "short") if row.get(key))
+    listed = row.get("captions", [])
+    if not isinstance(listed, list) or not all(isinstance(c, str) and c.strip() for c in listed):
+        raise ValueError(f"expected a list of texts as captions of {row['file']}, got {listed!r}")
+    captions = (*(str(row[key]) for key in ("caption", "short") if row.get(key)), *listed)
     return Asset(check_uid(uid), root / row["file"], captions, root)
 
 
