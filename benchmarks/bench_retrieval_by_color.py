@@ -20,7 +20,7 @@ import torch
 from tqdm import tqdm
 
 from spad.data.lists import read_ids
-from spad.data.recolor import COLORS, is_unseen, named_color, recolored, renamed
+from spad.data.recolor import COLORS, color_caption, is_unseen, named_color, recolored, renamed
 from spad.data.viewpoints import object_seed
 from spad.data.views import VARIANT, ObjectViews, base_uid, is_held_out, read_renders
 from spad.evaluation.protocol import load_gallery, load_protocol
@@ -55,7 +55,7 @@ def unseen_captions(objects: list[ObjectViews]) -> dict[str, np.ndarray]:
         if VARIANT in views.uid or source is None:
             continue
         for target in COLORS:
-            caption = renamed(min(views.captions, key=len), source, target)
+            caption = renamed(color_caption(views.captions), source, target)
             if caption is None or not is_unseen(target, views.captions) or caption in learned:
                 continue
             if len(found) < MOST:

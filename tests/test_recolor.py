@@ -56,6 +56,10 @@ def test_oklab_is_what_its_author_says_and_comes_back():
         (["a black and white husky"], None),
         (["a wooden barrel"], None),
         (["a redwood tree"], None),
+        (["a mug", "a red beer mug", "a red mug", "mug, red"], "red"),
+        (["a mug", "a mug with a red handle"], None),
+        (["a bowl", "a bowl of orange stew"], None),
+        (["a key", "a gold key", "a yellow key"], "yellow"),
     ],
 )
 def test_the_colour_that_a_caption_names(captions, color):
@@ -71,6 +75,10 @@ def test_the_colour_that_a_caption_names(captions, color):
         ("a red cow with a white face", "red", "white", None),
         ("a red house with a red door", "red", "blue", None),
         ("a reddish brown deer", "brown", "blue", None),
+        ("an orange fish on a dish", "orange", "blue", "a blue fish on a dish"),
+        ("mug, red", "red", "orange", "mug, orange"),
+        ("a cap of red and white", "red", "blue", "a cap of blue and white"),
+        ("a mug", "red", "blue", None),
         ("a redwood tree", "red", "blue", None),
     ],
 )
@@ -96,6 +104,21 @@ def test_variants_are_drawn_by_the_id_and_leave_some_combinations_out():
     share = np.mean([is_unseen("blue", captions) for captions in things])
     assert 0.02 < share < 0.12
     assert kind_of(captions) == "cow"
+
+
+def test_of_many_captions_those_that_name_the_color_follow_it():
+    captions = ["a red cup", "a cup", "cup, red", "a cup with a red rim and a white foot", "a mug"]
+    by_target = {v.target: v.captions for v in variants("x", captions, 20)}
+    left_out = {color for color in COLORS if is_unseen(color, captions)}
+    assert by_target.keys() == set(COLORS) - {"red"} - left_out
+    for target, others in by_target.items():
+        article = "an" if target == "orange" else "a"
+        expected = [f"{article} {target} cup", f"cup, {target}"]
+        if target != "white":
+            expected.append(f"a cup with {article} {target} rim and a white foot")
+        assert list(others) == expected
+        # The sort of thing is the same by the captions of a variant, which are fewer.
+        assert kind_of(others) == kind_of(captions) == "cup"
 
 
 def hues(pictures: np.ndarray, where: np.ndarray) -> np.ndarray:
@@ -129,6 +152,18 @@ def test_from_and_to_what_has_no_hue(pair):
     median, wanted = np.median(lab, axis=0), oklab_from_srgb(np.array(COLORS[target]) / 255)
     np.testing.assert_allclose(median, wanted, atol=0.08)
     assert share_of("blue", after) > 0.02
+
+
+@pytest.mark.parametrize("source", ["black", "gray", "red", "yellow"])
+def test_what_becomes_white_shows_light_and_shade_and_stands_out_on_white(source):
+    before = ball(source, spots="blue")
+    after = recolored(before, source, "white")
+    changed = (before != after).any(-1)
+    was, becomes = (oklab_from_srgb(p[changed][:, :3] / 255)[:, 0] for p in (before, after))
+    assert becomes.max() < 0.99 and np.median(becomes) > 0.85
+    # As light as before or lighter, in the same order.
+    order = np.argsort(was, kind="stable")
+    assert (np.diff(becomes[order]) > -0.02).all() and np.ptp(becomes) > 0.05
 
 
 def test_what_is_not_there_is_not_recoloured():

@@ -126,9 +126,9 @@ class PackConfig:
     seed: int = 0
     """Of the mixed order."""
     recolor: int = 0
-    """Pack so many variants of each object in other colours, with captions that say so: of those
-    whose shortest caption names one colour. One in sixteen combinations of a colour and a sort of
-    thing is left out, as are held-out objects."""
+    """Pack so many variants of each object in other colors, with captions that say so: of those
+    with a caption that names one color of the whole. One in sixteen combinations of a color and a
+    sort of thing is left out, as are held-out objects."""
     latents: str | None = None
     """Name or folder of a model whose latents and text embeddings are stored too."""
     workers: int = 0
