@@ -9,7 +9,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 .NOTPARALLEL:
-.PHONY: demo test browser lint types bench parity clean
+.PHONY: demo test browser lint types docs bench parity clean
 
 # spad prints where the pictures are.
 demo: $(VENV)/.core
@@ -32,6 +32,10 @@ types: $(VENV)/.dev
 	$(BIN)/pyright --pythonpath $(BIN)/python --pythonplatform Linux
 	$(BIN)/pyright --pythonpath $(BIN)/python --pythonplatform Windows
 
+# The variable silences announcements of other programs.
+docs: $(VENV)/.docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build
+
 bench: $(VENV)/.core
 	$(BIN)/python benchmarks/bench_start.py
 
@@ -42,14 +46,15 @@ parity: $(VENV)/.test
 	mv docs/parity.md.part docs/parity.md
 
 clean:
-	rm -rf $(VENV) build dist .pytest_cache .ruff_cache
+	rm -rf $(VENV) build dist site .pytest_cache .ruff_cache
 	find src tests benchmarks -name __pycache__ -prune -exec rm -rf {} +
 
 # One file for every set of packages says that it is installed as these two files ask.
 $(VENV)/.core: EXTRAS :=
 $(VENV)/.test: EXTRAS := [data,test]
 $(VENV)/.dev: EXTRAS := [dev]
-$(VENV)/.core $(VENV)/.test $(VENV)/.dev: pyproject.toml constraints.txt
+$(VENV)/.docs: EXTRAS := [docs]
+$(VENV)/.core $(VENV)/.test $(VENV)/.dev $(VENV)/.docs: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 10) <= sys.version_info < (3, 14))' || \
 		{ echo "expected Python 3.10 to 3.13, got $$($(PYTHON) -V); try make PYTHON=python3.12"; exit 1; }
 	test -x $(BIN)/pip || $(PYTHON) -m venv --clear $(VENV)
