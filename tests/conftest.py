@@ -9,6 +9,7 @@ import tarfile
 from collections.abc import Callable
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 # Before torch starts: tests run beside each other and beside other work.
@@ -17,6 +18,15 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 signal.signal(signal.SIGINT, signal.default_int_handler)
 # Models that this user installed are no part of any test.
 os.environ["SPAD_HOME"] = os.path.join(os.devnull, "spad")
+# The same inputs on every machine, as long as they take, and nothing is kept of them.
+hypothesis.settings.register_profile(
+    "spad",
+    derandomize=True,
+    database=None,
+    deadline=None,
+    suppress_health_check=[hypothesis.HealthCheck.too_slow],
+)
+hypothesis.settings.load_profile("spad")
 
 CAPTIONS = (
     "a blue fish",

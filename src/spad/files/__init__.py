@@ -1,0 +1,53 @@
+"""Files: read with every field checked, written whole or not at all. Needs only filelock."""
+
+from spad.files.reading import (
+    file_hash,
+    inside,
+    parse_json,
+    read_bytes,
+    read_ids,
+    read_json,
+    read_json_lines,
+    read_lines,
+    read_text,
+    short,
+    size_text,
+)
+from spad.files.writing import (
+    RECORD,
+    append_json,
+    check_output,
+    check_space,
+    exclusive,
+    free_space,
+    json_text,
+    slug,
+    whole_file,
+    whole_folder,
+    write_text,
+)
+
+__all__ = [
+    "RECORD",
+    "append_json",
+    "check_output",
+    "check_space",
+    "exclusive",
+    "file_hash",
+    "free_space",
+    "inside",
+    "json_text",
+    "parse_json",
+    "read_bytes",
+    "read_ids",
+    "read_json",
+    "read_json_lines",
+    "read_lines",
+    "read_text",
+    "short",
+    "size_text",
+    "slug",
+    "whole_file",
+    "whole_folder",
+    "write_text",
+]

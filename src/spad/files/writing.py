@@ -1,0 +1,297 @@
+"""Write files and folders whole or not at all, and keep others out meanwhile.
+
+What is written lies in `.unfinished`, beside its place, until it is complete, and a lock there
+says that somebody is at it. What a killed command left has no holder: the next one that writes in
+the same folder removes it.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import logging
+import math
+import os
+import re
+import shutil
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from spad.files.reading import LONGEST_LINE, size_text
+
+log = logging.getLogger(__name__)
+
+# What a command did, in the folder that it made.
+RECORD = "run.json"
+LOCK, UNFINISHED = ".lock", ".unfinished"
+_REPLACED = ".replaced"
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_FULL_BELOW = 1 << 16
+# Whoever looks for what was left behind holds a lock no longer than this.
+_PATIENCE_S = 1.0
+
+
+def json_text(data: Any, indent: int | None = 2) -> str:
+    """JSON as it lies in files, paths as text. Raises: ValueError: a number is not finite."""
+    text = json.dumps(data, indent=indent, ensure_ascii=False, allow_nan=False, default=os.fspath)
+    return text + "\n"
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file in UTF-8, whole or not at all; `whole_file` says what is raised."""
+    with whole_file(path) as unfinished:
+        unfinished.write_text(text, encoding="utf-8", newline="\n")
+
+
+def append_json(path: Path, row: Mapping[str, Any]) -> None:
+    """Add a line to a JSON Lines file, whole or not at all, in the place of one that was cut short.
+
+    Raises: OSError: what `whole_file` raises.
+    """
+    line = json_text(row, indent=None).encode()
+    with _room_for(path), open(path, "ab+", buffering=0) as file:
+        file.seek(start := max(0, file.tell() - LONGEST_LINE))
+        end = start + file.read().rfind(b"\n") + 1
+        file.truncate(end)
+        try:
+            while line:
+                line = line[file.write(line) :]
+        except BaseException:
+            file.truncate(end)
+            raise
+        os.fsync(file.fileno())
+
+
+@contextmanager
+def whole_file(path: Path) -> Iterator[Path]:
+    """A file to write, of the same name, that takes the place of `path` when the block ends well.
+
+    On any error, Ctrl-C included, `path` stays as it was. Folders that it lacks are made.
+
+    Raises: OSError: it cannot be written; where the disk is full, the message names `path`.
+    """
+    path = Path(os.path.abspath(path))
+    with _room_for(path), _beside(path, math.inf) as unfinished:
+        yield unfinished
+        _sync(unfinished)
+        os.replace(unfinished, path)
+        _sync(path.parent)
+
+
+@contextmanager
+def whole_folder(folder: Path, overwrite: bool = False, mark: str = RECORD) -> Iterator[Path]:
+    """A new folder, of the same name, that takes the place of `folder` when the block ends well.
+
+    On any error, Ctrl-C included, nothing of it is left and an older `folder` stays.
+
+    Raises:
+        ValueError: what `check_output` raises, or another command is at the same folder.
+        OSError: what `whole_file` raises.
+    """
+    check_output(folder, overwrite, mark)
+    folder = Path(os.path.abspath(folder))
+    with _room_for(folder), _beside(folder, _PATIENCE_S) as unfinished:
+        _check_idle(folder)
+        unfinished.mkdir()
+        yield unfinished
+        for part in (*unfinished.rglob("*"), unfinished):
+            _sync(part)
+        _check_idle(folder)
+        if folder.exists():
+            os.rename(folder, unfinished.with_name(_REPLACED))
+        os.rename(unfinished, folder)
+        _sync(folder.parent)
+
+
+def check_output(folder: Path, overwrite: bool, mark: str = RECORD) -> None:
+    """Raises: ValueError: `folder` may not be made, or not be replaced as it holds no `mark`."""
+    folder = Path(folder)
+    if folder.is_symlink() or folder.exists():
+        if not folder.is_dir() or folder.is_symlink():
+            raise ValueError(f"expected a new output folder, got {folder}, which is no folder")
+        is_ours = (folder / mark).is_file() or not any(folder.iterdir())
+        if overwrite and not is_ours:
+            raise ValueError(
+                f"expected --overwrite to replace the folder of an earlier run, got {folder}, "
+                f"which holds no {mark}; choose another --output"
+            )
+        if not overwrite:
+            advice = "use --overwrite or another --output" if is_ours else "use another --output"
+            raise ValueError(f"expected a new output folder, got {folder}, which exists; {advice}")
+    parent = _existing(folder.absolute().parent)
+    if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK):
+        raise ValueError(
+            f"expected an output folder that can be made, got {folder}: cannot write in {parent}"
+        )
+
+
+@contextmanager
+def exclusive(folder: Path, wait: bool = False) -> Iterator[None]:
+    """Let only this command work in `folder`, which is made, and goes again if it stays empty.
+
+    Raises: ValueError: another command is at work there, and not to be waited for.
+    """
+    folder = Path(os.path.abspath(folder))
+    with _held(folder, math.inf if wait else _PATIENCE_S, folder):
+        _sweep(folder)
+        yield
+
+
+def free_space(folder: Path) -> int:
+    """Bytes that are free on the disk of `folder`, which need not exist."""
+    return shutil.disk_usage(_existing(folder)).free
+
+
+def check_space(needs: Iterable[tuple[Path, int]], advice: str = "make room") -> None:
+    """Raises: OSError: a disk lacks the bytes that these folders need on it together."""
+    disks: dict[int, tuple[Path, int]] = {}
+    for folder, size in needs:
+        there = _existing(folder)
+        device = there.stat().st_dev
+        disks[device] = (there, disks.get(device, (there, 0))[1] + size)
+    for there, size in disks.values():
+        if (free := free_space(there)) < size:
+            raise OSError(
+                f"expected {size_text(size)} free on the disk of {there}, got {size_text(free)}; "
+                f"{advice}"
+            )
+
+
+def slug(text: str, longest: int = 40) -> str:
+    """A text as part of a file name: lower-case words and hyphens, never empty."""
+    words = re.findall(r"[a-z0-9]+", text.lower())
+    return "-".join(words)[:longest].strip("-") or "object"
+
+
+@contextmanager
+def _room_for(path: Path) -> Iterator[None]:
+    """Say in one line that the disk is full, whatever the library at work calls that."""
+    try:
+        yield
+    # torch, safetensors and Arrow have errors of their own for it.
+    except Exception as error:
+        if (reason := _lack_of_room(error, path)) is None:
+            raise
+        raise OSError(
+            f"expected room to write {path}, got: {reason}; nothing of it was kept: make room and "
+            "run the same command again"
+        ) from error
+
+
+def _lack_of_room(error: BaseException | None, path: Path) -> str | None:
+    if isinstance(error, (OSError, RuntimeError)) and free_space(path) < _FULL_BELOW:
+        return os.strerror(errno.ENOSPC)
+    while error is not None:
+        for reason in map(os.strerror, _FULL):
+            if reason in str(error):
+                return reason
+        error = error.__cause__ or error.__context__
+    return None
+
+
+@contextmanager
+def _beside(target: Path, patience: float) -> Iterator[Path]:
+    """A path of the name of `target` in a folder beside it that is this command's alone."""
+    unfinished = target.parent / UNFINISHED
+    place = unfinished / target.name
+    _sweep(target.parent)
+    with _held(place, patience, target):
+        _clear(place)
+        try:
+            yield place / target.name
+        finally:
+            _clear(place)
+    _remove_empty([place, unfinished])
+
+
+@contextmanager
+def _held(folder: Path, patience: float, shown: Path) -> Iterator[None]:
+    """Hold the lock of a folder, which is made if need be and removed again if it stays empty.
+
+    Raises: ValueError: another command holds it for longer than `patience`, in seconds.
+    """
+    made = [each for each in (folder, *folder.parents) if not each.exists()]
+    lock = FileLock(folder / LOCK)
+    while not lock.is_locked:
+        folder.mkdir(parents=True, exist_ok=True)
+        # Its last holder may have removed the folder since.
+        with suppress(FileNotFoundError):
+            _acquire(lock, patience, shown)
+    try:
+        yield
+    finally:
+        # While it is held: whoever waits for it sees that its name is gone, and begins anew.
+        with suppress(OSError):
+            (folder / LOCK).unlink()
+        _remove_empty(made)
+        lock.release()
+        # Once more for Windows, which keeps what is open.
+        _remove_empty(made)
+
+
+def _acquire(lock: FileLock, patience: float, shown: Path) -> None:
+    try:
+        lock.acquire(timeout=min(patience, _PATIENCE_S))
+    except Timeout:
+        if patience < math.inf:
+            raise ValueError(
+                f"expected nobody else at work in {shown}, but another command is; let it finish, "
+                "or choose another output"
+            ) from None
+        log.info("another command is at work in %s; waiting for it", shown)
+        lock.acquire()
+
+
+def _check_idle(folder: Path) -> None:
+    """Raises: ValueError: a command is at work in `folder`."""
+    if folder.exists():
+        with _held(folder, _PATIENCE_S, folder):
+            pass
+
+
+def _sweep(folder: Path) -> None:
+    """Remove what killed commands left unfinished in `folder`."""
+    unfinished = folder / UNFINISHED
+    for place in [each for each in unfinished.glob("*") if each.is_dir()]:
+        with suppress(ValueError), _held(place, 0, place):
+            _clear(place)
+        _remove_empty([place, unfinished])
+
+
+def _clear(place: Path) -> None:
+    """Empty a folder of `_beside`; what was about to be replaced goes back to its place."""
+    target, replaced = place.parent.parent / place.name, place / _REPLACED
+    if replaced.exists() and not target.exists():
+        os.rename(replaced, target)
+    for left in place.iterdir():
+        if left.is_dir() and not left.is_symlink():
+            shutil.rmtree(left, ignore_errors=True)
+        elif left.name != LOCK:
+            left.unlink(missing_ok=True)
+
+
+def _remove_empty(folders: Iterable[Path]) -> None:
+    with suppress(OSError):
+        for folder in folders:
+            folder.rmdir()
+
+
+def _sync(path: Path) -> None:
+    """Have the disk hold a file, or the names in a folder, before anything relies on it."""
+    if os.name == "nt" and path.is_dir():
+        return
+    descriptor = os.open(path, os.O_RDWR if os.name == "nt" else os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _existing(folder: Path) -> Path:
+    """`folder`, or the nearest one above it that exists."""
+    folder = Path(folder).absolute()
+    return next(each for each in (folder, *folder.parents) if each.exists())
