@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import math
-import resource
 import sys
 import time
 from collections.abc import Iterator, Mapping
@@ -14,6 +13,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import psutil
 import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs, FullyShardedDataParallelPlugin
 from diffusers.training_utils import EMAModel
@@ -241,6 +241,10 @@ class Trainer:
         """The most memory this process has used: of the GPU, or else of the machine."""
         if self.accelerator.device.type == "cuda":
             return torch.cuda.max_memory_allocated() / 1e9
+        if sys.platform == "win32":
+            return psutil.Process().memory_info().peak_wset / 1e9
+        import resource  # Windows has none
+
         # Kilobytes, on a Mac bytes.
         unit = 1 if sys.platform == "darwin" else 1024
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9

@@ -1,0 +1,43 @@
+"""Laws of code that runs on Linux, macOS and Windows alike, as far as one of them can tell.
+
+`make types` adds to them: pyright knows which functions Windows lacks.
+"""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+SRC = Path(__file__).resolve().parents[1] / "src"
+
+# Runs in a process of its own: modules of one system are missing for spad, and for no one else.
+IMPORT_ALL = """
+import builtins, importlib, pkgutil, sys
+
+absent = {"resource", "fcntl", "pwd", "grp", "termios", "pty", "syslog", "msvcrt", "winreg"}
+actual = builtins.__import__
+
+def portable_import(name, globals=None, *rest, **more):
+    importer = (globals or {}).get("__name__", "")
+    if name in absent and importer.split(".")[0] == "spad":
+        raise ImportError(f"{importer} imports {name}, which not every system has")
+    return actual(name, globals, *rest, **more)
+
+builtins.__import__ = portable_import
+import spad
+
+names = [module.name for module in pkgutil.walk_packages(spad.__path__, "spad.")]
+for name in names:
+    if name != "spad.__main__":
+        importlib.import_module(name)
+print(len(names))
+"""
+
+
+def test_no_module_needs_what_only_one_system_has():
+    environment = os.environ | {"PYTHONPATH": str(SRC), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [sys.executable, "-c", IMPORT_ALL], env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout) > 50
