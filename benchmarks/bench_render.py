@@ -26,20 +26,17 @@ from bench_start import cores, processor, publish
 
 from spad.cameras import Cameras
 from spad.data.config import RenderConfig
-from spad.data.objects import load_object
-from spad.data.render import render_views
-from spad.data.renderers import find_renderer
 from spad.data.viewpoints import cameras_of
+from spad.meshes.mesh import load_object
+from spad.meshes.raycast import render_views
+from spad.meshes.renderers import find_renderer
+from spad.meshes.settings import RendererSettings
 
 SIZE = 128
 
 
-def settings(**changes) -> RenderConfig:
-    return RenderConfig(assets=Path(), output=Path(), image_size=SIZE, workers=cores(), **changes)
-
-
 def cameras_for(path: Path, views: int) -> Cameras:
-    return cameras_of(settings(), path.stem)[:views]
+    return cameras_of(RenderConfig(Path(), Path(), image_size=SIZE), path.stem)[:views]
 
 
 def processor_seconds(function: Callable, *arguments, **options) -> tuple[float, object]:
@@ -70,7 +67,7 @@ def measure_embree(job: tuple[Path, int]) -> tuple[int, float, float, float]:
 
 def draw_model(job: tuple[Path, int]) -> None:
     path, views = job
-    find_renderer("embree").render(path, cameras_for(path, views), settings())
+    find_renderer("embree").render(path, cameras_for(path, views), RendererSettings())
 
 
 def clock_seconds(paths: list[Path], views: int, workers: int) -> float:
@@ -85,9 +82,9 @@ def clock_seconds(paths: list[Path], views: int, workers: int) -> float:
 
 def measure_blender(path: Path, views: int, engine: str, samples: int) -> float:
     """Processor seconds of a whole rendering in a process of its own."""
-    config = settings(blender_engine=engine, blender_samples=samples)
-    cameras = cameras_for(path, views)
-    return processor_seconds(find_renderer("blender").render, path, cameras, config)[0]
+    settings = RendererSettings(blender_engine=engine, blender_samples=samples)
+    renderer, cameras = find_renderer("blender", cores()), cameras_for(path, views)
+    return processor_seconds(renderer.render, path, cameras, settings)[0]
 
 
 def row(label: str, views: int, seconds: list[float]) -> str:

@@ -10,9 +10,9 @@ import trimesh
 
 from hand_made import write_gltf
 from spad.cameras import Cameras
-from spad.data.objects import load_object
-from spad.data.render import render_views
 from spad.evaluation.sets import ViewSet, set_from_pictures
+from spad.meshes.mesh import load_object
+from spad.meshes.raycast import render_views
 
 # Boxes as (size, place), metres.
 MODELS = {

@@ -11,9 +11,9 @@ import trimesh
 from spad.cameras import Cameras
 from spad.data.checks import check_views
 from spad.data.config import CHECKS, REJECTING_CHECKS, RenderConfig
-from spad.data.objects import load_object
-from spad.data.render import RenderedViews, render_views
 from spad.data.viewpoints import cameras_of
+from spad.meshes.mesh import load_object
+from spad.meshes.raycast import RenderedViews, render_views
 
 SIZE = 64
 

@@ -17,8 +17,8 @@ from spad.data import filter as filter_module  # noqa: E402
 from spad.data.annotations import read_annotations  # noqa: E402
 from spad.data.config import FILTER_PRESETS, FilterConfig  # noqa: E402
 from spad.data.filter import RULES, filter_objects, licence_slug  # noqa: E402
-from spad.data.measure import measure_model  # noqa: E402
 from spad.data.sorting import SortedRuns, join  # noqa: E402
+from spad.meshes.measure import measure_model  # noqa: E402
 
 GOOD = {
     "name": "Red chair",

@@ -43,10 +43,10 @@ EXTRAS = {
     "spad.images.sheet": "plot",
     "spad.images.posed": "exr",
     "spad.data.ray_executor": "ray",
-    "spad.data.blender": "blender",
+    "spad.meshes.blender": "blender",
     "spad.evaluation.matching": "eval",
     "spad.evaluation.networks": "fidelity",
-    "spad.data.blender_script": "blender",
+    "spad.meshes.blender_script": "blender",
     "spad.training.build": "lora",
     "spad.training.train": "adam8bit",
 }
@@ -136,7 +136,7 @@ def test_networks_take_tensors_not_cameras(module):
 def test_packages_are_declared(module):
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     declared = requirements(project["dependencies"])
-    if module.startswith("spad.data."):
+    if module.startswith(("spad.data.", "spad.meshes.")):
         declared |= requirements(project["optional-dependencies"]["data"])
     if module in EXTRAS:
         declared |= requirements(project["optional-dependencies"][EXTRAS[module]])

@@ -20,10 +20,11 @@ from PIL import Image
 from hand_made import StuckModel, box, edit_gltf, huge_png, write_glb, write_gltf
 from spad.cameras import load_cameras
 from spad.data.config import RenderConfig
-from spad.data.objects import load_object
-from spad.data.render import render_views
 from spad.data.render_job import render_all
 from spad.data.viewpoints import object_seed, training_cameras
+from spad.meshes.mesh import load_object
+from spad.meshes.raycast import render_views
+from spad.meshes.settings import RendererSettings
 
 linux_only = pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
 
@@ -219,7 +220,7 @@ def test_every_bad_model_has_its_reason_and_the_good_one_is_drawn(tmp_path):
     write_gltf(folder / "z.gltf", [box([1, 0, 0, 1])])
     config = RenderConfig(
         folder, tmp_path / "out", image_size=16, num_random=1, num_orthogonal_sets=0, workers=1,
-        max_faces=1000, memory_limit_gb=2, reject=(),
+        drawing=RendererSettings(max_faces=1000), memory_limit_gb=2, reject=(),
     )  # fmt: skip
     summary = render_all(config, quiet)
     assert [row["uid"] for row in listed(summary.index)] == ["z"]
@@ -257,9 +258,9 @@ def test_what_failed_is_tried_again_when_something_has_changed(models):
 
     assert count(job(models, "out")) == 3
     assert count(job(models, "out")) == 0
-    assert count(job(models, "out", max_faces=12)) == 1
+    assert count(job(models, "out", drawing=RendererSettings(max_faces=12))) == 1
     write_glb(models / "broken.glb", models / "blue.gltf")
-    assert count(job(models, "out", max_faces=12)) == 1
+    assert count(job(models, "out", drawing=RendererSettings(max_faces=12))) == 1
     uids = [row["uid"] for row in listed(models.parent / "out" / "objects.jsonl")]
     assert uids == ["r1", "x1", "b1"]
     assert not (models.parent / "out" / "failed.jsonl").exists()

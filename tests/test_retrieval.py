@@ -138,8 +138,8 @@ def test_the_protocols_cameras_and_choices_are_fixed():
 
 def test_renders_of_held_out_objects_find_their_caption(shared_dir, tmp_path):
     """Of the true objects, from cameras that the gallery has not seen."""
-    from spad.data.objects import load_object
-    from spad.data.render import render_views
+    from spad.meshes.mesh import load_object
+    from spad.meshes.raycast import render_views
 
     protocol, gallery = load_protocol(), load_gallery()
     lines = (shared_dir / "assets/assets.jsonl").read_text(encoding="utf-8").splitlines()

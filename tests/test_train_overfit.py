@@ -14,9 +14,10 @@ from spad.cameras import Cameras
 from spad.data.config import PackConfig, RenderConfig
 from spad.data.pack import pack
 from spad.data.render_job import render_all
-from spad.data.renderers import find_renderer
 from spad.data.views import load_all_images, read_renders
 from spad.images.pixels import image_tensor, on_white
+from spad.meshes.renderers import find_renderer
+from spad.meshes.settings import RendererSettings
 from spad.models import load_model
 from spad.training.config import Training
 from spad.training.run import LOSSES
@@ -85,9 +86,7 @@ def test_one_object_learned_by_heart_comes_back_from_new_cameras(settings, model
     cameras = Cameras.evenly_round(
         4, elevation_deg=15.0, azimuth_start_deg=33.0, height=SIZE, width=SIZE
     )
-    rendered = find_renderer("embree").render(
-        model / "boxes.gltf", cameras, RenderConfig(model, folder, image_size=SIZE)
-    )
+    rendered = find_renderer("embree").render(model / "boxes.gltf", cameras, RendererSettings())
     pictures = [on_white(Image.fromarray(rgba)) for rgba in rendered.views.rgba]
     truth = image_tensor(np.stack(pictures))
     pipeline = load_model(folder, "cpu")

@@ -49,7 +49,7 @@ def find_assets(config: RenderConfig) -> list[Asset]:
         model has.
     """
     # It loads what draws, which an index need not wait for to be refused.
-    from spad.data.renderers import find_renderer
+    from spad.meshes.renderers import find_renderer
 
     source = Path(config.assets)
     suffixes = find_renderer(config.renderer).suffixes

@@ -11,8 +11,8 @@ import numpy as np
 import torch
 
 from spad.cameras import Cameras
-from spad.data.render import RenderedViews
 from spad.geometry.correspondence import agreement_table, suspect_views
+from spad.meshes.raycast import RenderedViews
 
 # Shares of the picture, of its border, and of the surface that is seen.
 LEAST_COVERED = 0.004

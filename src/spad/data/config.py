@@ -1,12 +1,13 @@
 """Settings of the commands that make data, as values. Imports nothing heavy."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal, get_args
 
 from tyro.conf import Positional
 
-_NORMALIZATIONS = ("sphere", "cube")
+from spad.meshes.settings import RendererSettings
+
 _PASSES = ("depth", "normals", "mask")
 CAMERA_PRESETS = ("training", "paper", "sphere", "orbit")
 
@@ -36,10 +37,7 @@ class RenderConfig:
     """Cap3D's CSV; its captions go before those of the index."""
     renderer: Literal["embree", "blender"] = "embree"
     """embree needs nothing but a CPU; blender is slower and draws shadows and real materials."""
-    blender_engine: Literal["cycles", "eevee", "workbench"] = "cycles"
-    blender_samples: int = 32
-    """Light paths a pixel in Cycles, samples a pixel in the others."""
-    blender_device: Literal["cpu", "gpu"] = "cpu"
+    drawing: RendererSettings = field(default_factory=RendererSettings)
     image_size: int = 128
     """Side of the pictures in pixels."""
     cameras: Literal["training", "paper", "sphere", "orbit"] = "training"
@@ -53,19 +51,11 @@ class RenderConfig:
     """Views of each object (paper, sphere, orbit)."""
     elevation_deg: float = 20.0
     """Above the horizon (orbit)."""
-    samples_per_side: int = 2
-    """Rays along each side of a pixel: 2 casts four a pixel."""
     passes: tuple[Literal["depth", "normals", "mask"], ...] = ()
     """What to write beside the colours."""
-    normalize: Literal["sphere", "cube"] = "sphere"
-    """Fit the object into the sphere of radius 1, or the cube of side 1."""
-    up: Literal["y", "z"] | None = None
-    """The models' up axis; y for glTF and z for others if left out."""
     reject: tuple[Check, ...] = REJECTING_CHECKS
     """Checks that an object must pass to be listed in objects.jsonl. All others are run too, and
     what they find is only noted. No value rejects nothing."""
-    max_faces: int = 2_000_000
-    """Models of more triangles are not drawn."""
     time_limit_s: float = 300.0
     """Longest time for one object, in seconds; then its worker is stopped and the next goes on."""
     memory_limit_gb: float = 8.0
@@ -85,8 +75,7 @@ class RenderConfig:
 
     def __post_init__(self) -> None:
         lowest = {"image_size": 1, "num_random": 0, "num_orthogonal_sets": 0, "num_views": 1}
-        lowest |= {"samples_per_side": 1, "blender_samples": 1, "workers": 0, "limit": 1}
-        lowest |= {"max_faces": 1}
+        lowest |= {"workers": 0, "limit": 1}
         for name, low in lowest.items():
             value = getattr(self, name)
             if value is not None and value < low:
@@ -100,9 +89,8 @@ class RenderConfig:
             raise ValueError("expected some views, got num_random 0 and num_orthogonal_sets 0")
         if not -90 <= self.elevation_deg <= 90:
             raise ValueError(f"expected elevation_deg in [-90, 90], got {self.elevation_deg}")
-        for name, known in (("normalize", _NORMALIZATIONS), ("cameras", CAMERA_PRESETS)):
-            if getattr(self, name) not in known:
-                raise ValueError(f"expected {name} in {known}, got {getattr(self, name)!r}")
+        if self.cameras not in CAMERA_PRESETS:
+            raise ValueError(f"expected cameras in {CAMERA_PRESETS}, got {self.cameras!r}")
         for name, known in (("passes", _PASSES), ("reject", CHECKS)):
             for value in getattr(self, name):
                 if value not in known:

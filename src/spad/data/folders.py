@@ -18,9 +18,9 @@ from PIL import Image
 from spad.cameras import Cameras, save_transforms
 from spad.data.assets import Asset
 from spad.data.config import RenderConfig
-from spad.data.render import RenderedViews
-from spad.data.renderers import Rendering, find_renderer
 from spad.data.shards import DEPTH_UNIT, file_hash
+from spad.meshes.raycast import RenderedViews
+from spad.meshes.renderers import Rendering, find_renderer
 
 PARTIAL = ".partial"
 _RECORD = "transforms.json"
@@ -55,7 +55,8 @@ def settings_hash(config: RenderConfig) -> str:
     """Equal where the pictures of an object are equal, whatever else was asked for."""
     names = ("renderer", "cameras", "image_size", "normalize", "up", "seed")
     names += _CAMERA_FIELDS[config.cameras] + _RENDERER_FIELDS[config.renderer]
-    settings = {name: getattr(config, name) for name in names}
+    values = vars(config) | vars(config.drawing)
+    settings = {name: values[name] for name in names}
     settings |= {
         "passes": sorted(set(config.passes)),
         "version": find_renderer(config.renderer).version,

@@ -28,13 +28,13 @@ from spad.data.folders import (
     settings_hash,
     write_object,
 )
-from spad.data.gltf import GLTF_SUFFIXES, check_references
 from spad.data.lists import read_rows
-from spad.data.objects import unreadable_files_named
-from spad.data.renderers import find_renderer
 from spad.data.shards import file_hash
 from spad.data.viewpoints import cameras_of
 from spad.data.workers import Limits, Lost, num_cores, run_isolated
+from spad.meshes.gltf import GLTF_SUFFIXES, check_references
+from spad.meshes.mesh import unreadable_files_named
+from spad.meshes.renderers import find_renderer
 
 log = logging.getLogger(__name__)
 
@@ -215,7 +215,7 @@ def _failed_check(config: RenderConfig, notes: Mapping[str, str]) -> str | None:
 
 
 def _tried_with(config: RenderConfig, settings: str) -> str:
-    return f"{settings}, max_faces {config.max_faces}"
+    return f"{settings}, max_faces {config.drawing.max_faces}"
 
 
 def _run(config: RenderConfig, assets: Sequence[Asset]) -> Iterator[tuple[int, Any]]:
@@ -244,12 +244,13 @@ def render_asset(job: tuple[RenderConfig, Asset]) -> ObjectRecord | Failure:
         asset.check_place()
     except ValueError as error:
         return Failure(asset.uid, UNUSABLE, str(error))
-    renderer, cameras = find_renderer(config.renderer), cameras_of(config, asset.uid)
+    renderer = find_renderer(config.renderer, config.workers)
+    cameras = cameras_of(config, asset.uid)
     try:
         if asset.path.suffix.lower() in GLTF_SUFFIXES and asset.path.is_file():
             with unreadable_files_named(asset.path):
                 check_references(asset.path)
-        rendering = renderer.render(asset.path, cameras, config)
+        rendering = renderer.render(asset.path, cameras, config.drawing)
         notes = check_views(rendering.views, cameras)
     except ValueError as error:
         digest = file_hash(asset.path) if asset.path.is_file() else ""

@@ -8,8 +8,8 @@ import numpy as np
 from embreex.mesh_construction import TriangleMesh
 from embreex.rtcore_scene import EmbreeScene
 
-from spad.data.objects import RenderObject
 from spad.images.color import srgb_from_linear
+from spad.meshes.mesh import RenderObject
 
 # See-through surfaces (alpha mask or blend) a ray may pass before it is given up on.
 MAX_LAYERS = 8

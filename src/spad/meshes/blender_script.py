@@ -1,4 +1,4 @@
-"""Draws one model in Blender: run by `spad.data.blender` in a Python that has bpy, or by Blender.
+"""Draws one model in Blender: run by `spad.meshes.blender` in a Python that has bpy, or by Blender.
 
     python blender_script.py FOLDER
     blender --background --factory-startup --python blender_script.py -- FOLDER
@@ -256,7 +256,7 @@ def linear_from_srgb(srgb: np.ndarray) -> np.ndarray:
 
 
 def light(bpy, job: dict) -> None:
-    """A sky and two soft suns, as strong as the numbers of `spad.data.render.Light`."""
+    """A sky and two soft suns, as strong as the numbers of `spad.meshes.raycast.Light`."""
     from mathutils import Vector
 
     scene = bpy.context.scene

@@ -19,9 +19,9 @@ import trimesh
 from hand_made import box, edit_gltf, write_gltf
 from spad.cameras import Cameras, from_blender
 from spad.cli import main
-from spad.data.blender import SCRIPT, BlenderRenderer, blender_command, describe_job
-from spad.data.config import RenderConfig
-from spad.data.renderers import EmbreeRenderer
+from spad.meshes.blender import SCRIPT, BlenderRenderer, blender_command, describe_job
+from spad.meshes.renderers import EmbreeRenderer
+from spad.meshes.settings import RendererSettings
 
 SIZE = 96
 
@@ -33,9 +33,8 @@ def orbit(elevation_deg, azimuth_deg, height: int = SIZE, width: int = SIZE) -> 
 CAMERAS = orbit([20.0, -30.0, 60.0], [-60.0, 100.0, 10.0])
 
 
-def settings(**changes) -> RenderConfig:
-    few = {"blender_samples": 8}
-    return RenderConfig(assets=Path("models"), output=Path("out"), **few | changes)
+def settings(**changes) -> RendererSettings:
+    return RendererSettings(**{"blender_samples": 8} | changes)
 
 
 @pytest.fixture
@@ -66,7 +65,7 @@ def test_blender_is_told_the_same_cameras(cone):
     shifted[:, 0, 2] += 10
     shifted[:, 1, 2] -= 4
     cameras = replace(CAMERAS, intrinsics=shifted)
-    job = json.loads(json.dumps(describe_job(cone, cameras, settings(up="y", workers=1))))
+    job = json.loads(json.dumps(describe_job(cone, cameras, settings(up="y"), workers=1)))
     right, above = torch.tensor(job["shift"]).T
     again = from_blender(
         job["matrix_world"], job["angle_x"], job["height"], job["width"], right, above
@@ -77,10 +76,10 @@ def test_blender_is_told_the_same_cameras(cone):
 
 
 def test_workers_share_the_cores(cone):
-    all_cores = describe_job(cone, CAMERAS, settings(workers=1))["threads"]
+    all_cores = describe_job(cone, CAMERAS, settings(), workers=1)["threads"]
     assert all_cores >= 1
     for workers in (0, 2 * all_cores):
-        assert describe_job(cone, CAMERAS, settings(workers=workers))["threads"] == 1
+        assert describe_job(cone, CAMERAS, settings(), workers)["threads"] == 1
 
 
 def test_which_program_runs_the_script(tmp_path, monkeypatch):

@@ -20,9 +20,9 @@ from pathlib import Path
 import numpy as np
 
 from spad.cameras import Cameras, to_blender
-from spad.data.config import RenderConfig
-from spad.data.objects import MODEL_SUFFIXES
-from spad.data.render import Light, RenderedViews, Rendering, encode_pixels
+from spad.meshes.mesh import MODEL_SUFFIXES
+from spad.meshes.raycast import Light, RenderedViews, Rendering, encode_pixels
+from spad.meshes.settings import RendererSettings
 
 SCRIPT = Path(__file__).with_name("blender_script.py")
 # Our modules that lie beside the script are not to be taken for others of their names.
@@ -43,8 +43,12 @@ class BlenderRenderer:
     version = 1
     suffixes = (*MODEL_SUFFIXES, ".fbx", ".usd", ".usda", ".usdc", ".usdz")
 
-    def render(self, path: Path, cameras: Cameras, settings: RenderConfig) -> Rendering:
-        """As `spad.data.renderers.Renderer` says.
+    def __init__(self, workers: int = 0):
+        """`workers`: how many processes draw at once and share the cores; 0 is one for each."""
+        self.workers = workers
+
+    def render(self, path: Path, cameras: Cameras, settings: RendererSettings) -> Rendering:
+        """As `spad.meshes.renderers.Renderer` says.
 
         Raises also OSError: this machine cannot run Blender, whatever the model; MemoryError:
         Blender was killed.
@@ -60,7 +64,7 @@ class BlenderRenderer:
         command = blender_command()
         with tempfile.TemporaryDirectory(prefix="spad-blender-") as name:
             folder = Path(name)
-            job = json.dumps(describe_job(path, cameras, settings))
+            job = json.dumps(describe_job(path, cameras, settings, self.workers))
             (folder / "job.json").write_text(job, encoding="utf-8")
             result = _run([*command, name], folder, path)
             views = read_views(folder, len(cameras))
@@ -90,7 +94,9 @@ def blender_command() -> list[str]:
     return [program, "--background", "--factory-startup", "--python", str(SCRIPT), "--"]
 
 
-def describe_job(path: Path, cameras: Cameras, settings: RenderConfig) -> dict:
+def describe_job(
+    path: Path, cameras: Cameras, settings: RendererSettings, workers: int = 0
+) -> dict:
     """What the script is told: plain numbers and words, cameras as Blender has them."""
     matrix_world, angle_x, shift = to_blender(cameras)
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
@@ -103,7 +109,7 @@ def describe_job(path: Path, cameras: Cameras, settings: RenderConfig) -> dict:
         "samples": settings.blender_samples,
         "device": settings.blender_device,
         # The workers share the cores.
-        "threads": max(1, cores // settings.workers) if settings.workers else 1,
+        "threads": max(1, cores // workers) if workers else 1,
         "light": asdict(Light()),
         "height": cameras.height,
         "width": cameras.width,

@@ -12,8 +12,8 @@ import numpy as np
 import trimesh
 from PIL import Image
 
-from spad.data.gltf import GLTF_SUFFIXES, ModelFiles
 from spad.images.color import linear_from_srgb
+from spad.meshes.gltf import GLTF_SUFFIXES, ModelFiles
 
 log = logging.getLogger(__name__)
 

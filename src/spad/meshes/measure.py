@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import trimesh
 
-from spad.data.gltf import GLTF_SUFFIXES, ModelFiles, read_gltf_header
-from spad.data.objects import unreadable_files_named
+from spad.meshes.gltf import GLTF_SUFFIXES, ModelFiles, read_gltf_header
+from spad.meshes.mesh import unreadable_files_named
 
 
 @dataclass(frozen=True)

@@ -9,9 +9,9 @@ import trimesh
 
 from hand_made import box, write_gltf
 from spad.cameras import Cameras
-from spad.data.objects import load_object
-from spad.data.render import Light, render_views
 from spad.data.viewpoints import object_seed, training_cameras
+from spad.meshes.mesh import load_object
+from spad.meshes.raycast import Light, render_views
 
 # Under this light a surface shows its own colour.
 FULL = Light(ground=1.0, sky=1.0, key=0.0, fill=0.0)

@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Protocol
 
 from spad.cameras import Cameras
-from spad.data.config import RenderConfig
-from spad.data.objects import MODEL_SUFFIXES, load_object
-from spad.data.render import Rendering, render_views
+from spad.meshes.mesh import MODEL_SUFFIXES, load_object
+from spad.meshes.raycast import Rendering, render_views
+from spad.meshes.settings import RendererSettings
 
 
 class Renderer(Protocol):
@@ -22,7 +22,7 @@ class Renderer(Protocol):
     version: int
     suffixes: tuple[str, ...]
 
-    def render(self, path: Path, cameras: Cameras, settings: RenderConfig) -> Rendering:
+    def render(self, path: Path, cameras: Cameras, settings: RendererSettings) -> Rendering:
         """Draw the model at `path` from v cameras, with colour, depth, normals and mask.
 
         Raises:
@@ -33,12 +33,12 @@ class Renderer(Protocol):
 
 
 class EmbreeRenderer:
-    """Ray casting on the CPU, no display needed: see `spad.data.render`."""
+    """Ray casting on the CPU, no display needed: see `spad.meshes.raycast`."""
 
     version = 1
     suffixes = MODEL_SUFFIXES
 
-    def render(self, path: Path, cameras: Cameras, settings: RenderConfig) -> Rendering:
+    def render(self, path: Path, cameras: Cameras, settings: RendererSettings) -> Rendering:
         obj = load_object(path, settings.normalize, settings.up, settings.max_faces)
         views = render_views(
             obj,
@@ -51,10 +51,10 @@ class EmbreeRenderer:
         return Rendering(views, obj.object_from_asset)
 
 
-def find_renderer(name: str) -> Renderer:
-    """The renderer of a name in `RenderConfig.renderer`."""
+def find_renderer(name: str, workers: int = 0) -> Renderer:
+    """The renderer "embree" or "blender"; `workers` as `BlenderRenderer` has it."""
     if name == "embree":
         return EmbreeRenderer()
-    from spad.data.blender import BlenderRenderer
+    from spad.meshes.blender import BlenderRenderer
 
-    return BlenderRenderer()
+    return BlenderRenderer(workers)
