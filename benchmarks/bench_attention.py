@@ -108,8 +108,8 @@ def full_size(way: str, views: int, grid: int):
 
     from spad.attention import DenseMask
     from spad.cameras import Cameras
-    from spad.conditioning import condition_on_cameras
     from spad.model import MultiViewUNet
+    from spad.model.conditioning import condition_on_cameras
 
     torch.manual_seed(0)
     unet = MultiViewUNet(
@@ -160,8 +160,8 @@ def generate(way: str, views: int, grid: int) -> dict:
     """From a prompt to pictures in three steps, all parts of full size."""
     from diffusers import AutoencoderKL, DDIMScheduler
 
-    from spad.pipeline import SPADPipeline
-    from spad.text import build_text_encoder, build_tokenizer
+    from spad.model import SPADPipeline
+    from spad.model.word_tokenizer import build_text_encoder, build_tokenizer
 
     unet, cameras, condition = full_size(way, views, grid)
     tokenizer = build_tokenizer(["a red mushroom"])

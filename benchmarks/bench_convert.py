@@ -30,8 +30,8 @@ def write_checkpoint(golden: Path, path: Path) -> None:
 
 
 def convert(golden: Path, path: Path, output: Path, dtype: str) -> None:
-    from spad.config import Conversion
-    from spad.convert import TOKENIZER_FILES, convert_checkpoint
+    from spad.hub.config import Conversion
+    from spad.hub.convert import TOKENIZER_FILES, convert_checkpoint
 
     clip = output.with_name("clip")
     clip.mkdir()
@@ -42,7 +42,7 @@ def convert(golden: Path, path: Path, output: Path, dtype: str) -> None:
 
 def load_and_step(output: Path) -> None:
     from spad.cameras import Cameras
-    from spad.models import load_model
+    from spad.hub.registry import load_model
 
     started = time.perf_counter()
     model = load_model(output, device="cpu")

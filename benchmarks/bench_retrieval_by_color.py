@@ -24,9 +24,9 @@ from spad.data.recolor import COLORS, color_caption, is_unseen, named_color, rec
 from spad.data.viewpoints import object_seed
 from spad.data.views import VARIANT, ObjectViews, base_uid, is_held_out, read_renders
 from spad.evaluation.protocol import load_gallery, load_protocol
+from spad.hub.registry import find_model, load_model
 from spad.images.grids import prompt_grid
 from spad.images.pixels import to_floats
-from spad.models import find_model, load_model
 
 MOST = 100
 SETS_ON_A_SHEET = 20

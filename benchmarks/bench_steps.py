@@ -17,8 +17,8 @@ import torch
 
 from spad.cameras import Cameras
 from spad.evaluation.protocol import load_protocol
-from spad.models import find_model, load_model
-from spad.pipeline import SPADPipeline
+from spad.hub.registry import find_model, load_model
+from spad.model import SPADPipeline
 
 
 @dataclass(frozen=True)

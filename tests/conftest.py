@@ -86,11 +86,9 @@ def tiny_pipeline_folder(tmp_path_factory) -> Path:
     import torch
     from diffusers import DDIMScheduler
 
-    from spad.autoencoder import PatchAutoencoder
-    from spad.model import MultiViewUNet
-    from spad.models import save_model_manifest
-    from spad.pipeline import SPADPipeline
-    from spad.text import build_text_encoder, build_tokenizer
+    from spad.hub.registry import save_model_manifest
+    from spad.model import MultiViewUNet, PatchAutoencoder, SPADPipeline
+    from spad.model.word_tokenizer import build_text_encoder, build_tokenizer
 
     torch.manual_seed(0)
     tokenizer = build_tokenizer(CAPTIONS)
@@ -177,9 +175,9 @@ def disc_shards(renders, tmp_path_factory) -> Path:
 @pytest.fixture(scope="session")
 def disc_vae(renders, tmp_path_factory) -> Path:
     """A tiny autoencoder whose linear parts fit the coloured discs."""
-    from spad.autoencoder import PatchAutoencoder
     from spad.data.views import load_all_images, read_renders
     from spad.images.pixels import image_tensor
+    from spad.model import PatchAutoencoder
 
     vae = PatchAutoencoder(latent_channels=8, block_out_channels=(16, 16, 16), sample_size=64)
     images = image_tensor(load_all_images(read_renders(renders)))

@@ -23,17 +23,18 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from spad.attention import DenseMask
-from spad.attention.multiview import MultiViewAttnProcessor, ViewConditioning, ViewContext
 from spad.cameras import Cameras, to_blender
-from spad.conditioning import camera_vectors
-from spad.config import Conversion
-from spad.convert import convert_checkpoint, original_unet, release_scheduler, split_widened
 from spad.geometry import plucker_of
 from spad.geometry.released_masks import flat_resize, original_mask_of
-from spad.model import MultiViewUNet, let_views_meet
-from spad.models import load_model
-from spad.pipeline import SPADPipeline, gaussian_blob
-from spad.text import tokenize
+from spad.hub.config import Conversion
+from spad.hub.convert import convert_checkpoint, original_unet, release_scheduler, split_widened
+from spad.hub.registry import load_model
+from spad.model import MultiViewUNet, SPADPipeline
+from spad.model.conditioning import camera_vectors
+from spad.model.pipeline import gaussian_blob
+from spad.model.processors import MultiViewAttnProcessor, ViewConditioning, ViewContext
+from spad.model.unet import let_views_meet
+from spad.model.word_tokenizer import tokenize
 
 FOV_RAD = 0.702769935131073
 # Sets for which the release is defined; SPAD's README of the recordings says which are not.

@@ -14,8 +14,8 @@ from pathlib import Path
 from types import ModuleType
 
 from spad.cli import main
-from spad.models import save_model_manifest
-from spad.released import RELEASED, ReleasedModel
+from spad.hub.registry import save_model_manifest
+from spad.hub.released import RELEASED, ReleasedModel
 
 RELEASED["spad_tiny"] = ReleasedModel(
     name="spad_tiny",
@@ -64,8 +64,8 @@ def refuse(settings) -> Path:
 
 converter = sys.argv.pop(1)
 if converter != "real":
-    sys.modules["spad.convert"] = ModuleType("spad.convert")
-    sys.modules["spad.convert"].convert_checkpoint = (
+    sys.modules["spad.hub.convert"] = ModuleType("spad.hub.convert")
+    sys.modules["spad.hub.convert"].convert_checkpoint = (
         refuse if converter == "refusing" else convert_quickly
     )
 if converter == "full-disk":

@@ -236,7 +236,7 @@ def test_failures_of_the_machine_give_one_line(generate, capsys, monkeypatch, er
     def fail(*_):
         raise error
 
-    monkeypatch.setattr("spad.results.write_views", fail)
+    monkeypatch.setattr("spad.generation.results.write_views", fail)
     assert generate("a fish", "--views", "1", "--ddim-steps", "1", "--output", "out") == code
     line = capsys.readouterr().err.splitlines()[-1]
     assert line.startswith("spad: ") and words in line
@@ -247,7 +247,7 @@ def test_bugs_keep_their_traceback(generate, monkeypatch):
     def bug(*_):
         raise RuntimeError("a bug")
 
-    monkeypatch.setattr("spad.results.write_views", bug)
+    monkeypatch.setattr("spad.generation.results.write_views", bug)
     with pytest.raises(RuntimeError, match="a bug"):
         generate("a fish", "--views", "1", "--ddim-steps", "1", "--output", "out")
     assert list(Path().iterdir()) == []

@@ -14,8 +14,8 @@ from spad.data.pack import pack
 from spad.data.shards import read_shard_folder
 from spad.data.viewpoints import quarter_turns
 from spad.data.views import read_renders
+from spad.hub.registry import load_model
 from spad.images.pixels import image_tensor
-from spad.models import load_model
 
 UIDS = tuple(f"object.{index}" for index in range(11))
 

@@ -23,8 +23,8 @@ from spad.evaluation.drawing import Artist, choose_questions
 from spad.evaluation.metrics import METRICS, Metric
 from spad.evaluation.protocol import load_protocol
 from spad.evaluation.report import Column, read_report
-from spad.models import find_model
-from spad.pipeline import SPADPipeline
+from spad.hub.registry import find_model
+from spad.model import SPADPipeline
 
 FILES = ("report.json", "report.md", "report.html", "run.json", "scores.jsonl")
 

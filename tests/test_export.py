@@ -8,7 +8,7 @@ import pytest
 
 from spad.cameras import Cameras
 from spad.data.views import data_hash
-from spad.models import check_files, find_model, load_model
+from spad.hub.registry import check_files, find_model, load_model
 from spad.training.autoencoder import train_autoencoder
 from spad.training.config import AutoencoderTraining, Export
 from spad.training.export import export_model

@@ -126,7 +126,7 @@ def test_modules_import_in_no_circle():
 @pytest.mark.parametrize(
     "module",
     [name for name in PATHS if name.startswith("spad.attention")]
-    + ["spad.autoencoder", "spad.text", "spad.model"],
+    + ["spad.model.autoencoder", "spad.model.word_tokenizer", "spad.model.unet"],
 )
 def test_networks_take_tensors_not_cameras(module):
     assert not [name for name in imports(module) if name.startswith("spad.cameras")]
@@ -157,7 +157,7 @@ def test_the_command_line_starts_light():
     packages = {name for name, path in PATHS.items() if path.name == "__init__.py"}
     settings = {name for name in PATHS if name.endswith(".config")}
     light = (packages - set(TENSOR_PACKAGES)) | settings
-    loaded = load_alone([*light, "spad.cli", "spad.models", "spad.vocabulary"])
+    loaded = load_alone([*light, "spad.cli", "spad.hub.registry", "spad.model.vocabulary"])
     assert not loaded & {"torch", "numpy", "PIL", "diffusers", "transformers", "trimesh"}
 
 

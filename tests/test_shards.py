@@ -18,15 +18,15 @@ from PIL import Image
 import spad.data.pack
 from hand_made import box, write_gltf
 from made_renders import SIZE, write_renders
-from spad.autoencoder import encode_scaled
 from spad.cli import main
 from spad.data.config import Inspection, PackConfig, RenderConfig
 from spad.data.inspect import inspect_data
 from spad.data.pack import pack
 from spad.data.shards import key_of, read_shard_folder, scan_shard
 from spad.data.views import load_all_images, read_renders
+from spad.hub.registry import load_model
 from spad.images.pixels import image_tensor
-from spad.models import load_model
+from spad.model.autoencoder import encode_scaled
 
 UIDS = ("a", "b.c", "b%2Ec", "d" * 200, "é", "f", "g")
 PASSES = ("depth", "normals", "mask")

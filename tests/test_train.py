@@ -15,9 +15,9 @@ from parity import Golden, converted_tiny
 from spad.data.config import PackConfig
 from spad.data.pack import pack
 from spad.data.views import is_held_out
+from spad.hub.registry import check_files, find_model, load_model, save_model_manifest
 from spad.model import MultiViewUNet
-from spad.models import check_files, find_model, load_model, save_model_manifest
-from spad.text import tokenize
+from spad.model.word_tokenizer import tokenize
 from spad.training.batches import Batch
 from spad.training.build import NEW_LAYERS
 from spad.training.config import PRESETS

@@ -9,16 +9,16 @@ from accelerate.state import AcceleratorState
 from PIL import Image
 
 from hand_made import box, write_gltf
-from spad.autoencoder import PatchAutoencoder
 from spad.cameras import Cameras
 from spad.data.config import PackConfig, RenderConfig
 from spad.data.pack import pack
 from spad.data.render_job import render_all
 from spad.data.views import load_all_images, read_renders
+from spad.hub.registry import load_model
 from spad.images.pixels import image_tensor, on_white
 from spad.meshes.renderers import find_renderer
 from spad.meshes.settings import RendererSettings
-from spad.models import load_model
+from spad.model import PatchAutoencoder
 from spad.training.config import Training
 from spad.training.run import LOSSES
 from spad.training.train import train

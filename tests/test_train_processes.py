@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from spad.models import load_model
+from spad.hub.registry import load_model
 from spad.training.train import train
 
 ROOT = Path(__file__).resolve().parents[1]

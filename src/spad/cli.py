@@ -18,10 +18,12 @@ from typing import Annotated
 import tyro
 from tyro.conf import Positional, subcommand
 
-from spad.config import Conversion, Download, EpipolarConfig, Generation, InitFromSD
 from spad.data.config import FilterConfig, Inspection, PackConfig, RenderConfig
 from spad.evaluation.config import Evaluation
+from spad.generation.config import Generation
+from spad.hub.config import Conversion, Download, InitFromSD
 from spad.training.config import PRESETS, AutoencoderTraining, Export, Training
+from spad.visualize.config import EpipolarConfig
 
 BAD_INPUT, MACHINE_FAILURE, STOPPED = 2, 1, 130
 
@@ -155,7 +157,7 @@ def _generate(settings: Generation, argv: list[str]) -> None:
     started = time.monotonic()
     # Loading packages makes a million objects and no garbage: not looking for it saves 4 %.
     gc.set_threshold(100_000, 50, 50)
-    from spad.generate import draw, plan_generation
+    from spad.generation.generate import draw, plan_generation
 
     plan = plan_generation(settings)
     folder = draw(plan, argv)
@@ -244,8 +246,8 @@ def _evaluate(settings: Evaluation, argv: list[str]) -> None:
 
 
 def _models(command: Models, _argv: list[str]) -> None:
-    from spad.models import EMBEDDED, find_model, list_models
-    from spad.released import RELEASED
+    from spad.hub.registry import EMBEDDED, find_model, list_models
+    from spad.hub.released import RELEASED
 
     if command.model is None:
         models = list_models()
@@ -282,7 +284,7 @@ def _models(command: Models, _argv: list[str]) -> None:
 
 
 def _download(settings: Download, argv: list[str]) -> None:
-    from spad.download import ask_for, describe, find_installed, install
+    from spad.hub.download import ask_for, describe, find_installed, install
 
     folder = find_installed(settings)
     if folder is not None:
@@ -307,7 +309,8 @@ def _download(settings: Download, argv: list[str]) -> None:
 
 
 def _convert(settings: Conversion | InitFromSD, _argv: list[str]) -> None:
-    from spad.convert import convert_checkpoint, init_from_sd
+    from spad.hub.convert import convert_checkpoint
+    from spad.hub.stable_diffusion import init_from_sd
 
     is_release = isinstance(settings, Conversion)
     print(convert_checkpoint(settings) if is_release else init_from_sd(settings))

@@ -21,8 +21,8 @@ from spad.cameras.cameras import cameras_on_grid
 from spad.cameras.checks import broadcast_views
 from spad.cameras.formats import cameras_record
 from spad.cameras.parsing import write_whole
-from spad.config import EpipolarConfig
 from spad.figures import band_sheet, mask_sheet, plucker_channels_sheet, plucker_sheet, token_sheet
+from spad.generation.results import RECORD, check_output, slug, whole_folder
 from spad.geometry import mask_of
 from spad.geometry.correspondence import (
     PairTable,
@@ -33,8 +33,8 @@ from spad.geometry.correspondence import (
 )
 from spad.geometry.released_masks import original_mask_of
 from spad.images.posed import PosedPictures, load_posed_pictures
-from spad.results import RECORD, check_output, slug, whole_folder
 from spad.stand_in import render_stand_in
+from spad.visualize.config import EpipolarConfig
 
 logger = logging.getLogger(__name__)
 

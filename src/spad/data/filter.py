@@ -20,7 +20,7 @@ from spad.data.captions import read_captions
 from spad.data.config import FilterConfig
 from spad.data.histograms import Histograms
 from spad.data.sorting import SortedRuns, join
-from spad.results import RECORD, whole_folder
+from spad.generation.results import RECORD, whole_folder
 
 Reason = Callable[[Annotation], "str | None"]
 

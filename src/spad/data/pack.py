@@ -41,8 +41,8 @@ from spad.data.shards import (
     object_json,
 )
 from spad.data.views import is_held_out, read_listing, read_picture, rendered_object
+from spad.hub.registry import find_model, load_model, weights_hash
 from spad.images.pixels import image_tensor, on_white, open_picture
-from spad.models import find_model, load_model, weights_hash
 
 # Part of the settings: raise it when the same settings begin to give other bytes.
 PACKER_VERSION = 2
@@ -90,7 +90,7 @@ class _Encoder:
 
     def __init__(self, name: str):
         # Loads diffusers, which plain packing need not wait for.
-        from spad.autoencoder import encode_scaled, encoder_hash
+        from spad.model.autoencoder import encode_scaled, encoder_hash
 
         self.encode = encode_scaled
         info = find_model(name)

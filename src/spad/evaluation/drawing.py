@@ -18,13 +18,13 @@ from spad.evaluation.novel_views import NovelViews, matched, read_truth
 from spad.evaluation.protocol import Protocol, load_gallery, load_protocol
 from spad.evaluation.retrieval import Gallery
 from spad.evaluation.sets import WHITE_TOLERANCE, SetFiles, ViewSet, list_sets
+from spad.generation.results import slug, whole_folder, write_views
+from spad.hub.registry import ModelInfo, load_model
 from spad.images.pixels import to_floats, to_levels
-from spad.models import ModelInfo, load_model
-from spad.results import slug, whole_folder, write_views
-from spad.vocabulary import read_prompt
+from spad.model.vocabulary import read_prompt
 
 if TYPE_CHECKING:
-    from spad.pipeline import SPADPipeline
+    from spad.model import SPADPipeline
 
 # Captions among which the true one is looked for.
 NUM_CAPTIONS = 100

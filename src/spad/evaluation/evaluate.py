@@ -32,10 +32,10 @@ from spad.evaluation.protocol import load_gallery
 from spad.evaluation.report import Column, Judged, Report, json_text, write_report
 from spad.evaluation.retrieval import RETRIEVAL_COLUMNS, Gallery, score_retrieval
 from spad.evaluation.sets import ViewSet, list_sets
+from spad.generation.results import RECORD, check_output, slug
+from spad.hub.registry import check_files, choose_device, find_model, weights_hash
 from spad.images.grids import view_grid
 from spad.images.pixels import to_floats, to_levels
-from spad.models import check_files, choose_device, find_model, weights_hash
-from spad.results import RECORD, check_output, slug
 
 logger = logging.getLogger(__name__)
 

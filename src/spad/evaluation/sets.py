@@ -21,10 +21,10 @@ from torch import Tensor
 from spad.cameras import Cameras, load_cameras
 from spad.data.shards import Sample, is_shard_folder
 from spad.data.views import LISTING, read_renders
+from spad.generation.results import RECORD
 from spad.images.modes import rgba_pixels
 from spad.images.pixels import open_picture
 from spad.images.posed import find_pictures
-from spad.results import RECORD
 
 # A pixel of an opaque picture belongs to the object if a channel is so far below white: above
 # what JPEG and decoders leave on a white background, below the shading of nearly all white things.

@@ -8,12 +8,12 @@ import torch
 from torch.nn import functional as F
 from tqdm import tqdm
 
-from spad.autoencoder import PatchAutoencoder
-from spad.conditioning import condition_on_cameras
 from spad.data.views import ObjectViews, is_held_out, load_all_images, read_renders
+from spad.hub.registry import load_model
 from spad.images.pixels import image_tensor
-from spad.models import load_model
-from spad.text import tokenize
+from spad.model import PatchAutoencoder
+from spad.model.conditioning import condition_on_cameras
+from spad.model.word_tokenizer import tokenize
 from spad.training.config import AutoencoderTraining
 from spad.training.run import TrainingRun, learning_rate_factor, recorded, seeded
 

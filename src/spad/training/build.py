@@ -11,11 +11,15 @@ from diffusers import DDIMScheduler
 from torch import Tensor, nn
 
 from spad.cameras import Cameras
-from spad.conditioning import condition_on_cameras
-from spad.model import MultiViewUNet
-from spad.models import load_autoencoder, load_model
-from spad.pipeline import SPADPipeline
-from spad.text import add_words, build_text_encoder, build_tokenizer, is_of_whole_words
+from spad.hub.registry import load_autoencoder, load_model
+from spad.model import MultiViewUNet, SPADPipeline
+from spad.model.conditioning import condition_on_cameras
+from spad.model.word_tokenizer import (
+    add_words,
+    build_text_encoder,
+    build_tokenizer,
+    is_of_whole_words,
+)
 from spad.training.config import Training
 
 logger = logging.getLogger(__name__)

@@ -6,14 +6,9 @@ from pathlib import Path
 
 import torch
 
-from spad.autoencoder import PatchAutoencoder
-from spad.models import (
-    SHARD_SIZE,
-    load_model,
-    read_info,
-    save_model_manifest,
-)
-from spad.results import whole_folder
+from spad.generation.results import whole_folder
+from spad.hub.registry import SHARD_SIZE, load_model, read_info, save_model_manifest
+from spad.model import PatchAutoencoder
 from spad.training.card import (
     CARD,
     TRAINING,

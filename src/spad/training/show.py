@@ -16,9 +16,10 @@ from torch import nn
 from transformers.utils.logging import disable_progress_bar
 
 from spad.cameras import Cameras
+from spad.hub.registry import SHARD_SIZE, GenerationDefaults, find_model, save_model_manifest
 from spad.images.grids import prompt_grid
-from spad.models import SHARD_SIZE, GenerationDefaults, find_model, save_model_manifest
-from spad.pipeline import SCHEDULERS, SPADPipeline
+from spad.model import SPADPipeline
+from spad.model.schedulers import SCHEDULERS
 from spad.training.card import write_card
 from spad.training.config import Training
 from spad.training.states import gathered

@@ -19,10 +19,10 @@ from accelerate import Accelerator, DistributedDataParallelKwargs, FullyShardedD
 from diffusers.training_utils import EMAModel
 from torch import Tensor
 
-from spad.autoencoder import encode_scaled, encoder_hash
 from spad.data.views import data_hash
-from spad.models import choose_device
-from spad.text import tokenize
+from spad.hub.registry import choose_device
+from spad.model.autoencoder import encode_scaled, encoder_hash
+from spad.model.word_tokenizer import tokenize
 from spad.training.batches import (
     Batch,
     Pictures,

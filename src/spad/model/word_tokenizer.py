@@ -6,7 +6,7 @@ import torch
 from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, processors
 from transformers import CLIPTextConfig, CLIPTextModel, PreTrainedTokenizerFast
 
-from spad.vocabulary import words_of
+from spad.model.vocabulary import words_of
 
 PAD, UNKNOWN, START, END = "<pad>", "<unk>", "<start>", "<end>"
 MAX_TOKENS = 24

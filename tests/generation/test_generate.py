@@ -1,4 +1,4 @@
-"""spad.results and spad.generate: what a run leaves behind, and what it is asked."""
+"""spad.generation: what a run leaves behind, and what it is asked."""
 
 import json
 import shutil
@@ -10,11 +10,11 @@ import pytest
 from PIL import Image
 
 from spad.cameras import Cameras, load_cameras
-from spad.config import Generation
-from spad.generate import plan_generation
+from spad.generation.config import Generation
+from spad.generation.generate import plan_generation
+from spad.generation.results import save_many_results, save_results, slug, whole_folder
+from spad.hub.registry import read_info, save_model_manifest
 from spad.images.grids import prompt_grid, save_turntable, view_grid
-from spad.models import read_info, save_model_manifest
-from spad.results import save_many_results, save_results, slug, whole_folder
 
 
 def pictures(count: int, side: int = 16) -> list[Image.Image]:

@@ -1,4 +1,4 @@
-"""spad.models: describing, checking and loading models."""
+"""spad.hub.registry: describing, checking and loading models."""
 
 import json
 import shutil
@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from spad import models
-from spad.generate import SCHEDULER_NAMES
-from spad.models import (
+from spad.generation.generate import SCHEDULER_NAMES
+from spad.hub import registry
+from spad.hub.registry import (
     check_files,
     check_prompt_length,
     find_model,
@@ -18,7 +18,7 @@ from spad.models import (
     save_model_manifest,
     weights_hash,
 )
-from spad.pipeline import SCHEDULERS
+from spad.model.schedulers import SCHEDULERS
 
 
 @pytest.fixture
@@ -62,7 +62,7 @@ def test_info_agrees_with_the_pipeline(tiny_pipeline_folder):
 
 def test_embedded_models_are_found_by_name(tiny_pipeline_folder, tmp_path, monkeypatch):
     shutil.copytree(tiny_pipeline_folder, tmp_path / "one")
-    monkeypatch.setattr(models, "EMBEDDED", tmp_path)
+    monkeypatch.setattr(registry, "EMBEDDED", tmp_path)
     assert [model.path.name for model in list_models()] == ["one"]
     assert find_model("one").path == tmp_path / "one"
     with pytest.raises(ValueError, match="among one or the folder of one, got 'two'"):
@@ -70,7 +70,7 @@ def test_embedded_models_are_found_by_name(tiny_pipeline_folder, tmp_path, monke
 
 
 def test_a_plain_pipeline_folder_needs_no_manifest(copy):
-    for name in (models.MANIFEST, models.CAPTIONS, models.HASHES):
+    for name in (registry.MANIFEST, registry.CAPTIONS, registry.HASHES):
         (copy / name).unlink()
     model = find_model(copy)
     assert model.name == "copy" and model.captions() == [] and model.defaults.cfg_scale == 5
@@ -78,9 +78,9 @@ def test_a_plain_pipeline_folder_needs_no_manifest(copy):
 
 
 def test_hashes_cover_every_file_and_notice_one_changed_byte(copy):
-    listed = {line.split("  ")[1] for line in (copy / models.HASHES).read_text().splitlines()}
+    listed = {line.split("  ")[1] for line in (copy / registry.HASHES).read_text().splitlines()}
     files = {p.relative_to(copy).as_posix() for p in copy.rglob("*") if p.is_file()}
-    assert listed == files - {models.HASHES}
+    assert listed == files - {registry.HASHES}
     before = weights_hash(find_model(copy))
     path = unet_weights(copy)
     data = bytearray(path.read_bytes())
@@ -102,13 +102,13 @@ def test_damaged_weights_give_one_clear_error(copy, damage, with_hashes):
         contents = {"cut": data[: len(data) // 2], "empty": b"", "garbage": b"x" * 99}
         path.write_bytes(contents[damage])
     if not with_hashes:
-        (copy / models.HASHES).unlink()
+        (copy / registry.HASHES).unlink()
     with pytest.raises(ValueError, match="expected a whole model, but .*unet"):
         load_model(copy, "cpu")
 
 
 def test_weights_of_another_model_are_refused(copy):
-    (copy / models.HASHES).unlink()
+    (copy / registry.HASHES).unlink()
     config = copy / "unet" / "config.json"
     config.write_text(json.dumps(json.loads(config.read_text()) | {"use_plucker": False}))
     with pytest.raises(ValueError, match="unet"):
@@ -116,7 +116,7 @@ def test_weights_of_another_model_are_refused(copy):
 
 
 def test_pickles_are_never_read(copy):
-    (copy / models.HASHES).unlink()
+    (copy / registry.HASHES).unlink()
     path = unet_weights(copy)
     torch.save({}, path.with_name("diffusion_pytorch_model.bin"))
     path.unlink()
@@ -133,7 +133,7 @@ def test_a_malformed_index_is_refused(copy, text):
 
 @pytest.mark.parametrize("text", ['{"defaults": {"stepz": 1}}', '{"defaults": 3}', "{"])
 def test_a_malformed_manifest_is_refused(copy, text):
-    (copy / models.MANIFEST).write_text(text)
+    (copy / registry.MANIFEST).write_text(text)
     with pytest.raises(ValueError):
         find_model(copy)
 

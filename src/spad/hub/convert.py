@@ -1,4 +1,4 @@
-"""Checkpoints of the original release, and of Stable Diffusion 1.5, as model folders.
+"""Checkpoints of the original release as model folders.
 
 What is plain Stable Diffusion goes through diffusers' own conversion. What SPAD adds are the
 widened `proj_in` of every transformer, whose last six input channels are the Plücker map, and
@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 import yaml
-from diffusers import AutoencoderKL, UNet2DConditionModel
+from diffusers import AutoencoderKL
 from diffusers.loaders.single_file_utils import (
     convert_ldm_clip_checkpoint,
     convert_ldm_unet_checkpoint,
@@ -29,13 +29,12 @@ from huggingface_hub import try_to_load_from_cache
 from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-from spad.checkpoint import read_checkpoint
-from spad.config import Conversion, InitFromSD
-from spad.model import PLUCKER_CHANNELS, MultiViewUNet
-from spad.models import GenerationDefaults, save_model_manifest
-from spad.original_scheduler import OriginalDDIMScheduler
-from spad.pipeline import SPADPipeline
-from spad.released import CLIP_REPOSITORY, RELEASED
+from spad.hub.checkpoint import read_checkpoint
+from spad.hub.config import Conversion
+from spad.hub.registry import GenerationDefaults, save_model_manifest
+from spad.hub.released import CLIP_REPOSITORY, RELEASED
+from spad.model import MultiViewUNet, OriginalDDIMScheduler, SPADPipeline
+from spad.model.unet import PLUCKER_CHANNELS
 
 logger = logging.getLogger(__name__)
 
@@ -44,7 +43,7 @@ PROMPT_PREFIX = "[tdv] "
 TOKENIZER_FILES = ("vocab.json", "merges.txt", "tokenizer_config.json", "special_tokens_map.json")
 
 # The parts of Stable Diffusion 1.5's configuration that say what its networks look like.
-_SD15 = {
+SD15 = {
     "unet_config": {
         "params": {
             "image_size": 32,
@@ -104,7 +103,7 @@ _BOOKKEEPING = {
     "cond_stage_model.transformer.text_model.embeddings.position_ids",
 }
 IGNORED = _SCHEDULE | _BOOKKEEPING
-_UNET, _VAE, _TEXT = "model.diffusion_model.", "first_stage_model.", "cond_stage_model."
+UNET, _VAE, _TEXT = "model.diffusion_model.", "first_stage_model.", "cond_stage_model."
 
 
 def convert_checkpoint(settings: Conversion) -> Path:
@@ -116,10 +115,10 @@ def convert_checkpoint(settings: Conversion) -> Path:
     Raises: ValueError: the file is no whole checkpoint of this model, the tokenizer is not found,
         the output folder exists or is being written. OSError: the disk is full.
     """
-    with _new_folder(settings.output) as folder:
+    with new_folder(settings.output) as folder:
         state = read_checkpoint(settings.checkpoint)
         params = _read_config(settings.config)
-        tokenizer = _tokenizer(settings.clip)
+        tokenizer = tokenizer_of(settings.clip)
         unet, vae, text_encoder = released_parts(state, settings.weights, params, settings.clip)
         pipeline = SPADPipeline(
             vae=vae,
@@ -131,7 +130,7 @@ def convert_checkpoint(settings: Conversion) -> Path:
         )
         name = settings.name or settings.output.name
         known = RELEASED.get(name)
-        _save(
+        save_model(
             pipeline,
             folder,
             settings.dtype,
@@ -147,46 +146,6 @@ def convert_checkpoint(settings: Conversion) -> Path:
                 scheduler="original",
             ),
         )
-    return settings.output
-
-
-def init_from_sd(settings: InitFromSD) -> Path:
-    """Make an untrained SPAD of Stable Diffusion 1.5; for one view it draws as that does.
-
-    New weights that add to features are zero (SPAD, section 3.3 and its release).
-
-    Raises: as `convert_checkpoint`.
-    """
-    spad_config = {
-        "camera_vector": settings.cameras,
-        "camera_intrinsics": settings.intrinsics,
-        "epipolar": settings.epipolar,
-    }
-    with _new_folder(settings.output) as folder:
-        if settings.source.is_dir():
-            vae, text_encoder, tokenizer, plain_config, weights = _diffusers_parts(settings.source)
-        else:
-            state = read_checkpoint(settings.source)
-            tokenizer = _tokenizer(settings.clip)
-            vae, text_encoder = _vae(state, _SD15), _text_encoder(state, settings.clip)
-            plain_config, weights = _plain_unet(
-                {k: v for k, v in state.items() if k.startswith(_UNET)}, _SD15
-            )
-        torch.manual_seed(0)
-        # SPAD trains at 256 x 256 pixels, where a view has 32 x 32 latents.
-        unet = MultiViewUNet(**{**plain_config, "sample_size": 32}, **spad_config)
-        own = {name for name in unet.state_dict() if ".plucker." in name or "camera_emb" in name}
-        _fill(unet, weights, "the UNet", may_miss=own)
-        pipeline = SPADPipeline(
-            vae=vae,
-            text_encoder=text_encoder,
-            tokenizer=tokenizer,
-            unet=unet,
-            scheduler=release_scheduler({}),
-            prompt_prefix=PROMPT_PREFIX,
-        )
-        description = "untrained: Stable Diffusion 1.5, widened; train it with spad train"
-        _save(pipeline, folder, settings.dtype, settings.output.name, description)
     return settings.output
 
 
@@ -211,14 +170,14 @@ def original_unet(state: Mapping[str, Tensor], params: Mapping) -> tuple[dict, d
         state: the UNet's weights in the original's layout, `model.diffusion_model.…`.
         params: `model.params` of the original's configuration.
     """
-    config, weights = _plain_unet(state, params)
+    config, weights = plain_unet(state, params)
     return {**config, "epipolar": "original"}, split_widened(weights)
 
 
 def released_parts(
     state: Mapping[str, Tensor],
     weights: str,
-    params: Mapping = _SD15,
+    params: Mapping = SD15,
     clip: Path | None = None,
 ) -> tuple[MultiViewUNet, AutoencoderKL, CLIPTextModel]:
     """UNet, autoencoder and text encoder of a checkpoint of the release, sharing its memory.
@@ -233,12 +192,12 @@ def released_parts(
     Raises: ValueError: a weight is missing, not known, or of another shape.
     """
     unet = _released_unet(state, weights, params)
-    return unet, _vae(state, params), _text_encoder(state, clip)
+    return unet, vae_of(state, params), text_encoder_of(state, clip)
 
 
 def _released_unet(state: Mapping[str, Tensor], which: str, params: Mapping) -> MultiViewUNet:
     if "cc_projection.0.weight" not in state:
-        is_plain = _UNET + "out.2.bias" in state
+        is_plain = UNET + "out.2.bias" in state
         hint = "; for Stable Diffusion there is spad init-from-sd" if is_plain else ""
         raise _unlike_spad(f"has no cc_projection.0.weight{hint}")
     # The released four views read intrinsics and absolute cameras, the two views neither.
@@ -259,18 +218,18 @@ def _released_unet(state: Mapping[str, Tensor], which: str, params: Mapping) -> 
             camera_intrinsics=has_intrinsics,
             camera_embedding_dim=width,
         )
-    _fill(unet, weights, "the UNet")
+    fill(unet, weights, "the UNet")
     return unet
 
 
-def _plain_unet(state: Mapping[str, Tensor], params: Mapping) -> tuple[dict, dict[str, Tensor]]:
+def plain_unet(state: Mapping[str, Tensor], params: Mapping) -> tuple[dict, dict[str, Tensor]]:
     """diffusers' configuration and weights of a UNet in the original's layout."""
     config = create_unet_diffusers_config_from_ldm({"model": {"params": params}}, {})
     config["sample_size"] = params["unet_config"]["params"]["image_size"]
     return config, _converted(convert_ldm_unet_checkpoint, state, config)
 
 
-def _vae(state: Mapping[str, Tensor], params: Mapping) -> AutoencoderKL:
+def vae_of(state: Mapping[str, Tensor], params: Mapping) -> AutoencoderKL:
     params = {"scale_factor": 0.18215, **params}
     config = create_vae_diffusers_config_from_ldm({"model": {"params": params}}, {})
     latent_size = params["unet_config"]["params"]["image_size"]
@@ -278,11 +237,11 @@ def _vae(state: Mapping[str, Tensor], params: Mapping) -> AutoencoderKL:
     weights = {name: value for name, value in state.items() if name.startswith(_VAE)}
     with torch.device("meta"):
         vae = AutoencoderKL(**config)
-    _fill(vae, _converted(convert_ldm_vae_checkpoint, weights, config), "the autoencoder")
+    fill(vae, _converted(convert_ldm_vae_checkpoint, weights, config), "the autoencoder")
     return vae
 
 
-def _text_encoder(state: Mapping[str, Tensor], clip: Path | None) -> CLIPTextModel:
+def text_encoder_of(state: Mapping[str, Tensor], clip: Path | None) -> CLIPTextModel:
     config = dict(_VIT_L_14)
     if clip is not None and (clip / "config.json").is_file():
         config = json.loads((clip / "config.json").read_text(encoding="utf-8"))
@@ -294,7 +253,7 @@ def _text_encoder(state: Mapping[str, Tensor], clip: Path | None) -> CLIPTextMod
     converted = convert_ldm_clip_checkpoint(weights)
     # transformers 5 dropped a level of names, and still reads files that have it.
     level = "" if any(k.startswith("text_model.") for k in encoder.state_dict()) else "text_model."
-    _fill(encoder, {k.removeprefix(level): v for k, v in converted.items()}, "the text encoder")
+    fill(encoder, {k.removeprefix(level): v for k, v in converted.items()}, "the text encoder")
     return encoder
 
 
@@ -315,14 +274,14 @@ def _chosen_weights(state: Mapping[str, Tensor], which: str) -> dict[str, Tensor
 
     The averaged ones are named without dots: `model_ema.diffusion_modeltime_embed0weight`.
     """
-    raw = {name: value for name, value in state.items() if name.startswith(_UNET)}
+    raw = {name: value for name, value in state.items() if name.startswith(UNET)}
     names = {"model_ema." + name.removeprefix("model.").replace(".", ""): name for name in raw}
     parts = (_VAE, _TEXT, "cc_projection.")
     for name in state:
         if not (name in raw or name in names or name in IGNORED or name.startswith(parts)):
             raise _unlike_spad(f"also has {name}")
     if not raw:
-        raise _unlike_spad(f"has no {_UNET}…")
+        raise _unlike_spad(f"has no {UNET}…")
     if which == "raw":
         return raw
     for ema_name in names:
@@ -344,7 +303,7 @@ def _converted(convert, state: Mapping[str, Tensor], config: Mapping) -> dict[st
     return converted
 
 
-def _fill(
+def fill(
     module: nn.Module, weights: Mapping[str, Tensor], what: str, may_miss: Collection[str] = ()
 ) -> None:
     """Give a module all its weights, without a copy."""
@@ -370,7 +329,7 @@ def _unlike_spad(how: str) -> ValueError:
 def _read_config(path: Path | None) -> dict[str, Any]:
     """The `model.params` of the original's configuration."""
     if path is None:
-        return _SD15
+        return SD15
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
         params = content["model"]["params"]
@@ -382,7 +341,7 @@ def _read_config(path: Path | None) -> dict[str, Any]:
     return params
 
 
-def _tokenizer(folder: Path | None) -> CLIPTokenizer:
+def tokenizer_of(folder: Path | None) -> CLIPTokenizer:
     if folder is None:
         found = try_to_load_from_cache(CLIP_REPOSITORY, TOKENIZER_FILES[0])
         folder = Path(found).parent if isinstance(found, str) else None
@@ -396,24 +355,7 @@ def _tokenizer(folder: Path | None) -> CLIPTokenizer:
     return CLIPTokenizer.from_pretrained(folder, local_files_only=True)
 
 
-def _diffusers_parts(folder: Path):
-    def load(part_class, part: str):
-        try:
-            return part_class.from_pretrained(folder / part, local_files_only=True)
-        except (OSError, ValueError) as error:
-            reason = str(error).splitlines()[0]
-            raise ValueError(
-                f"expected a Stable Diffusion folder in diffusers' layout, but {folder / part} "
-                f"cannot be loaded: {reason}"
-            ) from error
-
-    unet = load(UNet2DConditionModel, "unet")
-    config = {k: v for k, v in unet.config.items() if not k.startswith("_")}
-    vae, text_encoder = load(AutoencoderKL, "vae"), load(CLIPTextModel, "text_encoder")
-    return vae, text_encoder, load(CLIPTokenizer, "tokenizer"), config, unet.state_dict()
-
-
-def _save(pipeline, folder: Path, dtype: str, name: str, description: str, **manifest) -> None:
+def save_model(pipeline, folder: Path, dtype: str, name: str, description: str, **manifest) -> None:
     modules = (pipeline.unet, pipeline.vae, pipeline.text_encoder)
     width = getattr(torch, dtype).itemsize
     needed = sum(p.numel() for module in modules for p in module.parameters()) * width
@@ -430,7 +372,7 @@ def _save(pipeline, folder: Path, dtype: str, name: str, description: str, **man
 
 
 @contextmanager
-def _new_folder(output: Path) -> Iterator[Path]:
+def new_folder(output: Path) -> Iterator[Path]:
     """A temporary folder that becomes `output` at the end, and is removed if something fails."""
     if output.exists():
         raise ValueError(

@@ -75,7 +75,7 @@ _SIMILAR = 0.72
 
 
 def words_of(text: str) -> list[str]:
-    """The words of a text: lower case, letters and digits, as `spad.text` tokenizes."""
+    """The words of a text: lower case, letters and digits, as `word_tokenizer` has them."""
     return _WORD.findall(text.lower())
 
 

@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any
 from PIL import Image, ImageOps
 
 import spad
-from spad.config import Generation
-from spad.images.modes import as_rgba
-from spad.models import (
+from spad.generation.config import Generation
+from spad.generation.results import check_output, save_many_results, save_results, slug
+from spad.hub.registry import (
     ModelInfo,
     check_files,
     check_prompt_length,
@@ -26,8 +26,8 @@ from spad.models import (
     load_model,
     weights_hash,
 )
-from spad.results import check_output, save_many_results, save_results, slug
-from spad.vocabulary import describe_reading, read_prompt
+from spad.images.modes import as_rgba
+from spad.model.vocabulary import describe_reading, read_prompt
 
 if TYPE_CHECKING:
     from spad.cameras import Cameras

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from spad.attention import AttentionMask
-from spad.attention.multiview import (
+from spad.model.processors import (
     MultiViewAttnProcessor,
     TextAttnProcessor,
     ViewConditioning,
@@ -82,7 +82,7 @@ class MultiViewUNet(UNet2DConditionModel):
     Args (all others are those of `UNet2DConditionModel`, for example Stable Diffusion's):
         camera_dim: length of the camera vector; 0 leaves the camera embedding out.
         camera_vector: "absolute" or "relative" to view 0; with `camera_intrinsics`, four numbers
-            of the intrinsics are appended. See `spad.conditioning`.
+            of the intrinsics are appended. See `spad.model.conditioning`.
         camera_embedding_dim: hidden width of the camera embedding; by default that of the timestep
             embedding.
         use_plucker: whether Plücker coordinates enter the transformers.
@@ -98,6 +98,9 @@ class MultiViewUNet(UNet2DConditionModel):
 
     Source: SPAD, sections 3.1 to 3.3.
     """
+
+    # What saved folders name.
+    __module__ = "spad.model"
 
     def __init__(
         self,

@@ -37,9 +37,9 @@ from huggingface_hub.errors import (
 from huggingface_hub.utils import build_hf_headers, hf_raise_for_status
 from tqdm import tqdm
 
-from spad.config import Conversion, Download
-from spad.models import check_files, installed_folder, read_info
-from spad.released import RELEASED, ReleasedModel
+from spad.hub.config import Conversion, Download
+from spad.hub.registry import check_files, installed_folder, read_info
+from spad.hub.released import RELEASED, ReleasedModel
 
 log = logging.getLogger(__name__)
 
@@ -115,7 +115,7 @@ def install(settings: Download) -> Path:
         clip = settings.clip or _fetch_tokenizer(model)
         original, is_temporary = _fetch_original(settings, model, folder)
         log.info("converting it")
-        from spad.convert import convert_checkpoint
+        from spad.hub.convert import convert_checkpoint
 
         try:
             convert_checkpoint(

@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from spad.autoencoder import PatchAutoencoder
 from spad.data.views import load_all_images, read_renders
 from spad.images.pixels import image_tensor
+from spad.model import PatchAutoencoder
 from spad.training.autoencoder import (
     denoised_latents,
     fit_autoencoder,

@@ -1,8 +1,14 @@
-"""spad.vocabulary: what a small model knows, and what it is asked for instead."""
+"""spad.model.vocabulary: what a small model knows, and what it is asked for instead."""
 
 import pytest
 
-from spad.vocabulary import describe_reading, nearest_captions, read_prompt, unknown_words, words_of
+from spad.model.vocabulary import (
+    describe_reading,
+    nearest_captions,
+    read_prompt,
+    unknown_words,
+    words_of,
+)
 
 CAPTIONS = [
     "a green dragon",
@@ -89,7 +95,7 @@ def test_order_of_captions_does_not_matter():
 
 
 def test_words_are_those_of_the_tokenizer():
-    from spad.text import build_tokenizer
+    from spad.model.word_tokenizer import build_tokenizer
 
     text = "Don't, a 2-door CAR\n(blue)"
     assert build_tokenizer([text]).tokenize(text) == words_of(text)
@@ -99,7 +105,7 @@ def test_only_tokenizers_of_our_own_are_given_words():
     from tokenizers import Tokenizer, models
     from transformers import PreTrainedTokenizerFast
 
-    from spad.text import UNKNOWN, build_tokenizer, is_of_whole_words
+    from spad.model.word_tokenizer import UNKNOWN, build_tokenizer, is_of_whole_words
 
     own = build_tokenizer(["a tree"], known=["zebra"])
     assert is_of_whole_words(own)

@@ -4,13 +4,13 @@ import torch
 from torch import Tensor
 
 from spad.attention import AttentionMask, DenseMask, EpipolarMask, prepare
-from spad.attention.multiview import ViewConditioning
 from spad.cameras import Cameras
 from spad.geometry import plucker_map
 from spad.geometry.epipolar import NARROWEST_BAND
 from spad.geometry.rays import scale_intrinsics
 from spad.geometry.released_masks import flat_resize, original_mask
-from spad.model import MultiViewUNet
+from spad.model.processors import ViewConditioning
+from spad.model.unet import MultiViewUNet
 
 
 def camera_vectors(

@@ -17,14 +17,14 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from spad.released import RELEASED
+from spad.hub.released import RELEASED
 
 if TYPE_CHECKING:
     import torch
 
-    from spad.pipeline import SPADPipeline
+    from spad.model import SPADPipeline
 
-EMBEDDED = Path(__file__).parent / "weights"
+EMBEDDED = Path(__file__).parents[1] / "weights"
 # Weights are saved in files below 20 MB, so that they can live in a git repository.
 SHARD_SIZE = "15MB"
 # Larger files would make every start wait for their hash.
@@ -34,7 +34,7 @@ MANIFEST, CAPTIONS, HASHES = "spad.json", "captions.txt", "sha256.txt"
 # The classes a pipeline folder may name. Anything else it asks for is refused, never imported.
 _CLASSES = {
     "unet": {"MultiViewUNet": "spad.model"},
-    "vae": {"PatchAutoencoder": "spad.autoencoder", "AutoencoderKL": "diffusers"},
+    "vae": {"PatchAutoencoder": "spad.model", "AutoencoderKL": "diffusers"},
     "text_encoder": {"CLIPTextModel": "transformers"},
     "tokenizer": {
         "PreTrainedTokenizerFast": "transformers",
@@ -43,7 +43,7 @@ _CLASSES = {
         "CLIPTokenizerFast": "transformers",
     },
     "scheduler": {
-        "OriginalDDIMScheduler": "spad.original_scheduler",
+        "OriginalDDIMScheduler": "spad.model",
         "DDIMScheduler": "diffusers",
         "DPMSolverMultistepScheduler": "diffusers",
         "UniPCMultistepScheduler": "diffusers",
@@ -250,7 +250,7 @@ def load_model(
         os.environ.setdefault(variable, "1")
     import torch
 
-    from spad.pipeline import SPADPipeline
+    from spad.model import SPADPipeline
 
     device = choose_device(device)
     parts = {

@@ -15,10 +15,10 @@ from pathlib import Path
 import pytest
 
 from hub_server import COMMIT, Hub
-from spad.models import find_model, installed_folder, list_models
-from spad.released import CLIP_REPOSITORY, RELEASED, ReleasedModel
+from spad.hub.registry import find_model, installed_folder, list_models
+from spad.hub.released import CLIP_REPOSITORY, RELEASED, ReleasedModel
 
-TESTS = Path(__file__).resolve().parent
+TESTS = Path(__file__).resolve().parents[1]
 REPOSITORY, FILE = "yashkant/spad", "data/checkpoints/spad_tiny.ckpt"
 TOKENIZER_FILES = (*ReleasedModel.tokenizer_files, "config.json")
 CHECKPOINT = random.Random(0).randbytes(6_000_000)
@@ -121,7 +121,7 @@ def test_a_released_model_is_fetched_converted_and_loads_without_network(machine
     before = len(hub.requests)
     code = (
         "from spad import load_model\n"
-        "from spad.models import find_model\n"
+        "from spad.hub.registry import find_model\n"
         "assert find_model('spad_tiny').name == 'spad_tiny'\n"
         "pipeline = load_model('spad_tiny', 'cpu')\n"
         "print(pipeline.tokenizer('a chair').input_ids)"

@@ -28,6 +28,9 @@ class PatchAutoencoder(ModelMixin, ConfigMixin):
     linear encoder is right from the first moment, so the denoiser can train before the decoder.
     """
 
+    # What saved folders name.
+    __module__ = "spad.model"
+
     @register_to_config
     def __init__(
         self,

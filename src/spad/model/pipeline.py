@@ -5,11 +5,7 @@ from dataclasses import dataclass
 
 import torch
 from diffusers import (
-    DDIMScheduler,
     DiffusionPipeline,
-    DPMSolverMultistepScheduler,
-    EulerDiscreteScheduler,
-    UniPCMultistepScheduler,
 )
 from diffusers.loaders import StableDiffusionLoraLoaderMixin
 from diffusers.utils import BaseOutput
@@ -17,20 +13,14 @@ from PIL import Image
 from torch import Tensor
 
 from spad.cameras import Cameras
-from spad.conditioning import condition_on_cameras
-from spad.feature_cache import DeepFeatureCache
 from spad.images.pixels import picture_tensor
-from spad.model import MultiViewUNet
-from spad.original_scheduler import OriginalDDIMScheduler
-from spad.text import tokenize
+from spad.model.conditioning import condition_on_cameras
+from spad.model.deep_cache import DeepFeatureCache
+from spad.model.schedulers import SCHEDULERS
+from spad.model.unet import MultiViewUNet
+from spad.model.word_tokenizer import tokenize
 
-SCHEDULERS = {
-    "ddim": DDIMScheduler,
-    "dpm++": DPMSolverMultistepScheduler,
-    "unipc": UniPCMultistepScheduler,
-    "euler": EulerDiscreteScheduler,
-    "original": OriginalDDIMScheduler,
-}
+_FORMER_MODULES = ("spad.autoencoder", "spad.original_scheduler")
 
 
 @dataclass
@@ -80,6 +70,16 @@ class SPADPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
         )
         self.register_to_config(prompt_prefix=prompt_prefix)
 
+    @classmethod
+    def load_config(cls, *args, **kwargs):
+        """As diffusers has it. Older folders name modules that are part of `spad.model` now."""
+        loaded = super().load_config(*args, **kwargs)
+        config = loaded[0] if isinstance(loaded, tuple) else loaded
+        for name, value in config.items():
+            if isinstance(value, list) and value[0] in _FORMER_MODULES:
+                config[name] = ["spad.model", *value[1:]]
+        return loaded
+
     @property
     def vae_downscale(self) -> int:
         """Pixels along one side of a latent."""
@@ -128,7 +128,7 @@ class SPADPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
             image: picture that the first camera sees; the other views are drawn to fit it. It is
                 held clean at timestep 0 and returned as the autoencoder renders it.
             cache_interval: the deep blocks run on every so many steps alone; see
-                `spad.feature_cache`.
+                `spad.model.deep_cache`.
             callback_on_step_end: called as `(pipeline, step, timestep, {"latents": ...})`; it may
                 return a dictionary with other latents.
 

@@ -1,7 +1,12 @@
-"""DDIM at the timesteps of SPAD's release."""
+"""The schedulers that a model can be sampled with, the release's own DDIM among them."""
 
 import torch
-from diffusers import DDIMScheduler
+from diffusers import (
+    DDIMScheduler,
+    DPMSolverMultistepScheduler,
+    EulerDiscreteScheduler,
+    UniPCMultistepScheduler,
+)
 
 
 class OriginalDDIMScheduler(DDIMScheduler):
@@ -10,6 +15,9 @@ class OriginalDDIMScheduler(DDIMScheduler):
     Where n does not divide 1000 these are more than n: 31 for 30, 334 for 300. diffusers' own
     stops at n, further from pure noise. The last step ends at the noise level of timestep 0.
     """
+
+    # What saved folders name.
+    __module__ = "spad.model"
 
     def set_timesteps(self, num_inference_steps: int, device=None) -> None:
         """Steps from the noisiest down; `num_inference_steps` of 1 to the number trained with."""
@@ -20,3 +28,12 @@ class OriginalDDIMScheduler(DDIMScheduler):
         if timesteps[-1] < total - 1:
             timesteps = timesteps + 1
         self.timesteps = timesteps.flip(0).to(device)
+
+
+SCHEDULERS = {
+    "ddim": DDIMScheduler,
+    "dpm++": DPMSolverMultistepScheduler,
+    "unipc": UniPCMultistepScheduler,
+    "euler": EulerDiscreteScheduler,
+    "original": OriginalDDIMScheduler,
+}

@@ -1,6 +1,7 @@
 """SPADPipeline on a tiny real model."""
 
 import functools
+import json
 
 import numpy as np
 import pytest
@@ -8,8 +9,11 @@ import torch
 from PIL import Image
 
 from spad.cameras import Cameras
+from spad.hub.registry import EMBEDDED
 from spad.images.pixels import picture_tensor
-from spad.pipeline import SCHEDULERS, SPADPipeline, gaussian_blob
+from spad.model import PatchAutoencoder, SPADPipeline
+from spad.model.pipeline import gaussian_blob
+from spad.model.schedulers import SCHEDULERS
 
 
 @pytest.fixture
@@ -27,6 +31,31 @@ def pipeline(tiny_pipeline_folder) -> SPADPipeline:
 @pytest.fixture
 def cameras() -> Cameras:
     return Cameras.evenly_round(3, elevation_deg=20.0, height=128, width=128)
+
+
+@pytest.mark.parametrize("is_old", [False, True])
+def test_saved_folders_name_the_package_and_older_ones_load(pipeline, cameras, tmp_path, is_old):
+    pipeline.use_scheduler("original")
+    pipeline.save_pretrained(tmp_path)
+    index = json.loads((tmp_path / "model_index.json").read_text())
+    former = {"vae": "spad.autoencoder", "unet": "spad.model"}
+    former |= {"scheduler": "spad.original_scheduler"}
+    for part, module in former.items():
+        assert index[part][0] == "spad.model"
+        if is_old:
+            index[part][0] = module
+    (tmp_path / "model_index.json").write_text(json.dumps(index))
+    loaded = SPADPipeline.from_pretrained(tmp_path)
+    loaded.set_progress_bar_config(disable=True)
+    drawn, again = (p("a grey rock", cameras, num_inference_steps=2) for p in (pipeline, loaded))
+    assert torch.equal(drawn.latents, again.latents)
+
+
+def test_the_embedded_model_names_modules_that_were():
+    """`from_pretrained` reads it all the same."""
+    index = json.loads((EMBEDDED / "mini" / "model_index.json").read_text())
+    assert index["vae"][0] == "spad.autoencoder"
+    assert type(SPADPipeline.from_pretrained(EMBEDDED / "mini").vae) is PatchAutoencoder
 
 
 def test_one_picture_for_every_prompt_and_camera(pipeline, cameras):

@@ -13,11 +13,12 @@ from safetensors.torch import save_file
 
 from parity import Golden, converted_tiny
 from spad.cameras import Cameras
-from spad.checkpoint import read_checkpoint
-from spad.config import Conversion, InitFromSD
-from spad.convert import convert_checkpoint, init_from_sd
-from spad.models import check_files, find_model, load_model
-from spad.pipeline import gaussian_blob
+from spad.hub.checkpoint import read_checkpoint
+from spad.hub.config import Conversion, InitFromSD
+from spad.hub.convert import convert_checkpoint
+from spad.hub.registry import check_files, find_model, load_model
+from spad.hub.stable_diffusion import init_from_sd
+from spad.model.pipeline import gaussian_blob
 
 CAMERAS = Cameras.evenly_round(2, elevation_deg=45.0, height=64, width=64)
 
@@ -71,7 +72,7 @@ def test_pipeline_does_what_the_release_does(tiny):
     pipeline.use_scheduler("original")
     result = pipeline(prompt, CAMERAS, num_inference_steps=3, seed=4)
 
-    from spad.conditioning import condition_on_cameras
+    from spad.model.conditioning import condition_on_cameras
 
     with torch.no_grad():
         text = pipeline.encode_text(["", "[tdv] " + prompt])
@@ -226,14 +227,14 @@ def test_a_second_process_is_turned_away(convert, golden, tmp_path):
 
 def test_no_room_on_the_disk(convert, golden, tmp_path, monkeypatch):
     usage = type("Usage", (), {"free": 1000})
-    monkeypatch.setattr("spad.convert.shutil.disk_usage", lambda _: usage)
+    monkeypatch.setattr("spad.hub.convert.shutil.disk_usage", lambda _: usage)
     with pytest.raises(OSError, match="make room"):
         convert(golden.folder / "spad_tiny.ckpt")
     assert not (tmp_path / "out").exists()
 
 
 def test_without_the_tokenizer(convert, golden, monkeypatch):
-    monkeypatch.setattr("spad.convert.try_to_load_from_cache", lambda *_: None)
+    monkeypatch.setattr("spad.hub.convert.try_to_load_from_cache", lambda *_: None)
     with pytest.raises(ValueError, match="--clip"):
         convert(golden.folder / "spad_tiny.ckpt", clip=None)
 
@@ -287,7 +288,7 @@ def test_widened_stable_diffusion_draws_one_view_as_before(plain_sd, tmp_path):
 def test_a_single_file_is_widened_too(golden, state, tmp_path, monkeypatch):
     """The tiny checkpoint without what SPAD adds is a Stable Diffusion of its size."""
     params = golden.facts("spad_tiny")["config"]["model"]["params"]
-    monkeypatch.setattr("spad.convert._SD15", params)
+    monkeypatch.setattr("spad.hub.stable_diffusion.SD15", params)
     plain = {k: v for k, v in state.items() if not k.startswith(("model_ema", "cc_projection"))}
     for name in [n for n in plain if n.endswith("proj_in.weight") and "diffusion_model" in n]:
         plain[name] = plain[name][:, :-6].contiguous()

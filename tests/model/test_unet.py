@@ -9,9 +9,10 @@ from diffusers import UNet2DConditionModel
 
 from spad.attention import DenseMask
 from spad.cameras import Cameras
-from spad.conditioning import camera_vectors, condition_on_cameras
 from spad.geometry import plucker_of
-from spad.model import MultiViewUNet, PluckerProjection
+from spad.model import MultiViewUNet
+from spad.model.conditioning import camera_vectors, condition_on_cameras
+from spad.model.unet import PluckerProjection
 
 UNET = dict(
     sample_size=8,

@@ -1,0 +1,81 @@
+"""An untrained SPAD of Stable Diffusion 1.5."""
+
+from pathlib import Path
+
+import torch
+from diffusers import AutoencoderKL, UNet2DConditionModel
+from transformers import CLIPTextModel, CLIPTokenizer
+
+from spad.hub.checkpoint import read_checkpoint
+from spad.hub.config import InitFromSD
+from spad.hub.convert import (
+    PROMPT_PREFIX,
+    SD15,
+    UNET,
+    fill,
+    new_folder,
+    plain_unet,
+    release_scheduler,
+    save_model,
+    text_encoder_of,
+    tokenizer_of,
+    vae_of,
+)
+from spad.model import MultiViewUNet, SPADPipeline
+
+
+def init_from_sd(settings: InitFromSD) -> Path:
+    """Make an untrained SPAD of Stable Diffusion 1.5; for one view it draws as that does.
+
+    New weights that add to features are zero (SPAD, section 3.3 and its release).
+
+    Raises: as `convert_checkpoint`.
+    """
+    spad_config = {
+        "camera_vector": settings.cameras,
+        "camera_intrinsics": settings.intrinsics,
+        "epipolar": settings.epipolar,
+    }
+    with new_folder(settings.output) as folder:
+        if settings.source.is_dir():
+            vae, text_encoder, tokenizer, plain_config, weights = _diffusers_parts(settings.source)
+        else:
+            state = read_checkpoint(settings.source)
+            tokenizer = tokenizer_of(settings.clip)
+            vae, text_encoder = vae_of(state, SD15), text_encoder_of(state, settings.clip)
+            plain_config, weights = plain_unet(
+                {k: v for k, v in state.items() if k.startswith(UNET)}, SD15
+            )
+        torch.manual_seed(0)
+        # SPAD trains at 256 x 256 pixels, where a view has 32 x 32 latents.
+        unet = MultiViewUNet(**{**plain_config, "sample_size": 32}, **spad_config)
+        own = {name for name in unet.state_dict() if ".plucker." in name or "camera_emb" in name}
+        fill(unet, weights, "the UNet", may_miss=own)
+        pipeline = SPADPipeline(
+            vae=vae,
+            text_encoder=text_encoder,
+            tokenizer=tokenizer,
+            unet=unet,
+            scheduler=release_scheduler({}),
+            prompt_prefix=PROMPT_PREFIX,
+        )
+        description = "untrained: Stable Diffusion 1.5, widened; train it with spad train"
+        save_model(pipeline, folder, settings.dtype, settings.output.name, description)
+    return settings.output
+
+
+def _diffusers_parts(folder: Path):
+    def load(part_class, part: str):
+        try:
+            return part_class.from_pretrained(folder / part, local_files_only=True)
+        except (OSError, ValueError) as error:
+            reason = str(error).splitlines()[0]
+            raise ValueError(
+                f"expected a Stable Diffusion folder in diffusers' layout, but {folder / part} "
+                f"cannot be loaded: {reason}"
+            ) from error
+
+    unet = load(UNet2DConditionModel, "unet")
+    config = {k: v for k, v in unet.config.items() if not k.startswith("_")}
+    vae, text_encoder = load(AutoencoderKL, "vae"), load(CLIPTextModel, "text_encoder")
+    return vae, text_encoder, load(CLIPTokenizer, "tokenizer"), config, unet.state_dict()
