@@ -25,8 +25,8 @@ import trimesh
 from bench_start import cores, processor, publish
 
 from spad.cameras import Cameras
+from spad.data.camera_sampling import cameras_of
 from spad.data.config import RenderConfig
-from spad.data.viewpoints import cameras_of
 from spad.meshes.mesh import load_object
 from spad.meshes.raycast import render_views
 from spad.meshes.renderers import find_renderer

@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from make_protocol import images_of, learn
 
-from spad.data.views import read_renders
+from spad.data.renders import read_renders
 from spad.evaluation.protocol import load_gallery, load_protocol
 from spad.evaluation.retrieval import Gallery, picture_features
 

@@ -19,8 +19,8 @@ from pathlib import Path
 from spad.data.config import PackConfig
 from spad.data.dataset import ShardDataset
 from spad.data.pack import pack
+from spad.data.renders import read_renders
 from spad.data.shards import read_shard_folder
-from spad.data.views import read_renders
 
 VIEWS = 4
 

@@ -3,7 +3,7 @@
     python benchmarks/make_protocol.py RENDERS
 
 RENDERS is what `spad render` wrote with its default settings, here of 1,589 CC0 models by
-Quaternius and Kay Lousberg (KayKit). Objects that `spad.data.views.is_held_out` names are asked
+Quaternius and Kay Lousberg (KayKit). Objects that `spad.data.renders.is_held_out` names are asked
 for; the other captions, and all that the descriptors learn from, belong to other objects.
 """
 
@@ -17,7 +17,7 @@ import torch
 
 import spad.evaluation.protocol as protocol
 from spad.cameras import DEFAULT_FOV_RAD, DEFAULT_RADIUS
-from spad.data.views import is_held_out, read_renders
+from spad.data.renders import is_held_out, read_renders
 from spad.evaluation.retrieval import Gallery, fit_discriminant, picture_features
 
 NUM_CAPTIONS = 100

@@ -175,7 +175,7 @@ def disc_shards(renders, tmp_path_factory) -> Path:
 @pytest.fixture(scope="session")
 def disc_vae(renders, tmp_path_factory) -> Path:
     """A tiny autoencoder whose linear parts fit the coloured discs."""
-    from spad.data.views import load_all_images, read_renders
+    from spad.data.renders import load_all_images, read_renders
     from spad.images.pixels import image_tensor
     from spad.model import PatchAutoencoder
 

@@ -10,7 +10,7 @@ import trimesh
 
 from hand_made import write_gltf
 from spad.cameras import Cameras
-from spad.evaluation.sets import ViewSet, set_from_pictures
+from spad.data.view_sets import ViewSet, set_from_pictures
 from spad.meshes.mesh import load_object
 from spad.meshes.raycast import render_views
 

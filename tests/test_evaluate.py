@@ -16,7 +16,7 @@ from PIL import Image
 
 from spad.cameras import Cameras, save_transforms
 from spad.cli import main
-from spad.data.views import is_held_out, read_renders
+from spad.data.renders import is_held_out, read_renders
 from spad.evaluation import evaluate as command
 from spad.evaluation.config import Evaluation
 from spad.evaluation.drawing import Artist, choose_questions

@@ -10,6 +10,7 @@ import torch
 
 from judged_sets import MODELS, rendered_set, true_set, white_set
 from spad.cameras import Cameras
+from spad.data.view_sets import read_sets
 from spad.evaluation.camera_error import camera_error_deg
 from spad.evaluation.controls import (
     CONTROLS,
@@ -31,7 +32,6 @@ from spad.evaluation.reconstruction import (
     reconstruction_ssim,
     ssim_map,
 )
-from spad.evaluation.sets import read_sets
 from spad.evaluation.silhouettes import silhouette_iou
 from spad.evaluation.volume import angles_between, object_ball
 
@@ -222,7 +222,7 @@ def test_the_table_shows_every_control(tmp_path):
 @pytest.mark.slow
 def test_shared_renders_behave_like_hand_made_ones(shared_models, tmp_path):
     from spad.data.config import RenderConfig
-    from spad.data.render_job import render_all
+    from spad.data.render import render_all
 
     shared_models(4)
     render_all(RenderConfig(tmp_path, tmp_path / "out", cameras="orbit", num_views=8, workers=1))

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from spad.cameras import Cameras
-from spad.data.views import data_hash
+from spad.data.renders import data_hash
 from spad.hub.registry import check_files, find_model, load_model
 from spad.training.autoencoder import train_autoencoder
 from spad.training.config import AutoencoderTraining, Export

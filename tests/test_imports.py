@@ -136,7 +136,7 @@ def test_networks_take_tensors_not_cameras(module):
 def test_packages_are_declared(module):
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     declared = requirements(project["dependencies"])
-    if module.startswith(("spad.data.", "spad.meshes.")):
+    if module.startswith(("spad.data.", "spad.curation.", "spad.meshes.")):
         declared |= requirements(project["optional-dependencies"]["data"])
     if module in EXTRAS:
         declared |= requirements(project["optional-dependencies"][EXTRAS[module]])

@@ -12,7 +12,7 @@ import trimesh
 from spad.data.assets import find_assets
 from spad.data.config import RenderConfig
 from spad.data.recolor import kind_of, variants
-from spad.data.views import is_held_out
+from spad.data.renders import is_held_out
 
 MINI = Path(__file__).parents[1] / "benchmarks" / "mini"
 THINGS = [json.loads(line) for line in (MINI / "things.jsonl").read_text("utf-8").splitlines()]

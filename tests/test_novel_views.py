@@ -8,9 +8,9 @@ import torch
 from PIL import Image
 
 from spad.cameras import Cameras
-from spad.data.views import ObjectViews
+from spad.data.renders import ObjectViews
+from spad.data.view_sets import ViewSet
 from spad.evaluation.novel_views import NOVEL_COLUMNS, NovelViews, read_truth, score_novel_views
-from spad.evaluation.sets import ViewSet
 
 SIZE = 48
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from spad.data.views import is_held_out
+from spad.data.renders import is_held_out
 from spad.evaluation.protocol import load_gallery, load_protocol
 from spad.evaluation.retrieval import Gallery, fit_discriminant, picture_features
 

@@ -14,7 +14,7 @@ from PIL import Image
 from parity import Golden, converted_tiny
 from spad.data.config import PackConfig
 from spad.data.pack import pack
-from spad.data.views import is_held_out
+from spad.data.renders import is_held_out
 from spad.hub.registry import check_files, find_model, load_model, save_model_manifest
 from spad.model import MultiViewUNet
 from spad.model.word_tokenizer import tokenize
@@ -348,7 +348,7 @@ def test_stored_latents_are_the_pictures_encoded(training, base, renders, tmp_pa
 
 def test_batches_are_consistent(training, renders):
     """Pictures, cameras and captions of a batch belong to the same views."""
-    from spad.data.views import read_renders
+    from spad.data.renders import read_renders
     from spad.images.pixels import image_tensor
 
     known = {o.captions[0]: o for o in read_renders(renders)}

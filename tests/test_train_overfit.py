@@ -12,8 +12,8 @@ from hand_made import box, write_gltf
 from spad.cameras import Cameras
 from spad.data.config import PackConfig, RenderConfig
 from spad.data.pack import pack
-from spad.data.render_job import render_all
-from spad.data.views import load_all_images, read_renders
+from spad.data.render import render_all
+from spad.data.renders import load_all_images, read_renders
 from spad.hub.registry import load_model
 from spad.images.pixels import image_tensor, on_white
 from spad.meshes.renderers import find_renderer

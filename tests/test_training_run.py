@@ -11,13 +11,8 @@ import pytest
 import torch
 from filelock import FileLock
 
-from spad.training.run import (
-    Interrupted,
-    TrainingRun,
-    learning_rate_factor,
-    seeded,
-    write_atomically,
-)
+from spad.data.seeds import seeded
+from spad.training.run import Interrupted, TrainingRun, learning_rate_factor, write_atomically
 
 
 class Walk:

@@ -18,7 +18,8 @@ from typing import Annotated
 import tyro
 from tyro.conf import Positional, subcommand
 
-from spad.data.config import FilterConfig, Inspection, PackConfig, RenderConfig
+from spad.curation.config import FilterConfig
+from spad.data.config import Inspection, PackConfig, RenderConfig
 from spad.evaluation.config import Evaluation
 from spad.generation.config import Generation
 from spad.hub.config import Conversion, Download, InitFromSD
@@ -170,13 +171,13 @@ def _generate(settings: Generation, argv: list[str]) -> None:
 
 
 def _filter(settings: FilterConfig, _argv: list[str]) -> None:
-    from spad.data.filter import filter_objects
+    from spad.curation.filter import filter_objects
 
     print(filter_objects(settings))
 
 
 def _render(settings: RenderConfig, argv: list[str]) -> None:
-    from spad.data.render_job import render_all
+    from spad.data.render import render_all
 
     try:
         print(render_all(settings))

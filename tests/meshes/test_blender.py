@@ -165,7 +165,7 @@ def test_without_blender_the_command_names_the_extra(cone, monkeypatch, capsys):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(ModuleNotFoundError) as caught:
         BlenderRenderer().render(cone, CAMERAS, settings())
-    monkeypatch.setattr("spad.data.render_job.render_all", lambda _: raise_(caught.value))
+    monkeypatch.setattr("spad.data.render.render_all", lambda _: raise_(caught.value))
     assert main(["render", str(cone.parent), "--output", "out", "--renderer", "blender"]) == 1
     assert "pip install 'spad[blender]'" in capsys.readouterr().err
 

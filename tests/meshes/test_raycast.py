@@ -9,7 +9,8 @@ import trimesh
 
 from hand_made import box, write_gltf
 from spad.cameras import Cameras
-from spad.data.viewpoints import object_seed, training_cameras
+from spad.data.camera_sampling import training_cameras
+from spad.data.seeds import object_seed
 from spad.meshes.mesh import load_object
 from spad.meshes.raycast import Light, render_views
 

@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from spad.data.views import load_all_images, read_renders
+from spad.data.renders import load_all_images, read_renders
+from spad.data.seeds import seeded
 from spad.images.pixels import image_tensor
 from spad.model import PatchAutoencoder
 from spad.training.autoencoder import (
@@ -16,7 +17,6 @@ from spad.training.autoencoder import (
     train_autoencoder,
 )
 from spad.training.config import AutoencoderTraining
-from spad.training.run import seeded
 
 SMALL = dict(latent_channels=12, block_out_channels=(16, 16, 16))
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import csv
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from spad.data.captions import read_captions
 from spad.data.config import RenderConfig
 from spad.data.lists import read_ids, read_rows
 
@@ -131,3 +131,24 @@ def _captioned(assets: dict[str, Asset], table: Path | None) -> Iterator[Asset]:
         captions = tuple(dict.fromkeys((*filter(None, [first.get(uid)]), *asset.captions)))
         words = re.sub(r"[\W_]+", " ", asset.path.stem).strip().lower()
         yield replace(asset, captions=captions or (words,))
+
+
+def read_captions(path: Path) -> Iterator[tuple[str, int, str]]:
+    """(uid, line, caption) of Cap3D's table: `uid,caption` a line, no header.
+
+    Raises: ValueError: no such file, or a line that is something else.
+    """
+    if not path.is_file():
+        raise ValueError(f"expected Cap3D's .csv file of captions, got {path}, which is no file")
+    with open(path, encoding="utf-8-sig", newline="") as file:
+        lines = csv.reader(file, strict=True)
+        try:
+            for cells in lines:
+                if not cells:
+                    continue
+                if len(cells) != 2:
+                    raise ValueError(f"expected uid,caption, got {len(cells)} cells")
+                if caption := cells[1].strip():
+                    yield cells[0].strip(), lines.line_num, caption
+        except (ValueError, csv.Error) as error:
+            raise ValueError(f"cannot read {path}, line {lines.line_num}: {error}") from None

@@ -15,8 +15,8 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, IterableDataset, default_collate, get_worker_info
 
+from spad.data.camera_sampling import quarter_turns
 from spad.data.shards import ShardedObject, read_shard_folder
-from spad.data.viewpoints import quarter_turns
 from spad.images.pixels import image_tensor, on_white, open_picture
 
 Part = Literal["images", "depth", "latents", "text"]

@@ -14,6 +14,7 @@ import numpy as np
 from PIL import Image
 
 from spad.data.config import Inspection
+from spad.data.renders import read_listing, read_picture, rendered_object
 from spad.data.shards import (
     DEPTH_UNIT,
     INDEX,
@@ -23,7 +24,6 @@ from spad.data.shards import (
     read_shard_folder,
     scan_shard,
 )
-from spad.data.views import read_listing, read_picture, rendered_object
 from spad.images.grids import prompt_grid
 from spad.images.pixels import on_white, open_picture
 

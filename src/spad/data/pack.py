@@ -29,6 +29,7 @@ from tqdm import tqdm
 from spad.cameras.parsing import write_whole
 from spad.data.config import PackConfig
 from spad.data.recolor import LEAST_SHARE, recolored, share_of, variants
+from spad.data.renders import is_held_out, read_listing, read_picture, rendered_object
 from spad.data.shards import (
     BLOCK,
     DEPTH_UNIT,
@@ -40,7 +41,6 @@ from spad.data.shards import (
     key_of,
     object_json,
 )
-from spad.data.views import is_held_out, read_listing, read_picture, rendered_object
 from spad.hub.registry import find_model, load_model, weights_hash
 from spad.images.pixels import image_tensor, on_white, open_picture
 

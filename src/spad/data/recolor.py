@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from spad.data.views import VARIANT, is_held_out
+from spad.data.renders import VARIANT, is_held_out
 from spad.images.color import oklab_from_srgb, srgb_from_oklab
 
 # What people call by these names, as sRGB bytes.

@@ -20,7 +20,7 @@ from typing import Any
 # A server that has loaded what every worker needs makes new workers at once, by forking; where
 # there is none, each loads it again.
 _START = "forkserver" if sys.platform == "linux" else "spawn"
-_NEEDED = ["spad.data.folders"]
+_NEEDED = ["spad.data.object_folder"]
 _UNFINISHED = object()
 # What breaks a worker may be what its earlier jobs left behind, so the job gets a fresh one.
 _ATTEMPTS = 2

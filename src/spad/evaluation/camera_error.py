@@ -6,8 +6,8 @@ import math
 
 import torch
 
+from spad.data.view_sets import ViewSet
 from spad.evaluation.reconstruction import FEWEST_VIEWS, rebuilt_views
-from spad.evaluation.sets import ViewSet
 from spad.evaluation.volume import angles_between
 
 # A camera must explain a view this much better than the one asked for to be preferred.

@@ -15,8 +15,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from tqdm import tqdm
 
+from spad.data.view_sets import ViewSet
 from spad.evaluation.metrics import METRICS, Metric
-from spad.evaluation.sets import ViewSet
 from spad.evaluation.volume import angles_between, object_ball
 
 _SEED = 0

@@ -6,9 +6,9 @@ import math
 
 import torch
 
+from spad.data.view_sets import ViewSet, resized
 from spad.evaluation.reconstruction import ssim_map
-from spad.evaluation.sets import ViewSet
-from spad.evaluation.volume import angles_between, resized
+from spad.evaluation.volume import angles_between
 
 # So few pixels average out noise, which would hide copies.
 _SIDE = 32

@@ -12,12 +12,12 @@ import numpy as np
 from PIL import Image
 
 from spad.cameras import Cameras
-from spad.data.views import ObjectViews, is_held_out
+from spad.data.renders import ObjectViews, is_held_out
+from spad.data.view_sets import WHITE_TOLERANCE, SetFiles, ViewSet, list_sets
 from spad.evaluation.config import Evaluation
 from spad.evaluation.novel_views import NovelViews, matched, read_truth
 from spad.evaluation.protocol import Protocol, load_gallery, load_protocol
 from spad.evaluation.retrieval import Gallery
-from spad.evaluation.sets import WHITE_TOLERANCE, SetFiles, ViewSet, list_sets
 from spad.generation.results import slug, whole_folder, write_views
 from spad.hub.registry import ModelInfo, load_model
 from spad.images.pixels import to_floats, to_levels

@@ -20,7 +20,8 @@ from PIL import Image
 from tqdm import tqdm
 
 import spad
-from spad.data.views import ObjectViews, data_hash, read_renders
+from spad.data.renders import ObjectViews, data_hash, read_renders
+from spad.data.view_sets import ViewSet, list_sets
 from spad.evaluation.compare import compare_reports
 from spad.evaluation.config import Evaluation
 from spad.evaluation.drawing import Artist, choose_questions
@@ -31,7 +32,6 @@ from spad.evaluation.page import report_page
 from spad.evaluation.protocol import load_gallery
 from spad.evaluation.report import Column, Judged, Report, json_text, write_report
 from spad.evaluation.retrieval import RETRIEVAL_COLUMNS, Gallery, score_retrieval
-from spad.evaluation.sets import ViewSet, list_sets
 from spad.generation.results import RECORD, check_output, slug
 from spad.hub.registry import check_files, choose_device, find_model, weights_hash
 from spad.images.grids import view_grid

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from spad.cameras import Cameras
-from spad.evaluation.sets import ViewSet
+from spad.data.view_sets import ViewSet
 from spad.evaluation.volume import angles_between
 
 # Beyond this angle SIFT finds hardly a true match, and below the other one nothing moves.

@@ -6,12 +6,12 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from spad.data.view_sets import ViewSet
 from spad.evaluation.camera_error import camera_error_deg
 from spad.evaluation.copying import copying
 from spad.evaluation.matching import tsed
 from spad.evaluation.photo_consistency import photo_consistency
 from spad.evaluation.reconstruction import reconstruction_psnr, reconstruction_ssim
-from spad.evaluation.sets import ViewSet
 from spad.evaluation.silhouettes import silhouette_iou
 
 

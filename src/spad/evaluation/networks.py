@@ -17,10 +17,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from spad.data.view_sets import ViewSet
 from spad.evaluation.config import Evaluation
 from spad.evaluation.novel_views import NovelViews
 from spad.evaluation.report import Column
-from spad.evaluation.sets import ViewSet
 
 _CLIP = Column("clip_score", True, 100.0, "100 · cosine of CLIP's embeddings of views and prompt")
 _LPIPS = Column("novel_lpips", False, 0.0, "distance of deep features, views not given")

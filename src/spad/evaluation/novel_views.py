@@ -6,11 +6,10 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from spad.data.views import ObjectViews
+from spad.data.renders import ObjectViews
+from spad.data.view_sets import SetFiles, ViewSet, resized
 from spad.evaluation.report import Column
-from spad.evaluation.sets import SetFiles, ViewSet
 from spad.evaluation.similarity import LARGEST_PSNR, psnr, ssim
-from spad.evaluation.volume import resized
 
 NOVEL_COLUMNS = (
     Column("novel_psnr", True, LARGEST_PSNR, "views not given against renders, all pixels; dB"),

@@ -6,9 +6,9 @@ import math
 
 import torch
 
-from spad.evaluation.sets import ViewSet
+from spad.data.view_sets import ViewSet, resized
 from spad.evaluation.silhouettes import looked_up, ray_points
-from spad.evaluation.volume import angles_between, object_ball, resized
+from spad.evaluation.volume import angles_between, object_ball
 
 _SIDE = 48
 _DEPTHS = 64

@@ -14,7 +14,7 @@ from importlib.resources import as_file, files
 import numpy as np
 
 from spad.cameras import Cameras
-from spad.data.viewpoints import object_seed
+from spad.data.seeds import object_seed
 from spad.evaluation.retrieval import Gallery
 
 

@@ -22,8 +22,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from spad.data.view_sets import ViewSet
 from spad.evaluation.report import Column
-from spad.evaluation.sets import ViewSet
 
 _SIDE, _CELL = 32, 4
 _COLOR_LEVELS = 5

@@ -9,8 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from spad.cameras import Cameras
-from spad.evaluation.sets import ViewSet
-from spad.evaluation.volume import Ball, object_ball, resized
+from spad.data.view_sets import ViewSet, resized
+from spad.evaluation.volume import Ball, object_ball
 
 _SIDE = 64
 _DEPTHS = 72

@@ -5,11 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from spad.cameras import Cameras
-from spad.evaluation.sets import ViewSet
 
 
 @dataclass(frozen=True)
@@ -64,18 +62,3 @@ def angles_between(cameras: Cameras) -> Tensor:
     towards = (towards / towards.norm(dim=1, keepdim=True)).double()
     cosine = (towards @ towards.T).clamp(-1, 1)
     return torch.rad2deg(torch.acos(cosine)).fill_diagonal_(0).float()
-
-
-def resized(view_set: ViewSet, longer_side: int) -> tuple[Tensor, Tensor, Cameras]:
-    """Pictures, alpha and cameras with a longer side of so many pixels, if theirs is longer.
-
-    A pixel becomes the mean of those it covers; on white, colour and alpha may be averaged apart.
-    """
-    cameras = view_set.cameras
-    longer = max(cameras.height, cameras.width)
-    if longer <= longer_side:
-        return view_set.images, view_set.alpha, cameras
-    size = [max(1, round(n * longer_side / longer)) for n in (cameras.height, cameras.width)]
-    images = F.interpolate(view_set.images, size, mode="area")
-    alpha = F.interpolate(view_set.alpha[:, None], size, mode="area")[:, 0]
-    return images, alpha, cameras.resized(*size)

@@ -8,14 +8,15 @@ import torch
 from torch.nn import functional as F
 from tqdm import tqdm
 
-from spad.data.views import ObjectViews, is_held_out, load_all_images, read_renders
+from spad.data.renders import ObjectViews, is_held_out, load_all_images, read_renders
+from spad.data.seeds import seeded
 from spad.hub.registry import load_model
 from spad.images.pixels import image_tensor
 from spad.model import PatchAutoencoder
 from spad.model.conditioning import condition_on_cameras
 from spad.model.word_tokenizer import tokenize
 from spad.training.config import AutoencoderTraining
-from spad.training.run import TrainingRun, learning_rate_factor, recorded, seeded
+from spad.training.run import TrainingRun, learning_rate_factor, recorded
 
 # Pictures whose patches the principal components are taken from: 64 patches each.
 PICTURES_FOR_COMPONENTS = 2048

@@ -15,11 +15,11 @@ from torch import Tensor
 from spad.cameras import Cameras
 from spad.data.dataset import ShardDataset
 from spad.data.lists import read_ids, read_rows
+from spad.data.renders import LISTING, base_uid, is_held_out
+from spad.data.seeds import seeded
 from spad.data.shards import Sample, is_shard_folder, read_shard_folder
-from spad.data.views import LISTING, base_uid, is_held_out
 from spad.images.pixels import image_tensor, on_white
 from spad.training.config import Training
-from spad.training.run import seeded
 
 METADATA = "metadata.jsonl"
 # More objects than this are not all looked at before the first step.

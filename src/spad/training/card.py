@@ -9,7 +9,7 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
-from spad.data.views import count_objects, data_hash
+from spad.data.renders import count_objects, data_hash
 from spad.training.config import Training
 from spad.training.run import LOSSES, RECORD, SAMPLES, SETTINGS
 

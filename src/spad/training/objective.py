@@ -14,8 +14,8 @@ from diffusers import DDIMScheduler
 from diffusers.training_utils import compute_snr
 from torch import Tensor
 
+from spad.data.seeds import seeded
 from spad.training.config import Training
-from spad.training.run import seeded
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,6 @@ therefore repeats exactly what an uninterrupted one would have done.
 
 import csv
 import dataclasses
-import hashlib
 import json
 import logging
 import math
@@ -34,13 +33,6 @@ SETTINGS = "settings.json"
 RECORD = "record.json"
 LOSSES = "loss.csv"
 SAMPLES = "samples"
-
-
-def seeded(*what: Any) -> torch.Generator:
-    """CPU random generator that depends on nothing but `what`, such as a seed and a step."""
-    # torch seeds its CPU generator from 32 bits alone, so everything is hashed into those.
-    digest = hashlib.sha256(" ".join(map(str, what)).encode()).digest()
-    return torch.Generator().manual_seed(int.from_bytes(digest[:4], "big"))
 
 
 def cooldown_start(total_steps: int) -> int:

@@ -19,7 +19,8 @@ from accelerate import Accelerator, DistributedDataParallelKwargs, FullyShardedD
 from diffusers.training_utils import EMAModel
 from torch import Tensor
 
-from spad.data.views import data_hash
+from spad.data.renders import data_hash
+from spad.data.seeds import seeded
 from spad.hub.registry import choose_device
 from spad.model.autoencoder import encode_scaled, encoder_hash
 from spad.model.word_tokenizer import tokenize
@@ -35,14 +36,7 @@ from spad.training.config import Training
 from spad.training.cost import Sizes, check_space, sizes
 from spad.training.muon import Muon
 from spad.training.objective import Objective, Question
-from spad.training.run import (
-    SAMPLES,
-    TrainingRun,
-    cooldown_start,
-    learning_rate_factor,
-    recorded,
-    seeded,
-)
+from spad.training.run import SAMPLES, TrainingRun, cooldown_start, learning_rate_factor, recorded
 from spad.training.show import (
     as_array,
     draw_samples,

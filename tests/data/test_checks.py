@@ -9,9 +9,9 @@ import torch
 import trimesh
 
 from spad.cameras import Cameras
+from spad.data.camera_sampling import cameras_of
 from spad.data.checks import check_views
 from spad.data.config import CHECKS, REJECTING_CHECKS, RenderConfig
-from spad.data.viewpoints import cameras_of
 from spad.meshes.mesh import load_object
 from spad.meshes.raycast import RenderedViews, render_views
 

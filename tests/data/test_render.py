@@ -19,9 +19,10 @@ from PIL import Image
 
 from hand_made import StuckModel, box, edit_gltf, huge_png, write_glb, write_gltf
 from spad.cameras import load_cameras
+from spad.data.camera_sampling import training_cameras
 from spad.data.config import RenderConfig
-from spad.data.render_job import render_all
-from spad.data.viewpoints import object_seed, training_cameras
+from spad.data.render import render_all
+from spad.data.seeds import object_seed
 from spad.meshes.mesh import load_object
 from spad.meshes.raycast import render_views
 from spad.meshes.settings import RendererSettings

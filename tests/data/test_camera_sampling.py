@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from spad.cameras import Cameras
+from spad.data.camera_sampling import cameras_of, quarter_turns
 from spad.data.config import CAMERA_PRESETS, RenderConfig
-from spad.data.viewpoints import cameras_of, quarter_turns
 
 
 def config(**changes) -> RenderConfig:

@@ -110,7 +110,7 @@ def test_workers_do_not_outlive_the_process_that_started_them(tmp_path):
     script = tmp_path / "script.py"
     script.write_text(code)
     here = Path(__file__).parent
-    paths = os.pathsep.join([str(here), str(here.parent / "src")])
+    paths = os.pathsep.join(map(str, (here, here.parent, here.parents[1] / "src")))
     with subprocess.Popen([sys.executable, script], env=os.environ | {"PYTHONPATH": paths}) as run:
         wait_until(lambda: (tmp_path / "pids").exists() and (tmp_path / "pids").read_text())
         run.kill()

@@ -13,11 +13,11 @@ pq = pytest.importorskip("pyarrow.parquet")
 trimesh = pytest.importorskip("trimesh")
 
 from spad.cli import main  # noqa: E402
-from spad.data import filter as filter_module  # noqa: E402
-from spad.data.annotations import read_annotations  # noqa: E402
-from spad.data.config import FILTER_PRESETS, FilterConfig  # noqa: E402
-from spad.data.filter import RULES, filter_objects, licence_slug  # noqa: E402
-from spad.data.sorting import SortedRuns, join  # noqa: E402
+from spad.curation import filter as filter_module  # noqa: E402
+from spad.curation.annotations import read_annotations  # noqa: E402
+from spad.curation.config import FILTER_PRESETS, FilterConfig  # noqa: E402
+from spad.curation.external_sort import SortedRuns, join  # noqa: E402
+from spad.curation.filter import RULES, filter_objects, licence_slug  # noqa: E402
 from spad.meshes.measure import measure_model  # noqa: E402
 
 GOOD = {
@@ -175,8 +175,8 @@ def test_the_result_depends_on_the_objects_only(tmp_path, monkeypatch):
         write(path, {uid: objects[uid] for uid in uids[part::3]})
     write(tmp_path / "many/object-paths.json.gz", {"a": "glbs/a.glb"})
     # Many runs on disk, merged more than once, and objects cut by the end of what is read at once.
-    monkeypatch.setattr("spad.data.sorting._MOST_RUNS", 4)
-    monkeypatch.setattr("spad.data.annotations._PIECE", 100)
+    monkeypatch.setattr("spad.curation.external_sort._MOST_RUNS", 4)
+    monkeypatch.setattr("spad.curation.annotations._PIECE", 100)
     monkeypatch.setattr(SortedRuns.__init__, "__defaults__", (30,))
     second = filter_objects(FilterConfig(tmp_path / "many", tmp_path / "second", **settings))
 

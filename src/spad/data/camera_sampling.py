@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
-
 import numpy as np
 
 from spad.cameras import DEFAULT_FOV_RAD, DEFAULT_RADIUS, Cameras
 from spad.data.config import RenderConfig
+from spad.data.seeds import object_seed
 
 
 def cameras_of(config: RenderConfig, uid: str) -> Cameras:
@@ -61,11 +60,6 @@ def training_cameras(
         height=height,
         width=width,
     )
-
-
-def object_seed(seed: int, uid: str) -> int:
-    """A seed for one object that depends on nothing but its id and the run's seed."""
-    return int.from_bytes(hashlib.sha256(f"{seed}:{uid}".encode()).digest()[:8], "big")
 
 
 def quarter_turns(cameras: Cameras) -> list[list[int]]:

@@ -15,11 +15,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from spad.data.annotations import Annotation, read_annotations
-from spad.data.captions import read_captions
-from spad.data.config import FilterConfig
-from spad.data.histograms import Histograms
-from spad.data.sorting import SortedRuns, join
+from spad.curation.annotations import Annotation, read_annotations
+from spad.curation.config import FilterConfig
+from spad.curation.external_sort import SortedRuns, join
+from spad.curation.histograms import Histograms
+from spad.data.assets import read_captions
 from spad.generation.results import RECORD, whole_folder
 
 Reason = Callable[[Annotation], "str | None"]

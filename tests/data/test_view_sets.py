@@ -12,7 +12,7 @@ from judged_sets import true_set
 from spad.cameras import Cameras, save_colmap, save_transforms
 from spad.data.config import PackConfig
 from spad.data.pack import pack
-from spad.evaluation.sets import ViewSet, estimate_alpha, list_sets, read_sets, set_from_pictures
+from spad.data.view_sets import ViewSet, estimate_alpha, list_sets, read_sets, set_from_pictures
 from spad.generation.results import save_many_results, save_results
 
 CAMERAS = Cameras.evenly_round(3, height=32, width=32)

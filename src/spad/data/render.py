@@ -18,9 +18,11 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from spad.data.assets import Asset, find_assets
+from spad.data.camera_sampling import cameras_of
 from spad.data.checks import check_views
 from spad.data.config import RenderConfig
-from spad.data.folders import (
+from spad.data.lists import read_rows
+from spad.data.object_folder import (
     PARTIAL,
     ObjectRecord,
     is_same_file,
@@ -28,9 +30,7 @@ from spad.data.folders import (
     settings_hash,
     write_object,
 )
-from spad.data.lists import read_rows
 from spad.data.shards import file_hash
-from spad.data.viewpoints import cameras_of
 from spad.data.workers import Limits, Lost, num_cores, run_isolated
 from spad.meshes.gltf import GLTF_SUFFIXES, check_references
 from spad.meshes.mesh import unreadable_files_named

@@ -22,8 +22,8 @@ from spad.cli import main
 from spad.data.config import Inspection, PackConfig, RenderConfig
 from spad.data.inspect import inspect_data
 from spad.data.pack import pack
+from spad.data.renders import load_all_images, read_renders
 from spad.data.shards import key_of, read_shard_folder, scan_shard
-from spad.data.views import load_all_images, read_renders
 from spad.hub.registry import load_model
 from spad.images.pixels import image_tensor
 from spad.model.autoencoder import encode_scaled

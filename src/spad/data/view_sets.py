@@ -15,12 +15,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
 from spad.cameras import Cameras, load_cameras
+from spad.data.renders import LISTING, read_renders
 from spad.data.shards import Sample, is_shard_folder
-from spad.data.views import LISTING, read_renders
 from spad.generation.results import RECORD
 from spad.images.modes import rgba_pixels
 from spad.images.pixels import open_picture
@@ -261,3 +262,18 @@ def _read_picture(path: Path) -> np.ndarray:
         if type(error) is ValueError:
             reason = str(error)
         raise ValueError(f"{path}: expected a readable picture: {reason}") from error
+
+
+def resized(view_set: ViewSet, longer_side: int) -> tuple[Tensor, Tensor, Cameras]:
+    """Pictures, alpha and cameras with a longer side of so many pixels, if theirs is longer.
+
+    A pixel becomes the mean of those it covers; on white, colour and alpha may be averaged apart.
+    """
+    cameras = view_set.cameras
+    longer = max(cameras.height, cameras.width)
+    if longer <= longer_side:
+        return view_set.images, view_set.alpha, cameras
+    size = [max(1, round(n * longer_side / longer)) for n in (cameras.height, cameras.width)]
+    images = F.interpolate(view_set.images, size, mode="area")
+    alpha = F.interpolate(view_set.alpha[:, None], size, mode="area")[:, 0]
+    return images, alpha, cameras.resized(*size)

@@ -8,12 +8,12 @@ import pytest
 import torch
 
 from made_renders import SIZE, write_renders
+from spad.data.camera_sampling import quarter_turns
 from spad.data.config import PackConfig
 from spad.data.dataset import ShardDataset
 from spad.data.pack import pack
+from spad.data.renders import read_renders
 from spad.data.shards import read_shard_folder
-from spad.data.viewpoints import quarter_turns
-from spad.data.views import read_renders
 from spad.hub.registry import load_model
 from spad.images.pixels import image_tensor
 

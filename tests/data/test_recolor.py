@@ -21,8 +21,8 @@ from spad.data.recolor import (
     share_of,
     variants,
 )
+from spad.data.renders import base_uid, is_held_out, read_renders
 from spad.data.shards import read_shard_folder
-from spad.data.views import base_uid, is_held_out, read_renders
 from spad.images.color import oklab_from_srgb, srgb_from_oklab
 
 

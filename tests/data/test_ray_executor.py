@@ -11,7 +11,7 @@ import pytest
 
 from hand_made import StuckModel, box, write_gltf
 from spad.data.config import RenderConfig
-from spad.data.render_job import render_all
+from spad.data.render import render_all
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
 COUNT = 8
