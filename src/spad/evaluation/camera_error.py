@@ -7,8 +7,8 @@ import math
 import torch
 
 from spad.data.view_sets import ViewSet
-from spad.evaluation.reconstruction import FEWEST_VIEWS, rebuilt_views
-from spad.evaluation.volume import angles_between
+from spad.geometry.focus import angles_between
+from spad.reconstruction.visual_hull import FEWEST_VIEWS, rebuilt_views
 
 # A camera must explain a view this much better than the one asked for to be preferred.
 _CLEARLY_BETTER = 0.8
@@ -21,7 +21,7 @@ _GUESS_DEG = 90.0
 def camera_error_deg(view_set: ViewSet) -> float:
     """How far from the camera asked for the one is that explains a view best; in degrees.
 
-    Formula: every view is rebuilt from the others (`spad.evaluation.reconstruction`), and each
+    Formula: every view is rebuilt from the others (`spad.reconstruction.visual_hull`), and each
     picture compared with all rebuilt views by the mean squared difference of colour and alpha. The
     cameras whose difference is at most 1 / 0.8 of the least explain it about as well as the best
     one; of them the nearest to the camera asked for counts, by the angle between the two, seen from

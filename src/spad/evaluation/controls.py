@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from spad.data.view_sets import ViewSet
 from spad.evaluation.metrics import METRICS, Metric
-from spad.evaluation.volume import angles_between, object_ball
+from spad.geometry.focus import angles_between, object_ball
 
 _SEED = 0
 

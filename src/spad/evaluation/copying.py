@@ -7,8 +7,8 @@ import math
 import torch
 
 from spad.data.view_sets import ViewSet, resized
-from spad.evaluation.reconstruction import ssim_map
-from spad.evaluation.volume import angles_between
+from spad.evaluation.psnr_ssim import ssim_map
+from spad.geometry.focus import angles_between
 
 # So few pixels average out noise, which would hide copies.
 _SIDE = 32

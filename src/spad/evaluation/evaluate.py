@@ -24,14 +24,14 @@ from spad.data.renders import ObjectViews, data_hash, read_renders
 from spad.data.view_sets import ViewSet, list_sets
 from spad.evaluation.compare import compare_reports
 from spad.evaluation.config import Evaluation
-from spad.evaluation.drawing import Artist, choose_questions
+from spad.evaluation.learned_metrics import Networks
 from spad.evaluation.metrics import METRICS, Metric
-from spad.evaluation.networks import Networks
 from spad.evaluation.novel_views import NOVEL_COLUMNS, NovelViews, score_novel_views
 from spad.evaluation.page import report_page
 from spad.evaluation.protocol import load_gallery
 from spad.evaluation.report import Column, Judged, Report, json_text, write_report
 from spad.evaluation.retrieval import RETRIEVAL_COLUMNS, Gallery, score_retrieval
+from spad.evaluation.sampling import Artist, choose_questions
 from spad.generation.results import RECORD, check_output, slug
 from spad.hub.registry import check_files, choose_device, find_model, weights_hash
 from spad.images.grids import view_grid

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from spad.data.view_sets import ViewSet
 from spad.evaluation.camera_error import camera_error_deg
 from spad.evaluation.copying import copying
-from spad.evaluation.matching import tsed
 from spad.evaluation.photo_consistency import photo_consistency
-from spad.evaluation.reconstruction import reconstruction_psnr, reconstruction_ssim
+from spad.evaluation.rebuilt import reconstruction_psnr, reconstruction_ssim
 from spad.evaluation.silhouettes import silhouette_iou
+from spad.evaluation.tsed import tsed
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,8 @@ from torch import Tensor
 
 from spad.data.renders import ObjectViews
 from spad.data.view_sets import SetFiles, ViewSet, resized
+from spad.evaluation.psnr_ssim import LARGEST_PSNR, psnr, ssim
 from spad.evaluation.report import Column
-from spad.evaluation.similarity import LARGEST_PSNR, psnr, ssim
 
 NOVEL_COLUMNS = (
     Column("novel_psnr", True, LARGEST_PSNR, "views not given against renders, all pixels; dB"),

@@ -8,7 +8,7 @@ import torch
 
 from spad.data.view_sets import ViewSet, resized
 from spad.evaluation.silhouettes import looked_up, ray_points
-from spad.evaluation.volume import angles_between, object_ball
+from spad.geometry.focus import angles_between, object_ball
 
 _SIDE = 48
 _DEPTHS = 64

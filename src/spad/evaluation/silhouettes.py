@@ -10,7 +10,7 @@ from torch import Tensor
 
 from spad.cameras import Cameras
 from spad.data.view_sets import ViewSet, resized
-from spad.evaluation.volume import Ball, object_ball
+from spad.geometry.focus import Ball, object_ball
 
 _SIDE = 64
 _DEPTHS = 72

@@ -9,7 +9,8 @@ import torch
 from spad.generation.results import whole_folder
 from spad.hub.registry import SHARD_SIZE, load_model, read_info, save_model_manifest
 from spad.model import PatchAutoencoder
-from spad.training.card import (
+from spad.training.config import Export
+from spad.training.model_card import (
     CARD,
     TRAINING,
     copy_record,
@@ -18,7 +19,6 @@ from spad.training.card import (
     run_section,
     runs_table,
 )
-from spad.training.config import Export
 
 
 def export_model(settings: Export) -> Path:

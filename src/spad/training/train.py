@@ -32,19 +32,14 @@ from spad.training.batches import (
     read_captions,
 )
 from spad.training.build import Denoiser, build_pipeline, choose_what_learns, learned_scheduler
+from spad.training.checkpoint_parts import AverageState, LearnedWeights, OptimizerState, Stream
 from spad.training.config import Training
 from spad.training.cost import Sizes, check_space, sizes
 from spad.training.muon import Muon
 from spad.training.objective import Objective, Question
 from spad.training.run import SAMPLES, TrainingRun, cooldown_start, learning_rate_factor, recorded
-from spad.training.show import (
-    as_array,
-    draw_samples,
-    sample_prompts,
-    save_pipeline,
-    whole_copy,
-)
-from spad.training.states import AverageState, LearnedWeights, OptimizerState, Stream
+from spad.training.samples import as_array, draw_samples, sample_prompts
+from spad.training.save import save_pipeline, whole_copy
 
 logger = logging.getLogger(__name__)
 

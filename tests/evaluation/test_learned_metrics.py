@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 
 from spad.evaluation.config import Evaluation
-from spad.evaluation.networks import ALEXNET, HEADS, ClipScore, Lpips, Networks
+from spad.evaluation.learned_metrics import ALEXNET, HEADS, ClipScore, Lpips, Networks
 
 PICTURES = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
 

@@ -23,17 +23,14 @@ from spad.evaluation.controls import (
     wrong_camera,
 )
 from spad.evaluation.copying import copying
-from spad.evaluation.matching import symmetric_epipolar_distance, tsed
 from spad.evaluation.metrics import METRICS
 from spad.evaluation.photo_consistency import photo_consistency
-from spad.evaluation.reconstruction import (
-    rebuilt_views,
-    reconstruction_psnr,
-    reconstruction_ssim,
-    ssim_map,
-)
+from spad.evaluation.psnr_ssim import ssim_map
+from spad.evaluation.rebuilt import reconstruction_psnr, reconstruction_ssim
 from spad.evaluation.silhouettes import silhouette_iou
-from spad.evaluation.volume import angles_between, object_ball
+from spad.evaluation.tsed import symmetric_epipolar_distance, tsed
+from spad.geometry.focus import angles_between, object_ball
+from spad.reconstruction.visual_hull import rebuilt_views
 
 BY_NAME = {metric.name: metric for metric in METRICS}
 NAMES = sorted(MODELS)

@@ -1,4 +1,4 @@
-"""Where the object of a set may be: the ball that its cameras look at, and pictures made small."""
+"""Where the object of a set may be: the ball that its cameras look at."""
 
 from __future__ import annotations
 

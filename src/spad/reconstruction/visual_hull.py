@@ -8,7 +8,6 @@ reaches. Nothing is trained, so there is no seed and no number of steps to choos
 
 from __future__ import annotations
 
-import math
 from collections.abc import Collection
 from dataclasses import dataclass
 from functools import lru_cache
@@ -19,7 +18,7 @@ from torch import Tensor
 
 from spad.cameras import Cameras
 from spad.data.view_sets import ViewSet, resized
-from spad.evaluation.volume import object_ball
+from spad.geometry.focus import object_ball
 from spad.geometry.rays import rays
 
 SIDE = 64
@@ -206,76 +205,6 @@ def _on_rays(camera: Cameras, hits: Tensor) -> Tensor:
     )
     hit = hits > 0
     return origins.reshape(-1, 3)[hit] + hits[hit, None] * directions.reshape(-1, 3)[hit]
-
-
-def reconstruction_psnr(view_set: ViewSet) -> float:
-    """How well the views are foretold by each other: PSNR in dB of rebuilt against held-out views.
-
-    Formula: 10 log10(1 / e), e the mean over views of the mean squared error over the pixels of the
-    view's own mask; where nothing was rebuilt there, white is compared. So neither the size of the
-    object nor its white surroundings count. A view that shows nothing has error 1.
-    Range: 0 to 50; renders of low-poly objects reach 14 to 27 (mean 21) with 8 views, and 24 in the
-    mean with 12: the visual hull of few views bulges where the object is hollow. Alpha told from
-    the background costs 1 dB, so compare sets whose alpha has one origin.
-    NaN: fewer than 3 views.
-    Source: the held-out views of 3DiM (Watson et al. 2022, section 3.3, "3D consistency scoring"),
-    with a visual hull (Laurentini 1994) in place of a trained field.
-    Cannot see: copies of an object that looks alike from all sides; what lies beyond the mask (see
-    `silhouette_iou`); what the object shows. Blur moves it little.
-    Cost: with `reconstruction_ssim` together about 1 s for 8 views on one CPU core.
-    """
-    if len(view_set) < FEWEST_VIEWS:
-        return math.nan
-    rebuilt = rebuilt_views(view_set)
-    error = (rebuilt.images - rebuilt.true_images).square().mean(1)
-    mse = _mean_in_masks(error, rebuilt.true_alpha, nothing=1.0)
-    return min(-10 * math.log10(max(mse, 1e-5)), 50.0)
-
-
-def reconstruction_ssim(view_set: ViewSet) -> float:
-    """Structural similarity of rebuilt and held-out views, over the pixels of the views' own masks.
-
-    Formula: SSIM of Wang et al. 2004 (Gaussian window, sigma 1.5 pixels of the 64 x 64 pictures
-    that are rebuilt), mean over colours, pixels of the mask, and views; 0 for a view that shows
-    nothing.
-    Range: -1 to 1; renders of low-poly objects, 8 views, reach 0.4 to 0.9.
-    NaN, source, cost, and what it cannot see: as `reconstruction_psnr`.
-    """
-    if len(view_set) < FEWEST_VIEWS:
-        return math.nan
-    rebuilt = rebuilt_views(view_set)
-    similarity = ssim_map(rebuilt.images, rebuilt.true_images)
-    return _mean_in_masks(similarity, rebuilt.true_alpha, nothing=0.0)
-
-
-def ssim_map(first: Tensor, second: Tensor) -> Tensor:
-    """SSIM of every pixel of pictures (v, 3, h, w) in [0, 1], mean over colours: (v, h, w).
-
-    Source: Wang et al. 2004, with a Gaussian window of sigma 1.5 pixels cut off at 5.
-    """
-    offsets = torch.arange(-5, 6, dtype=first.dtype)
-    window = torch.exp(-offsets.square() / (2 * 1.5**2))
-    window = window / window.sum()
-
-    def smooth(x: Tensor) -> Tensor:
-        x = F.pad(x, (5, 5, 5, 5), mode="replicate")
-        x = F.conv2d(x, window.view(1, 1, 1, -1).expand(3, 1, 1, -1), groups=3)
-        return F.conv2d(x, window.view(1, 1, -1, 1).expand(3, 1, -1, 1), groups=3)
-
-    m1, m2 = smooth(first), smooth(second)
-    v1, v2 = smooth(first**2) - m1**2, smooth(second**2) - m2**2
-    covariance = smooth(first * second) - m1 * m2
-    c1, c2 = 0.01**2, 0.03**2
-    similarity = (2 * m1 * m2 + c1) * (2 * covariance + c2)
-    return (similarity / ((m1**2 + m2**2 + c1) * (v1 + v2 + c2))).mean(1)
-
-
-def _mean_in_masks(values: Tensor, alpha: Tensor, nothing: float) -> float:
-    """Mean over views of the mean of values (v, h, w) in each mask; `nothing` for empty masks."""
-    masks = (alpha > 0.5).float()
-    area = masks.sum((1, 2))
-    means = (values * masks).sum((1, 2)) / area.clamp(min=1)
-    return float(torch.where(area > 0, means, nothing).mean())
 
 
 def _centers(low: Tensor, cell: float, cells: int) -> Tensor:

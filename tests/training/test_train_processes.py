@@ -15,7 +15,7 @@ import torch
 from spad.hub.registry import load_model
 from spad.training.train import train
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def arguments(settings, output: Path) -> list[str]:

@@ -9,7 +9,7 @@ import torch
 
 from spad.cameras import Cameras
 from spad.data.view_sets import ViewSet
-from spad.evaluation.volume import angles_between
+from spad.geometry.focus import angles_between
 
 # Beyond this angle SIFT finds hardly a true match, and below the other one nothing moves.
 MOST_DEG, _LEAST_DEG = 35.0, 5.0

@@ -19,10 +19,10 @@ from spad.cli import main
 from spad.data.renders import is_held_out, read_renders
 from spad.evaluation import evaluate as command
 from spad.evaluation.config import Evaluation
-from spad.evaluation.drawing import Artist, choose_questions
 from spad.evaluation.metrics import METRICS, Metric
 from spad.evaluation.protocol import load_protocol
 from spad.evaluation.report import Column, read_report
+from spad.evaluation.sampling import Artist, choose_questions
 from spad.hub.registry import find_model
 from spad.model import SPADPipeline
 

@@ -5,8 +5,7 @@ import math
 import pytest
 import torch
 
-from spad.evaluation.reconstruction import ssim_map
-from spad.evaluation.similarity import LARGEST_PSNR, psnr, ssim
+from spad.evaluation.psnr_ssim import LARGEST_PSNR, psnr, ssim, ssim_map
 
 PICTURES = torch.rand(3, 3, 20, 24, generator=torch.Generator().manual_seed(0))
 

@@ -23,7 +23,7 @@ from spad.training.build import NEW_LAYERS
 from spad.training.config import PRESETS
 from spad.training.cost import check_space
 from spad.training.dry_run import dry_run
-from spad.training.show import generation_defaults
+from spad.training.samples import generation_defaults
 from spad.training.train import Trainer, train
 
 
