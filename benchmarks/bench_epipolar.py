@@ -18,11 +18,11 @@ import torch
 from bench_start import cores, processor, publish
 
 from spad.cameras import Cameras
-from spad.explorer import explorer_page
 from spad.geometry import bands_of, mask_of
 from spad.images.posed import PosedPictures
-from spad.stand_in import render_stand_in
-from spad.sweep import save_sweep, sweep_frames, wandering_pixels
+from spad.visualize.animation import save_sweep, sweep_frames, wandering_pixels
+from spad.visualize.explorer import explorer_page
+from spad.visualize.toy_bear import render_stand_in
 
 
 def seconds(call: Callable[[], object]) -> float:

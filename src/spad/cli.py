@@ -205,7 +205,7 @@ def _inspect(settings: Inspection, _argv: list[str]) -> None:
 
 
 def _epipolar(settings: EpipolarConfig, argv: list[str]) -> None:
-    from spad.epipolar_command import run_epipolar
+    from spad.visualize.epipolar import run_epipolar
 
     report = run_epipolar(settings, argv)
     print("\n".join([*report.lines, *map(str, report.files)]))

@@ -20,7 +20,7 @@ from spad.geometry.correspondence import (
     twin_views,
     views_at_origin,
 )
-from spad.stand_in import render_stand_in
+from spad.visualize.toy_bear import render_stand_in
 
 # The bear faces azimuth -90: six views round it, two of them from above.
 CAMERAS = Cameras.orbit([10, 20, 10, 35, 5, 50], [-90, -40, 20, 80, 140, -140], height=96, width=96)

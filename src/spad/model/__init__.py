@@ -22,3 +22,7 @@ def __getattr__(name: str):
     if name not in _HOMES:
         raise AttributeError(f"module 'spad.model' has no attribute {name!r}")
     return getattr(import_module(_HOMES[name]), name)
+
+
+def __dir__():
+    return sorted([*globals(), *_HOMES])

@@ -9,10 +9,10 @@ import torch
 from PIL import Image
 
 from spad.cameras import Cameras
-from spad.explorer import explorer_page
 from spad.geometry import bands_of
 from spad.images.posed import PosedPictures
-from spad.stand_in import render_stand_in
+from spad.visualize.explorer import explorer_page
+from spad.visualize.toy_bear import render_stand_in
 
 DESKTOP, PHONE = {"width": 1280, "height": 900}, {"width": 390, "height": 844}
 BAND = 6.0

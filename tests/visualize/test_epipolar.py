@@ -11,11 +11,11 @@ from PIL import Image
 
 from spad.cameras import Cameras, save_colmap, save_transforms
 from spad.cli import main
-from spad.figures import mask_sheet
 from spad.images.posed import load_posed_pictures
 from spad.images.sheet import Mark, Panel, Sheet, draw_sheet
-from spad.stand_in import render_stand_in
-from spad.sweep import wandering_pixels
+from spad.visualize.animation import wandering_pixels
+from spad.visualize.figures import mask_sheet
+from spad.visualize.toy_bear import render_stand_in
 
 SMALL = ("--views", "3", "--size", "48", "--cells", "12", "--panel", "64")
 
@@ -271,7 +271,7 @@ def test_the_bear_is_where_its_depth_says():
 
 def test_the_example_of_the_page_runs(capture, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    page = Path(__file__).resolve().parents[1] / "docs" / "geometry.md"
+    page = Path(__file__).resolve().parents[2] / "docs" / "geometry.md"
     code = page.read_text(encoding="utf-8").split("```python\n")[1].split("```")[0]
     names: dict = {}
     exec(code, names)

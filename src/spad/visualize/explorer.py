@@ -75,7 +75,7 @@ def explorer_page(
     }
     # "</script>" in a name would end the block that holds the data.
     text = json.dumps(data, allow_nan=False).replace("<", "\\u003c")
-    page = files("spad").joinpath("explorer.html").read_text(encoding="utf-8")
+    page = files("spad.visualize").joinpath("explorer.html").read_text(encoding="utf-8")
     return page.replace("__DATA__", text)
 
 

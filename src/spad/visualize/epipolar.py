@@ -21,7 +21,6 @@ from spad.cameras.cameras import cameras_on_grid
 from spad.cameras.checks import broadcast_views
 from spad.cameras.formats import cameras_record
 from spad.cameras.parsing import write_whole
-from spad.figures import band_sheet, mask_sheet, plucker_channels_sheet, plucker_sheet, token_sheet
 from spad.generation.results import RECORD, check_output, slug, whole_folder
 from spad.geometry import mask_of
 from spad.geometry.correspondence import (
@@ -33,8 +32,15 @@ from spad.geometry.correspondence import (
 )
 from spad.geometry.released_masks import original_mask_of
 from spad.images.posed import PosedPictures, load_posed_pictures
-from spad.stand_in import render_stand_in
 from spad.visualize.config import EpipolarConfig
+from spad.visualize.figures import (
+    band_sheet,
+    mask_sheet,
+    plucker_channels_sheet,
+    plucker_sheet,
+    token_sheet,
+)
+from spad.visualize.toy_bear import render_stand_in
 
 logger = logging.getLogger(__name__)
 
@@ -92,7 +98,7 @@ def run_epipolar(settings: EpipolarConfig, command: Sequence[str] = ()) -> Repor
             names = sorted(p.name for p in temporary.iterdir() if p.name != RECORD)
         files += [folder / name for name in names]
     if settings.html is not None:
-        from spad.explorer import explorer_page
+        from spad.visualize.explorer import explorer_page
 
         band = settings.band_width * _cell(shown.cameras, settings.cells)
         page = explorer_page(shown, band, settings.near, settings.far, source)
@@ -280,7 +286,7 @@ def _write_figures(
         for suffix in settings.formats:
             sheet.save(folder / f"{name}.{suffix}")
     if settings.sweep is not None:
-        from spad.sweep import save_sweep, sweep_frames, wandering_pixels
+        from spad.visualize.animation import save_sweep, sweep_frames, wandering_pixels
 
         path = wandering_pixels(views.cameras.height, views.cameras.width, settings.sweep_pixels)
         frames = sweep_frames(views, view, path, band, settings.panel, near, far)

@@ -12,9 +12,9 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from spad.figures import COLORS, in_rows
 from spad.geometry import bands_of
 from spad.images.posed import PosedPictures
+from spad.visualize.figures import COLORS, in_rows
 
 FRAME_MS = 60
 _GAP = 4
