@@ -8,7 +8,7 @@ from mkdocs.structure.files import File, Files
 # Pages, what they show, and the files they link to.
 PATTERNS = (
     "*.md",
-    "LICENSE",
+    "CITATION.cff",
     "docs/**/*.md",
     "docs/pictures/*",
     "benchmarks/mini-prompts.txt",
