@@ -1,10 +1,15 @@
-"""Laws of the prose: links lead somewhere, and the site shows every page and every package."""
+"""Laws of the prose: links, files, names and commands are right, and the site shows every page."""
 
 import re
+import shlex
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import tyro
 import yaml
+
+from spad.cli import main
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = sorted(
@@ -13,6 +18,8 @@ PAGES = sorted(
     for path in ROOT.glob(pattern)
 )
 FENCE = re.compile(r"^```.*?^```", re.MULTILINE | re.DOTALL)
+SHELL = re.compile(r"^```bash\n(.*?)^```", re.MULTILINE | re.DOTALL)
+SPAD = re.compile(r"(?:^|/)spad$")
 LINK = re.compile(r"\]\(([^)\s]+)\)")
 
 
@@ -46,6 +53,51 @@ def anchors(page: Path) -> set[str]:
     }
 
 
+def commands(page: Path) -> Iterator[list[str]]:
+    """The arguments of every `spad` command that a page shows, without placeholders of many."""
+    for block in SHELL.findall(page.read_text(encoding="utf-8")):
+        for line in block.replace("\\\n", " ").splitlines():
+            for part in re.split(r"&&|\|", line):
+                words = shlex.split(part.replace("\\", "/"), comments=True)
+                program = [number for number, word in enumerate(words) if SPAD.search(word)]
+                if program and "…" not in part:
+                    yield words[program[0] + 1 :]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
+def test_commands_are_understood(page, monkeypatch):
+    class Understood(Exception):
+        pass
+
+    read = tyro.cli
+
+    def read_only(*arguments, **options):
+        read(*arguments, **options)
+        raise Understood
+
+    monkeypatch.setattr(tyro, "cli", read_only)
+    for arguments in commands(page):
+        with pytest.raises(Understood):
+            main(arguments)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
+def test_files_and_names_of_the_project_exist(page):
+    text = page.read_text(encoding="utf-8")
+    files = set(re.findall(r"\b(?:src|tests|benchmarks)/[\w./-]*\w", text))
+    assert not [name for name in files if not (ROOT / name).exists()]
+    for name in set(re.findall(r"(?<![\w/.-])spad(?:\.\w+)+", text)):
+        place = ROOT / "src"
+        for part in name.split("."):
+            if place.is_dir() and (place / part).is_dir():
+                place = place / part
+            elif place.is_dir() and place.joinpath(f"{part}.py").is_file():
+                place = place / f"{part}.py"
+            else:
+                module = place / "__init__.py" if place.is_dir() else place
+                assert re.search(rf"\b{part}\b", module.read_text(encoding="utf-8")), name
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
 def test_links_and_pictures_resolve(page):
     broken = []
@@ -63,10 +115,10 @@ def test_the_site_shows_every_page_once(nav):
     assert sorted(nav) == [path.relative_to(ROOT).as_posix() for path in PAGES]
 
 
-def test_reference_pages_are_of_packages_that_exist():
+def test_every_package_has_its_reference():
     packages = {path.parent.name for path in ROOT.glob("src/spad/*/__init__.py")}
     pages = {path.stem for path in ROOT.glob("docs/reference/*.md")} - {"index"}
-    assert pages <= packages
+    assert pages == packages
     for name in pages:
         assert f"::: spad.{name}\n" in (ROOT / f"docs/reference/{name}.md").read_text("utf-8")
 
