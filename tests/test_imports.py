@@ -22,7 +22,7 @@ SRC = ROOT / "src"
 
 # A package, or a module beside the packages, imports only from itself and from those before it.
 PACKAGES = """
-    files cameras geometry images meshes attention model hub generation data curation
+    files settings cameras geometry images meshes attention model hub generation data curation
     reconstruction training evaluation visualize app cli __main__
 """.split()
 # Nothing heavier than torch.
@@ -33,6 +33,7 @@ DISTRIBUTIONS = {
     "PIL": "pillow",
     "yaml": "pyyaml",
     "huggingface_hub": "huggingface-hub",
+    "annotated_types": "annotated-types",
     "torch_fidelity": "torch-fidelity",
     "mathutils": "bpy",
     "cv2": "opencv-python-headless",

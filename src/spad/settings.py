@@ -1,0 +1,210 @@
+"""Bounds of settings as types: seen in --help, and kept from the command line and from Python.
+
+A bound is written `Annotated[int, Ge(1)]`, in the vocabulary of `annotated_types`; the usual ones
+have names here. Numbers in settings that are `checked` are finite, with other bounds or without.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
+from contextvars import ContextVar
+from functools import partial
+from numbers import Integral, Real
+from types import NoneType, UnionType
+from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+
+from annotated_types import Ge, GroupedMetadata, Gt, Interval, Le, Lt, MinLen, MultipleOf
+from tyro.conf import Positional, arg
+
+Count = Annotated[int, Ge(1)]
+CountOrZero = Annotated[int, Ge(0)]
+PositiveFloat = Annotated[float, Gt(0)]
+NonNegativeFloat = Annotated[float, Ge(0)]
+Share = Annotated[float, Interval(ge=0, le=1)]
+# What torch takes.
+Seed = Annotated[int, Interval(ge=0, lt=2**63)]
+ElevationDeg = Annotated[float, Interval(ge=-90, le=90)]
+AzimuthDeg = Annotated[float, Interval(ge=-360, le=360)]
+# Of a pinhole: wider pictures are almost all margin, narrower ones almost parallel projections.
+FovDeg = Annotated[float, Interval(ge=0.1, le=170)]
+# From the origin, in world units; objects have a radius of 1.
+Distance = Annotated[float, Interval(ge=0.01, le=10_000)]
+GuidanceScale = Annotated[float, Interval(ge=0, le=100)]
+
+T = TypeVar("T")
+
+# Of each bound: where it keeps its number, how it is shown, how it is said, and whether it holds.
+_BOUNDS: dict[type, tuple[str, str, str, Callable[[Any, Any], bool]]] = {
+    Ge: ("ge", "≥ {}", "at least {}", lambda bound, value: value >= bound),
+    Gt: ("gt", "> {}", "more than {}", lambda bound, value: value > bound),
+    Le: ("le", "≤ {}", "at most {}", lambda bound, value: value <= bound),
+    Lt: ("lt", "< {}", "less than {}", lambda bound, value: value < bound),
+    MultipleOf: (
+        "multiple_of",
+        "in steps of {}",
+        "a multiple of {}",
+        lambda bound, value: value % bound == 0,
+    ),
+    MinLen: ("min_length", "", "{} or more values", lambda bound, value: len(value) >= bound),
+}
+_FLIPPED = {"≥": "≤", ">": "<"}
+_TYPES: dict[type, tuple[type, str]] = {
+    int: (Integral, "a whole number"),
+    float: (Real, "a finite number"),
+    bool: (bool, "True or False"),
+    str: (str, "text"),
+}
+# What is wrong with a command line that is being parsed; None while none is.
+_errors: ContextVar[list[ValueError] | None] = ContextVar("errors", default=None)
+
+
+def checked(settings: type[T]) -> type[T]:
+    """Check the values of a dataclass against the types of its fields whenever one is made.
+
+    Stands below `@dataclass`. Numbers, literals, tuples and unions of them are checked before the
+    class's own `__post_init__` runs. Bounds become part of what `--help` says.
+
+    Raises: ValueError: when one is made: the field, what was expected of it and what it got.
+    """
+    assert "__dataclass_fields__" not in vars(settings), "@checked stands below @dataclass"
+    kinds, unbounded = get_type_hints(settings, include_extras=True), get_type_hints(settings)
+    for name in settings.__annotations__:
+        base, *rest = _parts(kinds[name])
+        metavar = _metavar(kinds[name])
+        # That a flag takes "None", too, is worth no words.
+        is_optional = NoneType in get_args(base) and Positional not in rest
+        if is_optional or metavar != _metavar(unbounded[name]):
+            settings.__annotations__[name] = Annotated[(base, arg(metavar=metavar), *rest)]
+    own_check = getattr(settings, "__post_init__", lambda self: None)
+
+    def __post_init__(self: Any) -> None:
+        errors = _errors.get()
+        if errors:
+            return
+        try:
+            for name, kind in kinds.items():
+                _check(name, getattr(self, name), kind)
+            own_check(self)
+        except ValueError as error:
+            if errors is None:
+                raise
+            errors.append(error)
+
+    made: Any = settings
+    made.__post_init__ = __post_init__
+    return settings
+
+
+def parsed(parse: Callable[[], T]) -> T:
+    """What `parse` makes of a command line.
+
+    A parser tells of a wrong setting in a box of lines that name the class; here it does not see
+    one.
+
+    Raises: ValueError: a setting is wrong: one line that names its flag.
+    """
+    errors: list[ValueError] = []
+    token = _errors.set(errors)
+    try:
+        command = parse()
+    finally:
+        _errors.reset(token)
+    if errors:
+        raise errors[0]
+    return command
+
+
+def flag(name: str) -> str:
+    """The name of a field in a message: that of its flag while a command line is parsed."""
+    return name if _errors.get() is None else f"--{name.replace('_', '-')}"
+
+
+def _check(name: str, value: Any, kind: Any) -> None:
+    origin, inner = get_origin(kind), get_args(kind)
+    if origin is Annotated:
+        _check(name, value, inner[0])
+        bounds = [] if value is None else list(_bounds(inner[1:]))
+        if not all(holds(value) for _, _, holds in bounds):
+            words = " and ".join(said for _, said, _ in bounds)
+            raise ValueError(f"expected {flag(name)} of {words}, got {_shown(value)}")
+    elif origin in (Union, UnionType):
+        _check_one_of(name, value, inner)
+    elif origin is Literal and value not in inner:
+        raise _wrong(name, f"one of {', '.join(map(str, inner))}", value)
+    elif origin is tuple:
+        if not isinstance(value, (tuple, list)):
+            raise _wrong(name, "a tuple", value)
+        kinds = inner[:1] * len(value) if inner[-1] is Ellipsis else inner
+        if len(value) != len(kinds):
+            raise _wrong(name, f"{len(kinds)} values", value)
+        for one, its_kind in zip(value, kinds, strict=True):
+            _check(name, one, its_kind)
+    elif kind in _TYPES:
+        family, words = _TYPES[kind]
+        is_right = isinstance(value, family) and (kind is bool or not isinstance(value, bool))
+        if not is_right or (kind is float and not _is_finite(value)):
+            raise _wrong(name, words, value)
+
+
+def _check_one_of(name: str, value: Any, kinds: Iterable[Any]) -> None:
+    others = [kind for kind in kinds if kind is not NoneType]
+    if value is None and len(others) < len(tuple(kinds)):
+        return
+    for kind in others[:-1]:
+        with suppress(ValueError):
+            return _check(name, value, kind)
+    _check(name, value, others[-1])
+
+
+def _is_finite(value: float) -> bool:
+    try:
+        return math.isfinite(value)
+    # Of a whole number.
+    except OverflowError:
+        return False
+
+
+def _wrong(name: str, what: str, value: Any) -> ValueError:
+    return ValueError(f"expected {flag(name)} to be {what}, got {_shown(value)}")
+
+
+def _shown(value: Any) -> str:
+    return repr(value).removesuffix(".0")
+
+
+def _bounds(metadata: Iterable[Any]) -> Iterator[tuple[str, str, Callable[[Any], bool]]]:
+    """Every bound among what `Annotated` says of a type: shown, said, and as a test."""
+    for one in metadata:
+        if isinstance(one, GroupedMetadata):
+            yield from _bounds(one)
+        elif type(one) in _BOUNDS:
+            field, shown, said, holds = _BOUNDS[type(one)]
+            bound = getattr(one, field)
+            number = "2^63" if bound == 2**63 else bound
+            yield shown.format(number), said.format(number), partial(holds, bound)
+
+
+def _metavar(kind: Any) -> str:
+    """A type as `--help` shows it: `INT ≥ 1`, `0 ≤ FLOAT ≤ 1`, `INT ≥ 1 ...`."""
+    origin, inner = get_origin(kind), get_args(kind)
+    if origin is Annotated:
+        shown = _metavar(inner[0])
+        signs = [sign for sign, _, _ in _bounds(inner[1:]) if sign]
+        if len(signs) == 2 and signs[0][0] in _FLIPPED and signs[1][0] in _FLIPPED.values():
+            sign, low = signs[0].split()
+            return f"{low} {_FLIPPED[sign]} {shown} {signs[1]}"
+        return " ".join([shown, *signs])
+    if origin in (Union, UnionType):
+        return "|".join(_metavar(one) for one in inner if one is not NoneType)
+    if origin is tuple:
+        return " ".join("..." if one is Ellipsis else _metavar(one) for one in inner)
+    if origin is Literal:
+        return f"{{{','.join(map(str, inner))}}}"
+    return getattr(kind, "__name__", str(kind)).upper()
+
+
+def _parts(kind: Any) -> tuple[Any, ...]:
+    """A type, and what `Annotated` says of it."""
+    return get_args(kind) if get_origin(kind) is Annotated else (kind,)
