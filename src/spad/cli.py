@@ -13,6 +13,7 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Annotated
 
 import tyro
@@ -23,6 +24,7 @@ from spad.data.config import Inspection, PackConfig, RenderConfig
 from spad.evaluation.config import Evaluation
 from spad.generation.config import Generation
 from spad.hub.config import Conversion, Download, InitFromSD
+from spad.settings import parsed
 from spad.training.config import PRESETS, AutoencoderTraining, Export, Training
 from spad.visualize.config import EpipolarConfig
 
@@ -101,13 +103,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     Raises: SystemExit: from the parser, after help or a command line it cannot read.
     """
     argv = list(sys.argv[1:] if argv is None else argv)
-    command = tyro.cli(
+    parse = partial(
+        tyro.cli,
         command_type(_preset(argv)),
         args=argv,
         prog="spad",
         description="Text and cameras in, consistent views of one object out.",
         config=(tyro.conf.OmitArgPrefixes, tyro.conf.OmitSubcommandPrefixes),
     )
+    try:
+        command = parsed(parse)
+    except ValueError as error:
+        return _fail(str(error), BAD_INPUT)
     run: dict[type, Callable] = {
         Generation: _generate,
         FilterConfig: _filter,

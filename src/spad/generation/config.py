@@ -2,12 +2,26 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
+from annotated_types import Interval, MinLen
 from tyro.conf import Positional
+
+from spad.settings import (
+    AzimuthDeg,
+    Count,
+    Distance,
+    ElevationDeg,
+    FovDeg,
+    GuidanceScale,
+    Seed,
+    Share,
+    checked,
+)
 
 
 @dataclass(frozen=True)
+@checked
 class Generation:
     """Draw one object, or several, from the cameras you ask for.
 
@@ -21,16 +35,16 @@ class Generation:
     """Text file of prompts, one per line, instead of a prompt."""
     negative_prompt: str = ""
     """What to lead away from."""
-    views: int | None = None
+    views: Count | None = None
     """Number of pictures of each object; 4 if nothing else says."""
-    elevation: tuple[float, ...] | None = None
+    elevation: Annotated[tuple[ElevationDeg, ...], MinLen(1)] | None = None
     """Degrees above the horizon: one value, or one per view."""
-    azimuth: tuple[float, ...] | None = None
+    azimuth: Annotated[tuple[AzimuthDeg, ...], MinLen(1)] | None = None
     """Degrees counter-clockwise seen from above, -90 is the front: one value, or one per view.
     Evenly round if left out, from -60 or where the model says."""
-    radius: tuple[float, ...] | None = None
+    radius: Annotated[tuple[Distance, ...], MinLen(1)] | None = None
     """Distance from the object, whose radius is 1: one value, or one per view."""
-    fov_deg: tuple[float, ...] | None = None
+    fov_deg: Annotated[tuple[FovDeg, ...], MinLen(1)] | None = None
     """Field of view across the picture, degrees: one value, or one per view."""
     cameras: Path | None = None
     """Poses instead of an orbit: transforms.json, a COLMAP text model or Blender cameras."""
@@ -42,28 +56,28 @@ class Generation:
     """Folder to make; spad-out/PROMPT-SEED if left out."""
     overwrite: bool = False
     """Replace the output folder if an earlier run made it."""
-    seed: int = 0
+    seed: Seed = 0
     """Of the starting noise. The same seed on the same machine draws the same pictures."""
-    cfg_scale: float | None = None
+    cfg_scale: GuidanceScale | None = None
     """Strength of the prompt; 1 turns guidance off. The model's own if left out, which may be
     another with --image."""
-    guidance_rescale: float | None = None
-    """0 to 1: how far the prompt's strength is kept from raising contrast and colour."""
-    blob_sigma: float | None = None
+    guidance_rescale: Share | None = None
+    """How far the prompt's strength is kept from raising contrast and colour."""
+    blob_sigma: Annotated[float, Interval(ge=0.01, le=100)] | None = None
     """Size of the blob that sampling starts from, in half pictures."""
-    ddim_steps: int | None = None
+    ddim_steps: Count | None = None
     """Denoising steps, of any scheduler."""
     scheduler: str | None = None
     """ddim, dpm++, unipc, euler or original (DDIM at the release's timesteps)."""
-    cache_interval: int = 1
+    cache_interval: Count = 1
     """Run the deep blocks on every so many steps alone: 2 or 3 are faster and lose a little."""
-    size: int | None = None
+    size: Count | None = None
     """Side of the pictures in pixels."""
     attention: Literal["reference", "sdpa", "banded", "flex"] | None = None
     """How attention between views is computed; the fastest if left out. All give the same."""
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     """Of weights and computation: the short ones take half the memory and, on a GPU, less time."""
-    ball_radius: float | None = None
+    ball_radius: Annotated[float, Interval(ge=0.1, le=10_000)] | None = None
     """End epipolar bands where rays leave this ball about the origin; as the model has it if left
     out. Faster; a model that learned without draws a little differently."""
     device: str | None = None

@@ -6,8 +6,11 @@ from typing import Literal
 
 from tyro.conf import Positional
 
+from spad.settings import checked
+
 
 @dataclass(frozen=True)
+@checked
 class Conversion:
     """Turn a checkpoint of the original release into a model folder of safetensors."""
 
@@ -29,6 +32,7 @@ class Conversion:
 
 
 @dataclass(frozen=True)
+@checked
 class InitFromSD:
     """Widen Stable Diffusion 1.5 to an untrained SPAD: what training starts from."""
 
@@ -49,6 +53,7 @@ class InitFromSD:
 
 
 @dataclass(frozen=True)
+@checked
 class Download:
     """Fetch a released model from the Hugging Face hub, convert it, install it.
 

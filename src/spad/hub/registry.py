@@ -18,6 +18,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from spad.hub.released import RELEASED
+from spad.settings import (
+    AzimuthDeg,
+    Count,
+    Distance,
+    ElevationDeg,
+    FovDeg,
+    GuidanceScale,
+    PositiveFloat,
+    Share,
+    checked,
+)
 
 if TYPE_CHECKING:
     import torch
@@ -56,6 +67,7 @@ _WITH_WEIGHTS = ("unet", "vae", "text_encoder")
 
 
 @dataclass(frozen=True)
+@checked
 class GenerationDefaults:
     """What a model draws with unless told otherwise; angles in degrees.
 
@@ -63,16 +75,16 @@ class GenerationDefaults:
     view 0 a three-quarter view of the front.
     """
 
-    elevation_deg: float = 20.0
-    azimuth_start_deg: float = -60.0
-    radius: float = 3.5
-    fov_deg: float = 40.2657513
-    cfg_scale: float = 5.0
-    guidance_rescale: float = 0.0
-    blob_sigma: float = 0.5
-    steps: int = 25
+    elevation_deg: ElevationDeg = 20.0
+    azimuth_start_deg: AzimuthDeg = -60.0
+    radius: Distance = 3.5
+    fov_deg: FovDeg = 40.2657513
+    cfg_scale: GuidanceScale = 5.0
+    guidance_rescale: Share = 0.0
+    blob_sigma: PositiveFloat = 0.5
+    steps: Count = 25
     scheduler: str = "ddim"
-    image_cfg_scale: float | None = None
+    image_cfg_scale: GuidanceScale | None = None
 
     def guidance(self, is_image_given: bool) -> float:
         """`cfg_scale`, or that for a given picture, from which guidance draws away."""
