@@ -32,9 +32,9 @@ BAD_INPUT, MACHINE_FAILURE, STOPPED = 2, 1, 130
 
 # Modules of optional features, and the extra that installs them.
 _EXTRAS = {
-    "trimesh": "data",
     "embreex": "data",
-    "rtree": "data",
+    "mapbox_earcut": "data",
+    "DracoPy": "data",
     "pyarrow": "data",
     "ray": "ray",
     "matplotlib": "plot",

@@ -194,7 +194,7 @@ def _text(value: Any) -> str:
 
 
 def _read_models(source: Path, root: Path | None) -> Iterator[Annotation]:
-    # It loads trimesh, which lists of annotations need not wait for.
+    # It loads readers of models, which lists of annotations need not wait for.
     from spad.meshes.measure import measure_model
 
     if not source.exists() or (source.is_file() and source.suffix.lower() != ".jsonl"):

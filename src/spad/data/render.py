@@ -32,14 +32,14 @@ from spad.data.object_folder import (
 )
 from spad.data.shards import file_hash
 from spad.data.workers import Limits, Lost, num_cores, run_isolated
-from spad.meshes.gltf import GLTF_SUFFIXES, check_references
-from spad.meshes.mesh import unreadable_files_named
 from spad.meshes.renderers import find_renderer
 
 log = logging.getLogger(__name__)
 
 INDEX, FAILURES, REJECTED = "objects.jsonl", "failed.jsonl", "rejected"
 UNUSABLE = "unusable file"
+# Among the notes of an object, beside those of checks: what of its file is not drawn as it says.
+FILE_NOTE = "file"
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _LOGGED = 10
 _READERS = 16
@@ -247,11 +247,10 @@ def render_asset(job: tuple[RenderConfig, Asset]) -> ObjectRecord | Failure:
     renderer = find_renderer(config.renderer, config.workers)
     cameras = cameras_of(config, asset.uid)
     try:
-        if asset.path.suffix.lower() in GLTF_SUFFIXES and asset.path.is_file():
-            with unreadable_files_named(asset.path):
-                check_references(asset.path)
         rendering = renderer.render(asset.path, cameras, config.drawing)
         notes = check_views(rendering.views, cameras)
+        if rendering.notes:
+            notes = {FILE_NOTE: "; ".join(rendering.notes), **notes}
     except ValueError as error:
         digest = file_hash(asset.path) if asset.path.is_file() else ""
         return Failure(asset.uid, UNUSABLE, str(error), "", digest, _tried_with(config, settings))

@@ -20,8 +20,10 @@ from pathlib import Path
 import numpy as np
 
 from spad.cameras import Cameras, to_blender
-from spad.meshes.mesh import MODEL_SUFFIXES
+from spad.meshes.gltf import check_references
+from spad.meshes.gltf_file import GLTF_SUFFIXES
 from spad.meshes.raycast import Light, RenderedViews, Rendering, encode_pixels
+from spad.meshes.readers import MODEL_SUFFIXES
 from spad.meshes.settings import RendererSettings
 
 SCRIPT = Path(__file__).with_name("blender_script.py")
@@ -61,6 +63,8 @@ class BlenderRenderer:
             raise ValueError(f"expected a model file ({', '.join(self.suffixes)}), got {path.name}")
         if not path.is_file():
             raise ValueError(f"expected a model file, got {path}, which does not exist")
+        if path.suffix.lower() in GLTF_SUFFIXES:
+            check_references(path)
         command = blender_command()
         with tempfile.TemporaryDirectory(prefix="spad-blender-") as name:
             folder = Path(name)

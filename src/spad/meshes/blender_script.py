@@ -18,6 +18,9 @@ import numpy as np
 # Older versions have other names for much of this.
 OLDEST = (5, 0)
 CREASE_DEG = 40.0
+GLTF_SUFFIXES = (".glb", ".gltf")
+# Of a triangle's length, and of the whole.
+THINNEST = 1e-6
 # Least alpha that counts as solid: one half, and a rounding error.
 SOLID = 0.4999
 # About the centre of a pixel.
@@ -76,7 +79,7 @@ def draw(job: dict, folder: Path) -> list[list[float]]:
     bpy.ops.wm.read_factory_settings(use_empty=True)
     import_model(bpy, Path(job["path"]))
     check_pictures(bpy, Path(job["path"]).parent)
-    settle(bpy)
+    settle(bpy, Path(job["path"]).suffix.lower())
     object_from_asset = normalize(bpy, job)
     dress(bpy, Path(job["path"]).suffix.lower())
     light(bpy, job["light"])
@@ -91,7 +94,7 @@ def import_model(bpy, path: Path) -> None:
     name, suffix = str(path), path.suffix.lower()
     # Axes as in the file: it is `normalize` that turns the model upright.
     as_is = {"forward_axis": "Y", "up_axis": "Z"}
-    if suffix in (".glb", ".gltf"):
+    if suffix in GLTF_SUFFIXES:
         # Here the importer looks for extensions of it.
         sys.modules["io_scene_gltf2"].glTF2ImportUserExtension = AtRest
         bpy.ops.import_scene.gltf(filepath=name, disable_bone_shape=True)
@@ -121,13 +124,15 @@ def check_pictures(bpy, folder: Path) -> None:
             raise Unusable(f"picture {path.name!r} is missing or cannot be read")
 
 
-def settle(bpy) -> None:
+def settle(bpy, suffix: str) -> None:
     """Leave only surfaces to be seen, and nothing that moves them."""
+    # Joints of a glTF file are nodes, which stand where they stand without any animation.
+    pose = "POSE" if suffix in GLTF_SUFFIXES else "REST"
     scene = bpy.context.scene
     for obj in scene.objects:
         obj.animation_data_clear()
         if obj.type == "ARMATURE":
-            obj.data.pose_position = "REST"
+            obj.data.pose_position = pose
         elif obj.type == "MESH":
             if obj.data.shape_keys:
                 obj.data.shape_keys.animation_data_clear()
@@ -144,7 +149,7 @@ def normalize(bpy, job: dict) -> np.ndarray:
     scene = bpy.context.scene
     z_up_from_y_up = np.array([[1, 0, 0, 0], [0, 0, -1, 0], [0, 1, 0, 0], [0, 0, 0, 1.0]])
     # Blender has turned glTF upright already, whose y is up if it keeps to the format.
-    is_gltf = Path(job["path"]).suffix.lower() in (".glb", ".gltf")
+    is_gltf = Path(job["path"]).suffix.lower() in GLTF_SUFFIXES
     blender_from_asset = z_up_from_y_up if is_gltf else np.eye(4)
     y_up = job["up"] == "y" or (job["up"] is None and is_gltf)
     z_up_from_asset = z_up_from_y_up if y_up else np.eye(4)
@@ -160,28 +165,19 @@ def normalize(bpy, job: dict) -> np.ndarray:
         num_faces += len(mesh.loops) - 2 * len(mesh.polygons)
         if num_faces > job["max_faces"]:
             raise Unusable(f"more triangles than --max-faces {job['max_faces']:,}")
-        corners = np.empty(len(mesh.loops), dtype=np.int32)
-        mesh.loops.foreach_get("vertex_index", corners)
+        mesh.calc_loop_triangles()
+        corners = np.empty(3 * len(mesh.loop_triangles), dtype=np.int32)
+        mesh.loop_triangles.foreach_get("vertices", corners)
         points = np.empty(3 * len(mesh.vertices), dtype=np.float32)
         mesh.vertices.foreach_get("co", points)
-        # Loose points are not drawn, so they take no room.
-        points = points.reshape(-1, 3)[np.unique(corners)].astype(np.float64)
+        points = points.reshape(-1, 3).astype(np.float64)
         pose = z_up_from_blender @ np.array(instance.matrix_world)
-        parts.append(points @ pose[:3, :3].T + pose[:3, 3])
+        # Loose points are not drawn, so they take no room.
+        parts.append((points @ pose[:3, :3].T + pose[:3, 3])[corners.reshape(-1, 3)])
         obj.to_mesh_clear()
     if num_faces == 0:
         raise Unusable("expected triangles, got none; is it a point cloud or an empty scene?")
-    points = np.concatenate(parts)
-    if not np.isfinite(points).all():
-        raise Unusable("expected finite vertices, got NaN or infinity")
-    low, high = points.min(axis=0), points.max(axis=0)
-    center = (low + high) / 2
-    if job["normalize"] == "sphere":
-        extent = np.sqrt(((points - center) ** 2).sum(axis=-1).max())
-    else:
-        extent = (high - low).max()
-    if extent <= 0:
-        raise Unusable("expected a surface, got a single point")
+    center, extent = bounds(visible_triangles(np.concatenate(parts), job), job)
     object_from_z_up = np.diag([1 / extent] * 3 + [1.0])
     object_from_z_up[:3, 3] = -center / extent
 
@@ -194,6 +190,30 @@ def normalize(bpy, job: dict) -> np.ndarray:
     return object_from_z_up @ z_up_from_asset
 
 
+def bounds(points: np.ndarray, job: dict) -> tuple[np.ndarray, float]:
+    """The middle of the box around triangles, and the length that becomes 1."""
+    points = points.reshape(-1, 3)
+    low, high = points.min(axis=0), points.max(axis=0)
+    center = (low + high) / 2
+    if job["normalize"] == "sphere":
+        return center, np.sqrt(((points - center) ** 2).sum(axis=-1).max())
+    return center, (high - low).max()
+
+
+def visible_triangles(points: np.ndarray, job: dict) -> np.ndarray:
+    """Triangles (f, 3, 3) without those that `spad.meshes.mesh.visible_triangles` leaves out."""
+    if not np.isfinite(points).all():
+        raise Unusable("expected finite vertices, got NaN or infinity")
+    edges = np.roll(points, -1, axis=1) - points
+    longest = (edges**2).sum(axis=-1).max(axis=1)
+    doubled_areas = np.linalg.norm(np.cross(edges[:, 0], edges[:, 1]), axis=-1)
+    keep = doubled_areas > THINNEST * longest
+    if not keep.any():
+        raise Unusable("expected a surface, got only triangles without area")
+    _, extent = bounds(points[keep], job)
+    return points[keep & (longest > (THINNEST * extent) ** 2)]
+
+
 def dress(bpy, suffix: str) -> None:
     """Give surfaces what their files leave open, as the embree renderer does."""
     for material in bpy.data.materials:
@@ -203,6 +223,8 @@ def dress(bpy, suffix: str) -> None:
                 color = node.inputs["Base Color"].default_value
                 # MTL colours are what a colour picker showed.
                 color[:3] = linear_from_srgb(np.array(color[:3])).tolist()
+                glow = node.inputs["Emission Color"].default_value
+                glow[:3] = linear_from_srgb(np.array(glow[:3])).tolist()
     bare: dict[str, object] = {}
     for obj in bpy.context.scene.objects:
         if obj.type != "MESH":

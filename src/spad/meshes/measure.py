@@ -6,10 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import trimesh
 
-from spad.meshes.gltf import GLTF_SUFFIXES, ModelFiles, read_gltf_header
-from spad.meshes.mesh import unreadable_files_named
+from spad.meshes.readers import read_model
 
 
 @dataclass(frozen=True)
@@ -31,31 +29,16 @@ def measure_model(path: Path) -> Measurement:
 
     Raises: ValueError: the file is missing, unreadable, or has vertices that are no numbers.
     """
-    with unreadable_files_named(path):
-        scene = trimesh.load_scene(
-            path, process=False, skip_materials=True, resolver=ModelFiles(str(path))
-        )
-        animations = _count_animations(path)
-    vertices, triangles = 0, []
-    for node in scene.graph.nodes_geometry:
-        asset_from_node, name = scene.graph[node]
-        part = scene.geometry[name]
-        vertices += len(part.vertices)
-        if isinstance(part, trimesh.Trimesh) and len(part.faces):
-            if part.faces.min() < 0 or part.faces.max() >= len(part.vertices):
-                raise ValueError(f"{path.name}: a face points at a vertex that does not exist")
-            points = part.vertices @ asset_from_node[:3, :3].T + asset_from_node[:3, 3]
-            triangles.append(np.asarray(points, dtype=np.float32)[part.faces])
-    corners = np.concatenate(triangles) if triangles else np.zeros((0, 3, 3), np.float32)
+    path = Path(path)
+    model = read_model(path, with_textures=False)
+    triangles = [np.zeros((0, 3, 3)), *(part.corners for part in model.parts)]
+    with np.errstate(over="ignore"):
+        corners = np.concatenate(triangles).astype(np.float32)
     if not np.isfinite(corners).all():
         raise ValueError(f"{path.name}: expected finite vertices, got NaN or infinity")
-    return Measurement(len(corners), vertices, animations, _hash_triangles(corners))
-
-
-def _count_animations(path: Path) -> int:
-    if path.suffix.lower() not in GLTF_SUFFIXES:
-        return 0
-    return len(read_gltf_header(path).get("animations", ()))
+    return Measurement(
+        len(corners), model.num_vertices, model.num_animations, _hash_triangles(corners)
+    )
 
 
 def _hash_triangles(corners: np.ndarray) -> str:

@@ -1,93 +1,64 @@
-"""3D model files as triangle soups ready for ray casting: z up, normalised, colours linear."""
+"""3D model files as triangle soups ready for ray casting: z up, normalized, colors linear."""
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import trimesh
-from PIL import Image
 
-from spad.images.color import linear_from_srgb
-from spad.meshes.gltf import GLTF_SUFFIXES, ModelFiles
+from spad.meshes.gltf_file import GLTF_SUFFIXES
+from spad.meshes.model_file import Material, Model, Texture
+from spad.meshes.readers import read_model
 
-log = logging.getLogger(__name__)
-
-MODEL_SUFFIXES = (*GLTF_SUFFIXES, ".obj", ".ply", ".stl")
 NORMALIZATIONS = ("sphere", "cube")
 
 Z_UP_FROM_Y_UP = np.array(
     [[1, 0, 0, 0], [0, 0, -1, 0], [0, 1, 0, 0], [0, 0, 0, 1]], dtype=np.float64
 )
 
-# A surface nothing is said about: light enough to shade, dark enough to stand out on white.
-DEFAULT_ALBEDO = 0.6
 CREASE_DEG = 40.0
 # Corners around one point are compared pair by pair; fans larger than this stay faceted
 # so that a degenerate mesh cannot ask for a quadratic amount of memory.
 MAX_FAN = 256
-
-
-@contextmanager
-def unreadable_files_named(path: Path) -> Iterator[None]:
-    """Turn whatever a parser of `path` raises into a ValueError that names the file."""
-    try:
-        yield
-    except MemoryError:
-        raise
-    # Parsers fail on damaged bytes with whatever the damage leads to (KeyError, struct.error,
-    # IndexError, ...): at this one boundary all of it means "unreadable file".
-    except Exception as error:
-        kind = "" if type(error) is ValueError else f"{type(error).__name__}: "
-        raise ValueError(f"cannot read {path.name}: {kind}{error}") from error
-
-
-@dataclass(frozen=True)
-class Material:
-    """One surface: linear factors, and which textures of the object multiply them (-1: none)."""
-
-    base_factor: tuple[float, float, float, float] = (1.0, 1.0, 1.0, 1.0)
-    base_texture: int = -1
-    emissive_factor: tuple[float, float, float] = (0.0, 0.0, 0.0)
-    emissive_texture: int = -1
-    alpha_mode: str = "OPAQUE"
-    alpha_cutoff: float = 0.5
+# Of a triangle's length, and of the whole.
+THINNEST = 1e-6
+# Larger coordinates have squares of squares that no float64 holds.
+LARGEST = 1e60
 
 
 @dataclass(frozen=True)
 class RenderObject:
-    """A model as one triangle mesh, in object coordinates: z up, centred, normalised.
+    """A model as one triangle mesh, in object coordinates: z up, centered, normalized.
 
     Attributes:
         vertices: (n, 3) float32.
         faces: (f, 3) int32.
         face_normals: (f, 3) float32, unit, by the right-hand rule.
         corner_normals: (f, 3, 3) float32, unit: shading normal of each corner of each face.
-        corner_uvs: (f, 3, 2) float32, origin at the texture's top left, v down.
+        base_uvs, emissive_uvs, opacity_uvs: (f, 3, 2) float32, where the corners lie on these
+            textures, origin at the top left, v down; None where no material has any.
         corner_colors: (f, 3, 4) float32 linear RGBA, or None when the model has none.
         face_materials: (f,) int32 into `materials`.
         materials: the object's surfaces.
-        textures: (h, w, 4) float32 each, linear RGB and alpha, in [0, 1].
+        textures: the pictures on them.
         object_from_asset: (4, 4) float64, takes the file's coordinates to object coordinates.
+        notes: sentences on what of the file is left out or was read otherwise than it says.
     """
 
     vertices: np.ndarray
     faces: np.ndarray
     face_normals: np.ndarray
     corner_normals: np.ndarray
-    corner_uvs: np.ndarray
+    base_uvs: np.ndarray | None
+    emissive_uvs: np.ndarray | None
+    opacity_uvs: np.ndarray | None
     corner_colors: np.ndarray | None
     face_materials: np.ndarray
     materials: tuple[Material, ...]
-    textures: tuple[np.ndarray, ...]
+    textures: tuple[Texture, ...]
     object_from_asset: np.ndarray
-
-
-_LINEAR_FROM_BYTE = linear_from_srgb(np.arange(256) / 255.0).astype(np.float32)
+    notes: tuple[str, ...] = ()
 
 
 def load_object(
@@ -100,11 +71,12 @@ def load_object(
 
     Node transforms and instances are applied. Normals are computed, not read: faces around a
     point that differ by less than 40 degrees share a smooth normal, others meet in a crease.
+    Triangles too thin or too small to be seen are left out, and take no room.
 
     Args:
         path: the model file.
-        normalize: "sphere" puts the bounding box's centre at the origin and the farthest vertex
-            at distance 1; "cube" the same centre with the longest side 1, in [-0.5, 0.5].
+        normalize: "sphere" puts the bounding box's center at the origin and the farthest vertex
+            at distance 1; "cube" the same center with the longest side 1, in [-0.5, 0.5].
         up: "y" or "z", the file's up axis; None takes y for glTF, as that format says, and z
             for the others. y up becomes z up by (x, y, z) -> (x, -z, y), as in Blender.
         max_faces: most triangles, instances counted; None takes any number.
@@ -118,217 +90,95 @@ def load_object(
         raise ValueError(f"expected normalize in {NORMALIZATIONS}, got {normalize!r}")
     if up not in (None, "y", "z"):
         raise ValueError(f"expected up 'y', 'z' or None, got {up!r}")
-    if path.suffix.lower() not in MODEL_SUFFIXES:
-        raise ValueError(f"expected a model file ({', '.join(MODEL_SUFFIXES)}), got {path.name}")
-    if not path.is_file():
-        raise ValueError(f"expected a model file, got {path}, which does not exist")
-    is_gltf = path.suffix.lower() in GLTF_SUFFIXES
-    with unreadable_files_named(path):
-        scene = trimesh.load_scene(path, process=False, resolver=ModelFiles(str(path)))
+    model = read_model(path, max_faces)
+    y_up = up == "y" or (up is None and path.suffix.lower() in GLTF_SUFFIXES)
     try:
-        _check_size(scene, max_faces)
-        soup = _collect(scene, is_gltf)
-        for note in sorted(soup.notes):
-            log.warning("%s: %s", path.name, note)
-        y_up = up == "y" or (up is None and is_gltf)
-        return _build(soup, Z_UP_FROM_Y_UP if y_up else np.eye(4), normalize)
+        return _build(model, Z_UP_FROM_Y_UP if y_up else np.eye(4), normalize)
     except ValueError as error:
         raise ValueError(f"cannot use {path.name}: {error}") from error
 
 
-def _check_size(scene: trimesh.Scene, max_faces: int | None) -> None:
-    """Count before anything is laid out: what follows takes memory for every corner."""
-    names = (scene.graph[node][1] for node in scene.graph.nodes_geometry)
-    total = sum(len(getattr(scene.geometry[name], "faces", ())) for name in names)
-    if max_faces is not None and total > max_faces:
-        raise ValueError(f"{total:,} triangles are more than --max-faces {max_faces:,}")
-
-
-@dataclass
-class _Soup:
-    """Corner attributes of every instance in a scene, in file coordinates, ready to join."""
-
-    points: list[np.ndarray]
-    uvs: list[np.ndarray]
-    colors: list[np.ndarray | None]
-    material_ids: list[np.ndarray]
-    materials: list[Material]
-    textures: list[np.ndarray]
-    notes: set[str]
-
-
-def _collect(scene: trimesh.Scene, is_gltf: bool) -> _Soup:
-    soup = _Soup([], [], [], [], [], [], set())
-    texture_ids: dict[int, int] = {}
-    surfaces: dict[str, tuple] = {}
-    for node in sorted(scene.graph.nodes_geometry):
-        asset_from_node, name = scene.graph[node]
-        mesh = scene.geometry[name]
-        if not isinstance(mesh, trimesh.Trimesh) or len(mesh.faces) == 0:
-            continue
-        if name not in surfaces:
-            material, colors = _read_surface(mesh, is_gltf, texture_ids, soup)
-            soup.materials.append(material)
-            surfaces[name] = (len(soup.materials) - 1, colors)
-        material_id, colors = surfaces[name]
-        faces = np.asarray(mesh.faces)
-        vertices = np.asarray(mesh.vertices, dtype=np.float64)
-        if faces.min() < 0 or faces.max() >= len(vertices):
-            raise ValueError("a face points at a vertex that does not exist")
-        order = slice(None)
-        if np.linalg.det(asset_from_node[:3, :3]) < 0:
-            order = slice(None, None, -1)  # a mirrored instance would turn inside out
-        faces = faces[:, order]
-        vertices = vertices @ asset_from_node[:3, :3].T + asset_from_node[:3, 3]
-        soup.points.append(vertices[faces])
-        soup.material_ids.append(np.full(len(faces), material_id, dtype=np.int32))
-        soup.uvs.append(_corner_uvs(mesh, faces))
-        soup.colors.append(None if colors is None else colors[:, order])
-    if not soup.points:
+def _build(model: Model, z_up_from_asset: np.ndarray, normalize: str) -> RenderObject:
+    if not model.parts:
         raise ValueError("expected triangles, got none; is it a point cloud or an empty scene?")
-    return soup
-
-
-def _corner_uvs(mesh: trimesh.Trimesh, faces: np.ndarray) -> np.ndarray:
-    uv = getattr(mesh.visual, "uv", None)
-    if uv is None or len(uv) != len(mesh.vertices):
-        return np.zeros((len(faces), 3, 2), dtype=np.float32)
-    # trimesh counts v from the bottom whatever the format; pictures are stored from the top.
-    return (np.array([0.0, 1.0]) + np.array([1.0, -1.0]) * uv[:, :2])[faces].astype(np.float32)
-
-
-def _read_surface(
-    mesh: trimesh.Trimesh, is_gltf: bool, texture_ids: dict[int, int], soup: _Soup
-) -> tuple[Material, np.ndarray | None]:
-    """The material and the (f, 3, 4) linear corner colours of one mesh."""
-    visual = mesh.visual
-    corner_colors = None
-    if isinstance(visual, trimesh.visual.ColorVisuals):
-        if visual.kind is None:
-            return Material(base_factor=(DEFAULT_ALBEDO,) * 3 + (1.0,)), None
-        if visual.kind == "face":
-            corner_colors = np.repeat(np.asarray(visual.face_colors)[:, None], 3, axis=1)
-        else:
-            corner_colors = np.asarray(visual.vertex_colors)[mesh.faces]
-        # glTF stores linear vertex colours; PLY and OBJ files come from tools that show them as is.
-        return Material(), _linear_colors(corner_colors, encoded=not is_gltf, notes=soup.notes)
-
-    def texture_id(image: Image.Image | None) -> int:
-        if image is None or getattr(visual, "uv", None) is None:
-            return -1
-        if id(image) not in texture_ids:
-            texture_ids[id(image)] = len(soup.textures)
-            soup.textures.append(_linear_texture(image))
-        return texture_ids[id(image)]
-
-    source = visual.material
-    attributes = getattr(visual, "vertex_attributes", None) or {}
-    if "color" in attributes and len(attributes["color"]) == len(mesh.vertices):
-        colors = np.asarray(attributes["color"])[mesh.faces]
-        corner_colors = _linear_colors(colors, encoded=not is_gltf, notes=soup.notes)
-    if isinstance(source, trimesh.visual.material.PBRMaterial):
-        factor = _rgba(source.baseColorFactor)
-        emissive = np.zeros(3) if source.emissiveFactor is None else source.emissiveFactor
-        material = Material(
-            base_factor=tuple(factor.tolist()),
-            base_texture=texture_id(source.baseColorTexture),
-            emissive_factor=tuple(np.asarray(emissive, dtype=np.float64)[:3].tolist()),
-            emissive_texture=texture_id(source.emissiveTexture),
-            alpha_mode=source.alphaMode or "OPAQUE",
-            alpha_cutoff=0.5 if source.alphaCutoff is None else float(source.alphaCutoff),
-        )
-        return material, corner_colors
-    image_id = texture_id(getattr(source, "image", None))
-    if image_id >= 0:
-        return Material(base_texture=image_id), corner_colors
-    factor = _rgba(source.main_color)
-    factor[:3] = linear_from_srgb(factor[:3])  # MTL colours are what a colour picker showed
-    return Material(base_factor=tuple(factor.tolist())), corner_colors
-
-
-def _rgba(value) -> np.ndarray:
-    """Four floats in [0, 1] from trimesh's bytes or floats, three or four of them, or None."""
-    if value is None:
-        return np.ones(4)
-    value = np.asarray(value)
-    scale = np.iinfo(value.dtype).max if np.issubdtype(value.dtype, np.unsignedinteger) else 1.0
-    rgba = np.ones(4)
-    rgba[: value.size] = value.reshape(-1)[:4] / scale
-    return rgba
-
-
-def _linear_colors(colors: np.ndarray, encoded: bool, notes: set[str]) -> np.ndarray:
-    integer = np.issubdtype(colors.dtype, np.unsignedinteger)
-    scale = np.iinfo(colors.dtype).max if integer else 1.0
-    # Some exporters cast floats in [0, 1] to bytes without scaling them. Read literally, such a
-    # mesh is black and nearly transparent, which no file means to say.
-    if integer and colors.max() <= 1:
-        notes.add("vertex colours are floats cut to integers; reading 1 as full strength")
-        scale = 1.0
-    linear = np.ones((*colors.shape[:2], 4), dtype=np.float32)
-    linear[..., : colors.shape[2]] = colors / scale
-    if encoded:
-        linear[..., :3] = linear_from_srgb(linear[..., :3])
-    return linear
-
-
-def _linear_texture(image: Image.Image) -> np.ndarray:
-    try:
-        pixels = np.asarray(image.convert("RGBA"))
-    except (OSError, SyntaxError) as error:  # trimesh reads no further than a picture's size
-        raise ValueError(f"a texture is damaged: {error}") from error
-    texture = _LINEAR_FROM_BYTE[pixels]
-    texture[..., 3] = pixels[..., 3] * np.float32(1 / 255)
-    return texture
-
-
-def _build(soup: _Soup, z_up_from_asset: np.ndarray, normalize: str) -> RenderObject:
-    points = np.concatenate(soup.points) @ z_up_from_asset[:3, :3].T
+    points = np.concatenate([part.corners for part in model.parts]) @ z_up_from_asset[:3, :3].T
     if not np.isfinite(points).all():
         raise ValueError("expected finite vertices, got NaN or infinity")
-    low, high = points.min(axis=(0, 1)), points.max(axis=(0, 1))
-    center = (low + high) / 2
-    centered = points - center
-    if normalize == "sphere":
-        extent = np.sqrt((centered**2).sum(axis=-1).max())
-    else:
-        extent = (high - low).max()
-    if extent <= 0:
-        raise ValueError("expected a surface, got a single point")
-    centered /= extent
+    if np.abs(points).max() > LARGEST:
+        raise ValueError(f"expected coordinates within ±{LARGEST:g}, got larger ones")
+    keep = visible_triangles(points, normalize)
+    points = points[keep]
+    center, extent = bounds(points, normalize)
+    centered = (points - center) / extent
     object_from_z_up = np.diag([1 / extent] * 3 + [1.0])
     object_from_z_up[:3, 3] = -center / extent
 
     area_normals = np.cross(centered[:, 1] - centered[:, 0], centered[:, 2] - centered[:, 0])
-    doubled_areas = np.linalg.norm(area_normals, axis=-1)
-    keep = doubled_areas > 1e-12
-    if not keep.any():
-        raise ValueError("expected a surface, got only triangles without area")
-    centered, area_normals = centered[keep], area_normals[keep]
     # Joined by position, faces smooth across the seams that UVs and materials cut. Adding zero
     # turns -0.0 into 0.0, which would count as another place.
     places = np.round(centered.reshape(-1, 3), 6) + 0.0
     vertices, inverse = np.unique(places, axis=0, return_inverse=True)
     faces = inverse.reshape(-1, 3).astype(np.int32)
-    colors = None
-    if any(part is not None for part in soup.colors):
-        filled = [
-            np.ones((len(ids), 3, 4), dtype=np.float32) if part is None else part
-            for part, ids in zip(soup.colors, soup.material_ids, strict=True)
-        ]
-        colors = np.concatenate(filled)[keep]
+    materials = [np.full(len(part.corners), part.material, np.int32) for part in model.parts]
+    lengths = np.linalg.norm(area_normals, axis=-1, keepdims=True)
     return RenderObject(
         vertices=vertices.astype(np.float32),
         faces=faces,
-        face_normals=(area_normals / doubled_areas[keep, None]).astype(np.float32),
+        face_normals=(area_normals / lengths).astype(np.float32),
         corner_normals=crease_normals(faces, area_normals).astype(np.float32),
-        corner_uvs=np.concatenate(soup.uvs)[keep],
-        corner_colors=colors,
-        face_materials=np.concatenate(soup.material_ids)[keep],
-        materials=tuple(soup.materials),
-        textures=tuple(soup.textures),
+        base_uvs=_joined(model, "base_uvs", keep, np.zeros(2)),
+        emissive_uvs=_joined(model, "emissive_uvs", keep, np.zeros(2)),
+        opacity_uvs=_joined(model, "opacity_uvs", keep, np.zeros(2)),
+        corner_colors=_joined(model, "colors", keep, np.ones(4)),
+        face_materials=np.concatenate(materials)[keep],
+        materials=model.materials,
+        textures=model.textures,
         object_from_asset=object_from_z_up @ z_up_from_asset,
+        notes=model.notes,
     )
+
+
+def _joined(model: Model, name: str, keep: np.ndarray, filling: np.ndarray) -> np.ndarray | None:
+    """An attribute (f, 3, c) of the corners of all parts, filled where one has none."""
+    values = [getattr(part, name) for part in model.parts]
+    if all(value is None for value in values):
+        return None
+    filled = [
+        np.broadcast_to(filling.astype(np.float32), (len(part.corners), 3, len(filling)))
+        if value is None
+        else value
+        for part, value in zip(model.parts, values, strict=True)
+    ]
+    return np.concatenate(filled)[keep]
+
+
+def bounds(points: np.ndarray, normalize: str) -> tuple[np.ndarray, float]:
+    """The middle (3,) of the box around points (..., 3), and the length that becomes 1."""
+    points = points.reshape(-1, 3)
+    low, high = points.min(axis=0), points.max(axis=0)
+    center = (low + high) / 2
+    if normalize == "cube":
+        return center, float((high - low).max())
+    return center, float(np.sqrt(((points - center) ** 2).sum(axis=-1).max()))
+
+
+def visible_triangles(points: np.ndarray, normalize: str) -> np.ndarray:
+    """Which triangles (f, 3, 3) are neither lines nor points: (f,) bool.
+
+    Left out is what is thinner than a millionth of its own length, then what is shorter than a
+    millionth of the rest. By triangles at one point or below a node of scale 0, files hide
+    things.
+
+    Raises: ValueError: none is left.
+    """
+    edges = np.roll(points, -1, axis=1) - points
+    longest = (edges**2).sum(axis=-1).max(axis=1)
+    doubled_areas = np.linalg.norm(np.cross(edges[:, 0], edges[:, 1]), axis=-1)
+    keep = doubled_areas > THINNEST * longest
+    if not keep.any():
+        raise ValueError("expected a surface, got only triangles without area")
+    _, extent = bounds(points[keep], normalize)
+    return keep & (longest > (THINNEST * extent) ** 2)
 
 
 def crease_normals(

@@ -10,6 +10,7 @@ from embreex.rtcore_scene import EmbreeScene
 
 from spad.images.color import srgb_from_linear
 from spad.meshes.mesh import RenderObject
+from spad.meshes.texture_sampling import sample_texture
 
 # See-through surfaces (alpha mask or blend) a ray may pass before it is given up on.
 MAX_LAYERS = 8
@@ -64,10 +65,12 @@ class Rendering:
         views: the pictures.
         object_from_asset: (4, 4) float64, takes the file's coordinates to the cameras' world:
             z up, centred, normalised.
+        notes: sentences on what of the file is left out or was read otherwise than it says.
     """
 
     views: RenderedViews
     object_from_asset: np.ndarray
+    notes: tuple[str, ...] = ()
 
 
 def render_views(
@@ -205,6 +208,8 @@ class _Caster:
         self._base_ids = np.array([m.base_texture for m in materials])
         self._emissive = np.array([m.emissive_factor for m in materials], dtype=np.float32)
         self._emissive_ids = np.array([m.emissive_texture for m in materials])
+        self._opacity_ids = np.array([m.opacity_texture for m in materials])
+        self._unlit = np.array([m.unlit for m in materials])
         # An opaque surface ignores alpha: its cut-off lies below every value.
         self._opaque = np.array([m.alpha_mode == "OPAQUE" for m in materials])
         self._masked = np.array([m.alpha_mode == "MASK" for m in materials])
@@ -277,15 +282,22 @@ class _Caster:
         base = self._factors[material]
         if self._obj.corner_colors is not None:
             base = base * _interpolate(weights, self._obj.corner_colors[faces])
-        return self._textured(base, self._base_ids[material], faces, weights)
+        uvs = self._obj.base_uvs
+        base = self._textured(base, self._base_ids[material], uvs, faces, weights)
+        opacity_ids = self._opacity_ids[material]
+        if (opacity_ids >= 0).any():
+            opacity = np.ones_like(base)
+            uvs = self._obj.opacity_uvs
+            base[:, 3] *= self._textured(opacity, opacity_ids, uvs, faces, weights)[:, 3]
+        return base
 
-    def _textured(self, values, texture_ids, faces, weights) -> np.ndarray:
+    def _textured(self, values, texture_ids, uvs, faces, weights) -> np.ndarray:
         for texture_id in np.unique(texture_ids):
             if texture_id < 0:
                 continue
             chosen = texture_ids == texture_id
             part = slice(None) if chosen.all() else chosen
-            uv = _interpolate(weights[part], self._obj.corner_uvs[faces[part]])
+            uv = _interpolate(weights[part], uvs[faces[part]])
             texels = sample_texture(self._obj.textures[texture_id], uv)
             values[part] *= texels[:, : values.shape[1]]
         return values
@@ -320,29 +332,13 @@ class _Caster:
         for strength, direction in ((light.key, self._key), (light.fill, self._fill)):
             cosine = (normals @ direction + light.wrap) / (1 + light.wrap)
             irradiance += strength * np.maximum(cosine, 0)
+        irradiance = np.where(self._unlit[material], np.float32(1), irradiance)
         rgb = base[:, :3] * irradiance[:, None]
         if self._emissive.any():
             emissive = self._emissive[material]
-            rgb += self._textured(emissive, self._emissive_ids[material], faces, weights)
+            ids, uvs = self._emissive_ids[material], self._obj.emissive_uvs
+            rgb += self._textured(emissive, ids, uvs, faces, weights)
         return rgb, self._coverage(base[:, 3], material)
-
-
-def sample_texture(texture: np.ndarray, uv: np.ndarray) -> np.ndarray:
-    """Bilinear values (n, c) of a texture (h, w, c), repeated, at uv (n, 2) from the top left."""
-    height, width = texture.shape[:2]
-    x = uv[:, 0] * width - 0.5
-    y = uv[:, 1] * height - 0.5
-    left, top = np.floor(x), np.floor(y)
-    right_share = (x - left).astype(np.float32)[:, None]
-    bottom_share = (y - top).astype(np.float32)[:, None]
-    left, top = left.astype(np.int64) % width, top.astype(np.int64) % height
-    right, bottom = (left + 1) % width, (top + 1) % height
-    flat = texture.reshape(height * width, -1)
-    upper = flat[top * width + left] * (1 - right_share) + flat[top * width + right] * right_share
-    lower = (
-        flat[bottom * width + left] * (1 - right_share) + flat[bottom * width + right] * right_share
-    )
-    return upper * (1 - bottom_share) + lower * bottom_share
 
 
 # Sums over two to four entries, for which einsum is several times faster than `.sum(axis)`.

@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Protocol
 
 from spad.cameras import Cameras
-from spad.meshes.mesh import MODEL_SUFFIXES, load_object
+from spad.meshes.mesh import load_object
 from spad.meshes.raycast import Rendering, render_views
+from spad.meshes.readers import MODEL_SUFFIXES
 from spad.meshes.settings import RendererSettings
 
 
@@ -35,7 +36,7 @@ class Renderer(Protocol):
 class EmbreeRenderer:
     """Ray casting on the CPU, no display needed: see `spad.meshes.raycast`."""
 
-    version = 1
+    version = 2
     suffixes = MODEL_SUFFIXES
 
     def render(self, path: Path, cameras: Cameras, settings: RendererSettings) -> Rendering:
@@ -48,7 +49,7 @@ class EmbreeRenderer:
             cameras.width,
             settings.samples_per_side,
         )
-        return Rendering(views, obj.object_from_asset)
+        return Rendering(views, obj.object_from_asset, obj.notes)
 
 
 def find_renderer(name: str, workers: int = 0) -> Renderer:
