@@ -98,7 +98,7 @@ def main() -> None:
             *(log, threads, "train", "--preset", "mini", "--data", options.shards),
             *("--output", output / name, "--epipolar", epipolar, "--plucker", plucker),
             *("--steps", options.steps, "--seed", options.seed),
-            *("--num-views", 4, "--clean-view-share", 0.5, "--block-out-channels", 96, 128),
+            *("--num-views", 4, "--clean-view-prob", 0.5, "--block-out-channels", 96, 128),
             # Those of the first edition of mini, with which the results here were made.
             *("--prediction-type", "v_prediction", "--optimizer", "adamw"),
             *("--lr-schedule", "cosine", "--warmup-steps", 200),

@@ -68,7 +68,7 @@ def kernel(way: str, views: int, grid: int) -> dict:
     from spad.geometry.rays import scale_intrinsics
 
     torch.manual_seed(0)
-    cameras = Cameras.evenly_round(views, elevation_deg=20.0)
+    cameras = Cameras.ring(views, elevation_deg=20.0)
     intrinsics = scale_intrinsics(cameras.intrinsics, (cameras.height, cameras.width), (grid, grid))
     radius = 1.0 if way == "ball" else None
     mask = EpipolarMask(cameras.world_from_cam[None], intrinsics[None], grid, grid, BAND, radius)
@@ -123,7 +123,7 @@ def full_size(way: str, views: int, grid: int):
     if way != "original":
         unet.to(memory_format=torch.channels_last)
     unet.attention_backend = "sdpa" if way in ("original", "masked", "unmasked") else None
-    cameras = Cameras.evenly_round(views, elevation_deg=20.0, height=8 * grid, width=8 * grid)
+    cameras = Cameras.ring(views, elevation_deg=20.0, height=8 * grid, width=8 * grid)
 
     def condition(text=None):
         found = condition_on_cameras(unet, cameras, grid, grid, text=text)

@@ -30,14 +30,14 @@ def write_checkpoint(golden: Path, path: Path) -> None:
 
 
 def convert(golden: Path, path: Path, output: Path, dtype: str) -> None:
-    from spad.hub.config import Conversion
+    from spad.hub.config import ConvertConfig
     from spad.hub.convert import TOKENIZER_FILES, convert_checkpoint
 
     clip = output.with_name("clip")
     clip.mkdir()
     for name in TOKENIZER_FILES:
         shutil.copy(golden / "tiny_clip" / name, clip)
-    convert_checkpoint(Conversion(checkpoint=path, output=output, clip=clip, dtype=dtype))
+    convert_checkpoint(ConvertConfig(checkpoint=path, output=output, clip=clip, dtype=dtype))
 
 
 def load_and_step(output: Path) -> None:
@@ -48,7 +48,7 @@ def load_and_step(output: Path) -> None:
     model = load_model(output, device="cpu")
     print(f"  of which loading         {time.perf_counter() - started:6.1f} s")
     model.use_scheduler("original")
-    cameras = Cameras.evenly_round(2, elevation_deg=45.0, height=256, width=256)
+    cameras = Cameras.ring(2, elevation_deg=45.0, height=256, width=256)
     model("a car", cameras, num_inference_steps=1)
 
 

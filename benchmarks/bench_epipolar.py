@@ -18,8 +18,8 @@ import torch
 from bench_start import cores, processor, publish
 
 from spad.cameras import Cameras
-from spad.geometry import bands_of, mask_of
-from spad.images.posed import PosedPictures
+from spad.geometry import epipolar_mask, pixel_bands
+from spad.images.posed import PosedImages
 from spad.visualize.animation import save_sweep, sweep_frames, wandering_pixels
 from spad.visualize.explorer import explorer_page
 from spad.visualize.toy_bear import render_stand_in
@@ -31,10 +31,10 @@ def seconds(call: Callable[[], object]) -> float:
     return time.perf_counter() - started
 
 
-def posed(num_views: int, side: int) -> PosedPictures:
-    cameras = Cameras.evenly_round(num_views, elevation_deg=20, height=side, width=side)
+def posed(num_views: int, side: int) -> PosedImages:
+    cameras = Cameras.ring(num_views, elevation_deg=20, height=side, width=side)
     pictures, depth = render_stand_in(cameras, samples_per_side=1)
-    return PosedPictures(cameras, pictures, tuple(map("view {}".format, range(num_views))), depth)
+    return PosedImages(cameras, pictures, tuple(map("view {}".format, range(num_views))), depth)
 
 
 def measure(runs: int, frames: int) -> str:
@@ -44,9 +44,9 @@ def measure(runs: int, frames: int) -> str:
     spot = iter(pixels)
 
     def one_pixel() -> None:
-        bands_of(big.cameras, 0, next(spot)[None]).masks(0, 48.0)
+        pixel_bands(big.cameras, 0, next(spot)[None]).masks(0, 48.0)
 
-    def sweep(views: PosedPictures, suffix: str) -> None:
+    def sweep(views: PosedImages, suffix: str) -> None:
         side = views.cameras.height
         path = wandering_pixels(side, side, frames)
         with tempfile.TemporaryDirectory() as folder:
@@ -55,7 +55,7 @@ def measure(runs: int, frames: int) -> str:
 
     jobs = {
         "one pixel's bands in 12 views of 512 x 512": (one_pixel, runs),
-        "all masks of 4 views at 32 x 32": (lambda: mask_of(small.cameras, 32, 32), runs),
+        "all masks of 4 views at 32 x 32": (lambda: epipolar_mask(small.cameras, 32, 32), runs),
         f"GIF of {frames} source pixels, 4 views of 256": (lambda: sweep(small, "gif"), 1),
         f"WebP of {frames} source pixels, 4 views of 256": (lambda: sweep(small, "webp"), 1),
         f"GIF of {frames} source pixels, 12 views of 256": (lambda: sweep(big, "gif"), 1),

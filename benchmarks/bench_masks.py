@@ -13,15 +13,15 @@ import time
 import torch
 
 from spad.cameras import Cameras
-from spad.geometry import mask_of
-from spad.geometry.released_masks import flat_resize, original_mask_of
+from spad.geometry import epipolar_mask
+from spad.geometry.released_masks import flat_resize, released_mask
 
 RUNS = 15
 
 
 def all_levels(cameras: Cameras) -> list[torch.Tensor]:
     """The release's masks for layers of 32, 16 and 8 tokens along a side."""
-    finest = original_mask_of(cameras)
+    finest = released_mask(cameras)
     return [finest, *(flat_resize(finest, len(cameras), side**2).clone() for side in (16, 8))]
 
 
@@ -40,11 +40,11 @@ def main() -> None:
     print(f"{torch.get_num_threads()} threads, medians of {RUNS} runs, ms")
     print(f"{'views':>5} {'exact':>8} {'original':>9} {'memory':>8}")
     for num_views in (2, 4, 8):
-        cameras = Cameras.evenly_round(num_views, elevation_deg=45.0)
+        cameras = Cameras.ring(num_views, elevation_deg=45.0)
         tokens = num_views * 32**2
         times = [
             (
-                milliseconds(mask_of, cameras, 32, 32),
+                milliseconds(epipolar_mask, cameras, 32, 32),
                 milliseconds(all_levels, cameras),
                 milliseconds(fill, tokens),
             )

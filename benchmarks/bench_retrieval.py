@@ -67,9 +67,9 @@ def own_objects(orbit):
     objects = [views for views in read_renders(orbit) if views.uid in captions]
     pictures = [images_of(views) for views in objects]
     heading(f"Other views of the gallery's {len(objects)} objects, among {len(gallery.captions)}")
-    for name, spoil in SPOILED.items():
+    for name, corrupt in SPOILED.items():
         half = len(pictures) // 2
-        shown = pictures[half:] + pictures[:half] if spoil is None else map(spoil, pictures)
+        shown = pictures[half:] + pictures[:half] if corrupt is None else map(corrupt, pictures)
         asked = [captions[views.uid] for views in objects]
         row(name, [gallery.rank(images, c) for images, c in zip(shown, asked, strict=True)])
 

@@ -24,7 +24,7 @@ from spad.data.recolor import COLORS, color_caption, is_unseen, named_color, rec
 from spad.data.renders import VARIANT, ObjectViews, base_uid, is_held_out, read_renders
 from spad.data.seeds import object_seed
 from spad.evaluation.protocol import load_gallery, load_protocol
-from spad.hub.registry import find_model, load_model
+from spad.hub.registry import load_model, model_info
 from spad.images.grids import prompt_grid
 from spad.images.pixels import to_floats
 
@@ -76,7 +76,7 @@ def on_white(pictures: np.ndarray) -> np.ndarray:
 
 def draw(name: str, captions: list[str], output: Path) -> dict[str, torch.Tensor]:
     """Pictures (v, 3, h, w) of every caption."""
-    model, protocol = find_model(name), load_protocol()
+    model, protocol = model_info(name), load_protocol()
     pipeline, defaults = load_model(model.path), model.defaults
     pipeline.use_scheduler(defaults.scheduler)
     pipeline.set_progress_bar_config(disable=True)
@@ -87,8 +87,8 @@ def draw(name: str, captions: list[str], output: Path) -> dict[str, torch.Tensor
         drawn[caption] = pipeline(
             caption,
             cameras,
-            num_inference_steps=defaults.steps,
-            cfg_scale=defaults.cfg_scale,
+            num_inference_steps=defaults.num_inference_steps,
+            guidance_scale=defaults.guidance_scale,
             guidance_rescale=defaults.guidance_rescale,
             blob_sigma=defaults.blob_sigma,
             seed=index,

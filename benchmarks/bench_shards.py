@@ -54,20 +54,20 @@ def main() -> None:
         print(f"{count} objects of {views} views of {objects[0].cameras.width} pixels")
         seconds = processor_seconds(lambda: [one.images() for one in objects])
         print(f"render folder, all views of an object: {count / seconds:,.1f} objects/s")
-        for picture_format in ("png", "webp"):
+        for image_format in ("png", "webp"):
             config = PackConfig(
-                some, folder / picture_format, picture_format, objects_per_shard=16, workers=1
+                some, folder / image_format, image_format, objects_per_shard=16, workers=1
             )
             seconds = processor_seconds(lambda config=config: pack(config))
             index = read_shard_folder(config.output)
             size = sum(shard.size for shard in index.shards)
-            print(f"{picture_format}: packed {count / seconds:,.1f} objects/s, ", end="")
+            print(f"{image_format}: packed {count / seconds:,.1f} objects/s, ", end="")
             print(f"{size / count / views:,.0f} bytes a view")
             for shuffle in (False, True):
                 stream = ShardDataset(config.output, VIEWS, shuffle=shuffle, window=1000)
                 seconds = processor_seconds(lambda stream=stream: list(stream))
                 order = "at random" if shuffle else "in order"
-                print(f"{picture_format}: {VIEWS} views {order}: {count / seconds:,.0f} samples/s")
+                print(f"{image_format}: {VIEWS} views {order}: {count / seconds:,.0f} samples/s")
 
 
 if __name__ == "__main__":

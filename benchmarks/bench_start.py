@@ -83,7 +83,7 @@ def measure(options: argparse.Namespace) -> str:
             f"- hardware: {processor()}, {cores()} cores, {platform.system()}; "
             f"drawn on {record['device']} with {record['threads']} threads",
             f"- versions: {versions}",
-            f"- settings: {record['ddim_steps']} steps of {record['scheduler']}, "
+            f"- settings: {record['steps']} steps of {record['scheduler']}, "
             f"{record['size']} pixels",
             f"- made by `python {' '.join(sys.argv)}` on {date.today()}",
         ]

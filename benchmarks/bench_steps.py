@@ -17,7 +17,7 @@ import torch
 
 from spad.cameras import Cameras
 from spad.evaluation.protocol import load_protocol
-from spad.hub.registry import find_model, load_model
+from spad.hub.registry import load_model, model_info
 from spad.model import SPADPipeline
 
 
@@ -27,11 +27,15 @@ class Way:
 
     solver: str = "ddim"
     steps: int = 25
-    cache_interval: int = 1
+    deep_cache_interval: int = 1
     ball_radius: float | None = None
 
     def __str__(self) -> str:
-        cached = f", deep blocks every {self.cache_interval}" if self.cache_interval > 1 else ""
+        cached = (
+            f", deep blocks every {self.deep_cache_interval}"
+            if self.deep_cache_interval > 1
+            else ""
+        )
         ball = f", ball of {self.ball_radius:g}" if self.ball_radius else ""
         return f"{self.solver} {self.steps}{cached}{ball}"
 
@@ -57,7 +61,7 @@ def draw(pipeline: SPADPipeline, way: Way, prompts: list[str], cameras: Cameras,
             prompt,
             cameras,
             num_inference_steps=way.steps,
-            cache_interval=way.cache_interval,
+            deep_cache_interval=way.deep_cache_interval,
             **settings,
         ).images[0]
         seconds.append(time.perf_counter() - started)
@@ -79,20 +83,20 @@ def main() -> None:
     parser.add_argument("--prompts", type=int, default=6)
     parser.add_argument("--reference", type=int, default=1000)
     options = parser.parse_args()
-    info = find_model(options.model)
+    info = model_info(options.model)
     reference = min(options.reference, info.max_steps)
     pipeline = load_model(options.model)
     pipeline.set_progress_bar_config(disable=True)
     defaults = info.defaults
-    cameras = Cameras.evenly_round(
+    cameras = Cameras.ring(
         4,
         defaults.elevation_deg,
-        defaults.azimuth_start_deg,
+        defaults.start_azimuth_deg,
         height=info.image_size,
         width=info.image_size,
     )
     settings = {
-        "cfg_scale": defaults.cfg_scale,
+        "guidance_scale": defaults.guidance_scale,
         "guidance_rescale": defaults.guidance_rescale,
         "blob_sigma": defaults.blob_sigma,
     }

@@ -126,8 +126,8 @@ def tiny_pipeline_folder(tmp_path_factory) -> Path:
         name="tiny",
         description="nothing: it is untrained",
         captions=CAPTIONS,
-        defaults={"steps": 2},
-        licence="Apache-2.0",
+        defaults={"num_inference_steps": 2},
+        license="Apache-2.0",
         author="the tests",
     )
     return folder
@@ -146,7 +146,7 @@ def renders(tmp_path_factory) -> Path:
     for index in range(6):
         views = folder / f"object{index}"
         (views / "images").mkdir(parents=True)
-        cameras = Cameras.evenly_round(4, height=64, width=64)
+        cameras = Cameras.ring(4, height=64, width=64)
         names = [f"images/{view:03d}.png" for view in range(4)]
         for view, name in enumerate(names):
             y, x = torch.meshgrid(torch.arange(64), torch.arange(64), indexing="ij")
@@ -192,10 +192,10 @@ def training(disc_shards, disc_vae, tmp_path):
     """Settings of a tiny run on the coloured discs; accelerate forgets the run before."""
     from accelerate.state import AcceleratorState
 
-    from spad.training.config import Training
+    from spad.training.config import TrainConfig
 
     AcceleratorState._reset_state(reset_partial_state=True)
-    yield Training(
+    yield TrainConfig(
         data=disc_shards,
         output=tmp_path / "run",
         vae=str(disc_vae),
@@ -209,7 +209,7 @@ def training(disc_shards, disc_vae, tmp_path):
         save_every_s=0.0,
         log_every=1,
         sample_every=0,
-        sample_steps=1,
+        num_inference_steps=1,
         trackers=(),
         save_dtype="float32",
     )

@@ -38,7 +38,7 @@ MODELS = {
 @lru_cache
 def true_set(name: str, views: int = 10, elevation_deg: float = 20.0, size: int = 128) -> ViewSet:
     """Views evenly round."""
-    cameras = Cameras.evenly_round(views, elevation_deg, height=size, width=size)
+    cameras = Cameras.ring(views, elevation_deg, height=size, width=size)
     return rendered_set(name, cameras)
 
 

@@ -66,7 +66,7 @@ def _write_object(folder: Path, uid: str, num_random: int, passes: Sequence[str]
         "renderer": "embree",
         "render_settings": "made-up",
         "pictures_sha256": hashlib.sha256("".join(sorted(lines)).encode()).hexdigest(),
-        "notes": {"one-colour": "all of it is gray"},
+        "notes": {"single-color": "all of it is gray"},
     }
     record.write_text(json.dumps(data))
     digest = hashlib.sha256(record.read_bytes()).hexdigest()

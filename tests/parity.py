@@ -24,16 +24,16 @@ from torch import Tensor
 
 from spad.attention import DenseMask
 from spad.cameras import Cameras, to_blender
-from spad.geometry import plucker_of
-from spad.geometry.released_masks import flat_resize, original_mask_of
-from spad.hub.config import Conversion
+from spad.geometry import plucker_map
+from spad.geometry.released_masks import flat_resize, released_mask
+from spad.hub.config import ConvertConfig
 from spad.hub.convert import convert_checkpoint, original_unet, release_scheduler, split_widened
 from spad.hub.registry import load_model
 from spad.model import MultiViewUNet, SPADPipeline
 from spad.model.conditioning import camera_vectors
 from spad.model.pipeline import gaussian_blob
 from spad.model.processors import MultiViewAttnProcessor, ViewConditioning, ViewContext
-from spad.model.unet import let_views_meet
+from spad.model.unet import add_multiview_attention
 from spad.model.word_tokenizer import tokenize
 
 FOV_RAD = 0.702769935131073
@@ -120,7 +120,7 @@ def camera_rows(golden: Golden) -> Iterator[Row]:
             yield Row("camera vectors", what, relative_error(vectors[:, :4], expected), GEOMETRY)
             error = relative_error(vectors[:, 4:], recorded[f"{name}_{kind}_intr"])
             yield Row("camera vectors", f"{what}, intrinsics", error, GEOMETRY)
-        packed = np.packbits(original_mask_of(cameras).numpy(), axis=-1)
+        packed = np.packbits(released_mask(cameras).numpy(), axis=-1)
         digest = hashlib.sha256(packed.tobytes()).digest()
         is_same = digest == bytes(recorded[f"{name}_mask_sha"].tolist())
         yield Row("masks", f"{name}, hash of the whole mask", 1 - is_same, 0, "is another")
@@ -130,7 +130,7 @@ def mask_rows(golden: Golden) -> Iterator[Row]:
     for name in DEFINED:
         cameras, mask = golden.cameras(name), golden.mask(name)
         views = len(cameras)
-        differ = (original_mask_of(cameras) != mask).view(views, 1024, views, 1024).any(-1)
+        differ = (released_mask(cameras) != mask).view(views, 1024, views, 1024).any(-1)
         close = near_a_rounding_border(golden, name)
         what = f"{name}, {views} views"
         unexplained = int((differ & ~close).sum())
@@ -144,7 +144,7 @@ def mask_rows(golden: Golden) -> Iterator[Row]:
             differ = 0
             for name, pair in facts["pairs_deg"].items():
                 polar, azimuth = zip(pair["src"], pair["tgt"], strict=True)
-                ours = original_mask_of(release_cameras(polar, azimuth, size), size, dilate)
+                ours = released_mask(release_cameras(polar, azimuth, size), size, dilate)
                 recorded = unpacked(sizes[f"{name}_s{size}_dil{int(dilate)}"])
                 differ += int((ours[: size**2, size**2 :] != recorded).any(-1).sum())
             what = f"4 pairs at {size}, {'dilated' if dilate else 'not dilated'}"
@@ -171,14 +171,16 @@ def near_a_rounding_border(golden: Golden, name: str) -> Tensor:
 
 def plucker_rows(golden: Golden) -> Iterator[Row]:
     for name in (*DEFINED, *DEGENERATE):
-        ours = plucker_of(golden.cameras(name), 32, 32)
+        ours = plucker_map(golden.cameras(name), 32, 32)
         error = relative_error(ours, golden.arrays(f"geom_{name}")["plucker"])
         yield Row("Plücker", name, error, GEOMETRY)
     sizes, facts = golden.arrays("geom_masks_sizes"), golden.facts("geom_masks_sizes")
     for size in (32, 16, 8):
         errors = []
         for name, pair in facts["pairs_deg"].items():
-            ours = plucker_of(release_cameras([pair["src"][0]], [pair["src"][1]], size), size, size)
+            ours = plucker_map(
+                release_cameras([pair["src"][0]], [pair["src"][1]], size), size, size
+            )
             errors.append(relative_error(ours[0], sizes[f"{name}_s{size}_plucker_src"]))
         yield Row("Plücker", f"4 cameras at {size}", max(errors), GEOMETRY)
 
@@ -205,7 +207,7 @@ def transformer(golden: Golden, context: ViewContext) -> Transformer2DModel:
     prefix = "transformer."
     own = {k.removeprefix(prefix): v for k, v in weights.items() if k.startswith(prefix)}
     model = Transformer2DModel(2, 32, in_channels=64, cross_attention_dim=64).eval()
-    let_views_meet(model, "transformer", context)
+    add_multiview_attention(model, "transformer", context)
     model.load_state_dict(split_widened(own))
     return model
 
@@ -235,7 +237,9 @@ def attention_rows(golden: Golden) -> Iterator[Row]:
         for kind, chosen in (("mask", masks), ("nomask", {})):
             if f"tr_y_{size}_{kind}" not in recorded:
                 continue
-            context.views = ViewConditioning(2, masks=chosen, plucker_terms={"transformer": term})
+            context.views = ViewConditioning(
+                2, masks=chosen, plucker_features={"transformer": term}
+            )
             ours = whole(hidden, encoder_hidden_states=text).sample.unflatten(0, (2, 2))
             error = relative_error(ours, recorded[f"tr_y_{size}_{kind}"])
             yield Row("transformer", f"{size}x{size}, {kind}", error, NETWORK)
@@ -384,7 +388,7 @@ def converted_tiny(golden: Golden, scratch: Path, weights: str = "ema") -> Path:
     config = scratch / "config.json"
     config.write_text(json.dumps(golden.facts("spad_tiny")["config"]), encoding="utf-8")
     return convert_checkpoint(
-        Conversion(
+        ConvertConfig(
             checkpoint=golden.folder / "spad_tiny.ckpt",
             output=scratch / weights,
             clip=golden.folder / "tiny_clip",

@@ -55,16 +55,16 @@ def test_generate_leaves_everything_it_promises(generate, capsys):
     torch.testing.assert_close(cameras.intrinsics, asked.intrinsics, atol=1e-3, rtol=0)
     record = json.loads((out / "run.json").read_text())
     assert record["prompts"] == ["a blue fish"]
-    assert record["ddim_steps"] == 2 and record["scheduler"] == "ddim"
+    assert record["num_inference_steps"] == 2 and record["scheduler"] == "ddim"
     assert record["command"][:2] == ["spad", "generate"]
     assert len(record["model_sha256"]) == 64 and "torch" in record["versions"]
 
 
 def test_same_seed_same_bytes_and_underscores_work(generate):
     common = ("a fish", "--views", "2")
-    assert generate(*common, "--cfg-scale", "3", "--output", "one") == 0
-    assert generate(*common, "--cfg_scale", "3", "--output", "two") == 0
-    assert generate(*common, "--cfg-scale", "3", "--seed", "1", "--output", "three") == 0
+    assert generate(*common, "--guidance-scale", "3", "--output", "one") == 0
+    assert generate(*common, "--guidance_scale", "3", "--output", "two") == 0
+    assert generate(*common, "--guidance-scale", "3", "--seed", "1", "--output", "three") == 0
     assert image_bytes(Path("one")) == image_bytes(Path("two"))
     assert image_bytes(Path("one")) != image_bytes(Path("three"))
 
@@ -87,13 +87,13 @@ def test_one_view_straight_from_above_works(generate):
 
 
 def test_forty_views_work(generate):
-    arguments = ("--views", "40", "--size", "32", "--ddim-steps", "1", "--output", "out")
+    arguments = ("--views", "40", "--image-size", "32", "--steps", "1", "--output", "out")
     assert generate("a fish", *arguments) == 0
     assert len(image_bytes(Path("out"))) == 40
 
 
 def test_more_views_warn_about_memory(generate, capsys):
-    arguments = ("--views", "41", "--size", "16", "--ddim-steps", "1", "--output", "out")
+    arguments = ("--views", "41", "--image-size", "16", "--steps", "1", "--output", "out")
     assert generate("a fish", *arguments) == 0
     assert "spad: warning: 41 views attend to each other" in capsys.readouterr().err
 
@@ -109,7 +109,7 @@ def test_many_prompts_from_a_file(generate, tmp_path):
 
 
 def test_wide_cameras_keep_their_shape(generate, tmp_path):
-    wide = Cameras.evenly_round(2, height=60, width=120)
+    wide = Cameras.ring(2, height=60, width=120)
     save_transforms(tmp_path / "wide.json", wide, ["0.png", "1.png"])
     assert generate("a fish", "--cameras", "wide.json", "--output", "out") == 0
     with Image.open("out/images/000.png") as picture:
@@ -180,13 +180,13 @@ BAD_INPUT = {
     "unknown model": (["a", "--model", "maxi"], "'maxi'"),
     "not a model": (["a", "--model", "theirs"], "model_index.json"),
     "unknown scheduler": (["a", "--scheduler", "ddpm"], "'ddpm'"),
-    "zero steps": (["a", "--ddim-steps", "0"], "got 0"),
-    "too many steps": (["a", "--ddim-steps", "1001"], "got 1001"),
-    "guidance": (["a", "--cfg-scale", "-1"], "got -1"),
+    "zero steps": (["a", "--steps", "0"], "got 0"),
+    "too many steps": (["a", "--steps", "1001"], "got 1001"),
+    "guidance": (["a", "--guidance-scale", "-1"], "got -1"),
     "blob": (["a", "--blob-sigma", "1e-320"], "--blob-sigma"),
     "ball": (["a", "--ball-radius", "1e-30"], "--ball-radius"),
-    "cache": (["a", "--cache-interval", "0"], "--cache-interval"),
-    "odd size": (["a", "--size", "100"], "try 96"),
+    "cache": (["a", "--deep-cache-interval", "0"], "--deep-cache-interval"),
+    "odd size": (["a", "--image-size", "100"], "try 96"),
     "seed": (["a", "--seed", "-1"], "--seed"),
     "device": (["a", "--device", "toaster"], "toaster"),
     "half precision": (["a", "--device", "cpu", "--dtype", "float16"], "bfloat16 on a CPU"),
@@ -239,7 +239,7 @@ def test_failures_of_the_machine_give_one_line(generate, capsys, monkeypatch, er
         raise error
 
     monkeypatch.setattr("spad.generation.results.write_views", fail)
-    assert generate("a fish", "--views", "1", "--ddim-steps", "1", "--output", "out") == code
+    assert generate("a fish", "--views", "1", "--steps", "1", "--output", "out") == code
     line = capsys.readouterr().err.splitlines()[-1]
     assert line.startswith("spad: ") and words in line
     assert list(Path().iterdir()) == []
@@ -251,7 +251,7 @@ def test_bugs_keep_their_traceback(generate, monkeypatch):
 
     monkeypatch.setattr("spad.generation.results.write_views", bug)
     with pytest.raises(RuntimeError, match="a bug"):
-        generate("a fish", "--views", "1", "--ddim-steps", "1", "--output", "out")
+        generate("a fish", "--views", "1", "--steps", "1", "--output", "out")
     assert list(Path().iterdir()) == []
 
 
@@ -297,7 +297,7 @@ def test_a_preset_gives_the_defaults_that_flags_change(monkeypatch):
 def test_ctrl_c_leaves_nothing(tiny_pipeline_folder, tmp_path):
     arguments = ["generate", "a fish", "--model", str(tiny_pipeline_folder), "--output", "out"]
     process = subprocess.Popen(
-        [sys.executable, "-m", "spad", *arguments, "--ddim-steps", "999", "--views", "8"],
+        [sys.executable, "-m", "spad", *arguments, "--steps", "999", "--views", "8"],
         cwd=tmp_path,
         env=ENVIRONMENT,
         stderr=subprocess.PIPE,

@@ -43,7 +43,7 @@ def test_models_may_be_used_for_anything_and_what_is_learned_is_not_held_out():
 
 
 @pytest.fixture
-def gathered(tmp_path) -> Path:
+def full_tensor(tmp_path) -> Path:
     """What the script makes of boxes 1 wide, 2 high and 3 deep under the names of the list."""
     box = trimesh.creation.box((1, 2, 3))
     assets, catalog = tmp_path / "assets", tmp_path / "catalog.sh3f"
@@ -61,17 +61,17 @@ def gathered(tmp_path) -> Path:
     return tmp_path / "things"
 
 
-def test_the_script_gathers_models_for_spad_render(gathered):
+def test_the_script_gathers_models_for_spad_render(full_tensor):
     for name, split in (("models.jsonl", "learned"), ("held-out.jsonl", "held-out")):
-        found = find_assets(RenderConfig(gathered / name, gathered / "renders"))
+        found = find_assets(RenderConfig(full_tensor / name, full_tensor / "renders"))
         expected = [thing for thing in THINGS if thing["split"] == split]
         assert [asset.uid for asset in found] == [thing["uid"] for thing in expected]
         assert [list(a.captions) for a in found] == [t["captions"] for t in expected]
         assert all(asset.path.is_file() for asset in found)
 
 
-def test_what_is_up_in_the_catalog_is_up_in_its_models(gathered):
-    paths = list(gathered.rglob("*.obj"))
+def test_what_is_up_in_the_catalog_is_up_in_its_models(full_tensor):
+    paths = list(full_tensor.rglob("*.obj"))
     mesh = trimesh.load_mesh(paths[0])
     np.testing.assert_allclose(mesh.extents, (1, 3, 2), atol=1e-6)
     assert mesh.volume == pytest.approx(6)

@@ -15,8 +15,7 @@ _HOMES = {
     "SPADPipeline": "spad.model.pipeline",
     "load_model": "spad.hub.registry",
     "epipolar_mask": "spad.geometry.epipolar",
-    "plucker": "spad.geometry.rays",
-    "rays": "spad.geometry.rays",
+    "plucker_map": "spad.geometry.rays",
 }
 
 __all__ = ["__version__", *_HOMES]

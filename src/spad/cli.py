@@ -20,12 +20,12 @@ import tyro
 from tyro.conf import Positional, subcommand
 
 from spad.curation.config import FilterConfig
-from spad.data.config import Inspection, PackConfig, RenderConfig
-from spad.evaluation.config import Evaluation
-from spad.generation.config import Generation
-from spad.hub.config import Conversion, Download, InitFromSD
+from spad.data.config import InspectConfig, PackConfig, RenderConfig
+from spad.evaluation.config import EvaluateConfig
+from spad.generation.config import GenerateConfig
+from spad.hub.config import ConvertConfig, DownloadConfig, InitFromSDConfig
 from spad.settings import parsed
-from spad.training.config import PRESETS, AutoencoderTraining, Export, Training
+from spad.training.config import PRESETS, ExportConfig, TrainAutoencoderConfig, TrainConfig
 from spad.visualize.config import EpipolarConfig
 
 BAD_INPUT, MACHINE_FAILURE, STOPPED = 2, 1, 130
@@ -49,7 +49,7 @@ _EXTRAS = {
 
 
 @dataclass(frozen=True)
-class Models:
+class ModelsConfig:
     """List the models in the package, installed and released, or say all of one."""
 
     model: Positional[str | None] = None
@@ -61,20 +61,20 @@ class Models:
 def command_type(preset: str) -> object:
     """What the parser reads; the settings of `spad train` start from a preset."""
     return (
-        Annotated[Generation, subcommand("generate")]
+        Annotated[GenerateConfig, subcommand("generate")]
         | Annotated[FilterConfig, subcommand("filter")]
         | Annotated[RenderConfig, subcommand("render")]
         | Annotated[PackConfig, subcommand("pack")]
-        | Annotated[Inspection, subcommand("inspect")]
-        | Annotated[Training, subcommand("train", default=PRESETS[preset])]
-        | Annotated[AutoencoderTraining, subcommand("train-autoencoder")]
-        | Annotated[Export, subcommand("export")]
-        | Annotated[Evaluation, subcommand("evaluate")]
+        | Annotated[InspectConfig, subcommand("inspect")]
+        | Annotated[TrainConfig, subcommand("train", default=PRESETS[preset])]
+        | Annotated[TrainAutoencoderConfig, subcommand("train-autoencoder")]
+        | Annotated[ExportConfig, subcommand("export")]
+        | Annotated[EvaluateConfig, subcommand("evaluate")]
         | Annotated[EpipolarConfig, subcommand("epipolar")]
-        | Annotated[Models, subcommand("models")]
-        | Annotated[Download, subcommand("download")]
-        | Annotated[Conversion, subcommand("convert")]
-        | Annotated[InitFromSD, subcommand("init-from-sd")]
+        | Annotated[ModelsConfig, subcommand("models")]
+        | Annotated[DownloadConfig, subcommand("download")]
+        | Annotated[ConvertConfig, subcommand("convert")]
+        | Annotated[InitFromSDConfig, subcommand("init-from-sd")]
     )
 
 
@@ -116,23 +116,23 @@ def main(argv: Sequence[str] | None = None) -> int:
     except ValueError as error:
         return _fail(str(error), BAD_INPUT)
     run: dict[type, Callable] = {
-        Generation: _generate,
+        GenerateConfig: _generate,
         FilterConfig: _filter,
         RenderConfig: _render,
         PackConfig: _pack,
-        Inspection: _inspect,
+        InspectConfig: _inspect,
         EpipolarConfig: _epipolar,
-        Training: _train,
-        AutoencoderTraining: _train,
-        Export: _export,
-        Evaluation: _evaluate,
-        Models: _models,
-        Download: _download,
-        Conversion: _convert,
-        InitFromSD: _convert,
+        TrainConfig: _train,
+        TrainAutoencoderConfig: _train,
+        ExportConfig: _export,
+        EvaluateConfig: _evaluate,
+        ModelsConfig: _models,
+        DownloadConfig: _download,
+        ConvertConfig: _convert,
+        InitFromSDConfig: _convert,
     }
-    is_training = isinstance(command, Training | AutoencoderTraining)
-    with _prepared(isinstance(command, Download), is_training):
+    is_training = isinstance(command, TrainConfig | TrainAutoencoderConfig)
+    with _prepared(isinstance(command, DownloadConfig), is_training):
         try:
             run[type(command)](command, ["spad", *argv])
         except Stop as stop:
@@ -156,12 +156,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         except (MemoryError, RuntimeError) as error:
             if not _is_out_of_memory(error):
                 raise
-            advice = "out of memory; try fewer --views, a smaller --size or another --device"
+            advice = "out of memory; try fewer --views, a smaller --image-size or another --device"
             return _fail(advice, MACHINE_FAILURE)
     return 0
 
 
-def _generate(settings: Generation, argv: list[str]) -> None:
+def _generate(settings: GenerateConfig, argv: list[str]) -> None:
     started = time.monotonic()
     # Loading packages makes a million objects and no garbage: not looking for it saves 4 %.
     gc.set_threshold(100_000, 50, 50)
@@ -205,7 +205,7 @@ def _pack(settings: PackConfig, argv: list[str]) -> None:
         raise Stop(message, STOPPED) from None
 
 
-def _inspect(settings: Inspection, _argv: list[str]) -> None:
+def _inspect(settings: InspectConfig, _argv: list[str]) -> None:
     from spad.data.inspect import inspect_data
 
     print(inspect_data(settings))
@@ -218,8 +218,8 @@ def _epipolar(settings: EpipolarConfig, argv: list[str]) -> None:
     print("\n".join([*report.lines, *map(str, report.files)]))
 
 
-def _train(settings: Training | AutoencoderTraining, argv: list[str]) -> None:
-    if isinstance(settings, AutoencoderTraining):
+def _train(settings: TrainConfig | TrainAutoencoderConfig, argv: list[str]) -> None:
+    if isinstance(settings, TrainAutoencoderConfig):
         from spad.training.autoencoder import train_autoencoder as train
     elif settings.dry_run:
         from spad.training.dry_run import dry_run as train
@@ -236,13 +236,13 @@ def _train(settings: Training | AutoencoderTraining, argv: list[str]) -> None:
         raise Stop(message, STOPPED) from None
 
 
-def _export(settings: Export, _argv: list[str]) -> None:
+def _export(settings: ExportConfig, _argv: list[str]) -> None:
     from spad.training.export import export_model
 
     print(export_model(settings))
 
 
-def _evaluate(settings: Evaluation, argv: list[str]) -> None:
+def _evaluate(settings: EvaluateConfig, argv: list[str]) -> None:
     from spad.evaluation.evaluate import evaluate
 
     try:
@@ -253,45 +253,45 @@ def _evaluate(settings: Evaluation, argv: list[str]) -> None:
     print("\n".join([table, *map(str, files)]))
 
 
-def _models(command: Models, _argv: list[str]) -> None:
-    from spad.hub.registry import EMBEDDED, find_model, list_models
+def _models(command: ModelsConfig, _argv: list[str]) -> None:
+    from spad.hub.registry import EMBEDDED, list_models, model_info
     from spad.hub.released import RELEASED
 
     if command.model is None:
         models = list_models()
         if command.captions:
             raise ValueError("expected the name of a model with --captions; see: spad models")
-        rows = [("name", "", "MB", "pixels", "licence", "knows")]
+        rows = [("name", "", "MB", "pixels", "license", "knows")]
         for m in models:
             state = "in the package" if m.path.parent == EMBEDDED else "installed"
             pixels = f"{m.image_size}x{m.image_size}"
-            row = (m.path.name, state, f"{m.size_mb:.1f}", pixels, m.licence, m.description)
+            row = (m.path.name, state, f"{m.size_mb:.1f}", pixels, m.license, m.description)
             rows.append(row)
         for name, r in RELEASED.items():
             if name not in {m.path.name for m in models}:
                 size, pixels = f"{r.size_bytes / 1e6:.0f}", f"{r.image_size}x{r.image_size}"
-                rows.append((name, "to download", size, pixels, r.licence, r.description))
+                rows.append((name, "to download", size, pixels, r.license, r.description))
         widths = [max(len(row[column]) for row in rows) for column in range(5)]
         for row in rows:
             cells = [cell.ljust(width) for cell, width in zip(row, widths, strict=False)]
             print("  ".join([*cells, row[5]]))
         return
-    model = find_model(command.model)
+    model = model_info(command.model)
     captions = model.captions()
     if command.captions:
         print("\n".join(captions))
         return
     print(f"{model.name}: {model.description}")
-    side, step = model.image_size, model.size_multiple
+    side, step = model.image_size, model.image_multiple
     print(f"pictures   {side}x{side}, sides in steps of {step}")
     print(f"size       {model.size_mb:.1f} MB in {model.path}")
     print(f"captions   {len(captions)}; list them with --captions")
-    for title, text in (("licence", model.licence), ("author", model.author)):
+    for title, text in (("license", model.license), ("author", model.author)):
         if text:
             print(f"{title:10} {text}")
 
 
-def _download(settings: Download, argv: list[str]) -> None:
+def _download(settings: DownloadConfig, argv: list[str]) -> None:
     from spad.hub.download import ask_for, describe, find_installed, install
 
     folder = find_installed(settings)
@@ -316,11 +316,11 @@ def _download(settings: Download, argv: list[str]) -> None:
     print(folder)
 
 
-def _convert(settings: Conversion | InitFromSD, _argv: list[str]) -> None:
+def _convert(settings: ConvertConfig | InitFromSDConfig, _argv: list[str]) -> None:
     from spad.hub.convert import convert_checkpoint
     from spad.hub.stable_diffusion import init_from_sd
 
-    is_release = isinstance(settings, Conversion)
+    is_release = isinstance(settings, ConvertConfig)
     print(convert_checkpoint(settings) if is_release else init_from_sd(settings))
 
 

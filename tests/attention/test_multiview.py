@@ -20,9 +20,9 @@ from spad.attention import (
 )
 from spad.attention.banded import make_plan
 from spad.cameras import Cameras
-from spad.geometry import mask_of
+from spad.geometry import epipolar_mask
 from spad.geometry.rays import scale_intrinsics
-from spad.geometry.released_masks import original_mask_of
+from spad.geometry.released_masks import released_mask
 
 # FlexAttention has no gradients on a CPU, and compiles for seconds: tested apart.
 WITH_GRADIENTS = tuple(b for b in BACKENDS if b != "flex")
@@ -32,7 +32,7 @@ def rig(kind: str, views: int) -> Cameras:
     draw = torch.Generator().manual_seed(views)
     some = torch.rand(3, views, generator=draw, dtype=torch.float64)
     if kind == "ring":
-        return Cameras.evenly_round(views, elevation_deg=20.0)
+        return Cameras.ring(views, elevation_deg=20.0)
     if kind == "random":
         return Cameras.orbit(some[0] * 160 - 80, some[1] * 360)
     if kind == "close":
@@ -97,12 +97,12 @@ def assert_all_agree(tensors, views, mask, tolerance: float) -> None:
 @pytest.mark.parametrize("masks", ["none", "shared", "one each"])
 def test_equals_the_plain_twin(masks):
     batch, views = 2, 3
-    first = Cameras.evenly_round(views, height=48, width=48)
+    first = Cameras.ring(views, height=48, width=48)
     second = Cameras.orbit([0.0, 60.0, 10.0], [0.0, 40.0, 200.0], height=48, width=48)
     dense = {
         "none": None,
-        "shared": mask_of(first, 3, 3, 1.5)[None],
-        "one each": torch.stack([mask_of(c, 3, 3, 1.5) for c in (first, second)]),
+        "shared": epipolar_mask(first, 3, 3, 1.5)[None],
+        "one each": torch.stack([epipolar_mask(c, 3, 3, 1.5) for c in (first, second)]),
     }[masks]
     tensors = inputs(batch, views, tokens=9)
     expected = plain_multiview_attention(*tensors, views, dense)
@@ -137,7 +137,7 @@ def test_backends_agree_where_every_object_has_cameras_of_its_own(kernels):
 @pytest.mark.parametrize("kind", ["original", "scattered", "none"])
 def test_backends_agree_on_other_masks(kind, kernels):
     mask = {
-        "original": lambda: DenseMask(original_mask_of(rig("ring", 3), 16)[None], 3),
+        "original": lambda: DenseMask(released_mask(rig("ring", 3), 16)[None], 3),
         "scattered": lambda: scattered(3, 256),
         "none": lambda: None,
     }[kind]()

@@ -121,7 +121,7 @@ def test_fov_spans_the_width():
 
 
 def test_evenly_round_steps_the_azimuth():
-    cameras = Cameras.evenly_round(8, elevation_deg=20, azimuth_start_deg=10)
+    cameras = Cameras.ring(8, elevation_deg=20, start_azimuth_deg=10)
     assert_close(cameras.azimuth_deg, 10 + 45.0 * torch.arange(8), atol=1e-3, rtol=0)
     assert_close(cameras.elevation_deg, torch.full((8,), 20.0))
 
@@ -307,9 +307,9 @@ def test_wrong_tensors_are_refused(poses, intrinsics, height, message):
         (lambda: Cameras.orbit(0, 0, fov_rad=0), "between 0 and pi radians, got 0$"),
         (lambda: Cameras.orbit(0, 0, target=(0, 0)), r"target of shape \(3,\), got \(2,\)"),
         (lambda: Cameras.orbit(0, 0, width=-1), "width to be a positive int"),
-        (lambda: Cameras.evenly_round(0), "a whole number of views, 1 or more, got 0"),
-        (lambda: Cameras.evenly_round(-3), "got -3"),
-        (lambda: Cameras.evenly_round(2.5), "got 2.5"),
+        (lambda: Cameras.ring(0), "a whole number of views, 1 or more, got 0"),
+        (lambda: Cameras.ring(-3), "got -3"),
+        (lambda: Cameras.ring(2.5), "got 2.5"),
         (lambda: Cameras.look_at([[1, 0, 0], [0, 0, 0]]), "camera 1 away from its target"),
         (lambda: Cameras.look_at([1, 0, 0], up=(0, 0, 0)), "expected up to be a direction"),
         (lambda: Cameras.look_at([1, 0]), r"eye of shape \(views, 3\) or \(3,\)"),

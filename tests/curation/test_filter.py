@@ -17,7 +17,7 @@ from spad.curation import filter as filter_module  # noqa: E402
 from spad.curation.annotations import read_annotations  # noqa: E402
 from spad.curation.config import FILTER_PRESETS, FilterConfig  # noqa: E402
 from spad.curation.external_sort import SortedRuns, join  # noqa: E402
-from spad.curation.filter import RULES, filter_objects, licence_slug  # noqa: E402
+from spad.curation.filter import RULES, filter_objects, license_slug  # noqa: E402
 from spad.meshes.measure import measure_model  # noqa: E402
 
 GOOD = {
@@ -91,9 +91,9 @@ def random_objects(number: int) -> dict[str, dict]:
         ({"faceCount": 99}, "polygons", "99 faces, expected 100 to 500,000"),
         ({"faceCount": 500_001}, "polygons", "500001 faces"),
         ({"vertexCount": 49}, "vertices", "49 vertices"),
-        ({"license": "by-nc"}, "licence", "'by-nc'"),
-        ({"license": "by-nd"}, "licence", "'by-nd'"),
-        ({"license": None}, "licence", "no licence is known"),
+        ({"license": "by-nc"}, "license", "'by-nc'"),
+        ({"license": "by-nd"}, "license", "'by-nd'"),
+        ({"license": None}, "license", "no license is known"),
         ({"animationCount": 1}, "animation", "1 animations, expected at most 0"),
         ({"tags": [{"name": "3D_Text"}]}, "text", "'3d text'"),
         ({"tags": ["photogrammetry"]}, "scan", "'photogrammetry'"),
@@ -120,7 +120,7 @@ def test_words_are_matched_whole(judge):
     assert judge({"a": innocent}, preset="clean")[0].kept == 1
 
 
-def test_what_is_unknown_passes_but_for_the_licence(judge):
+def test_what_is_unknown_passes_but_for_the_license(judge):
     unknown = dict.fromkeys(GOOD, None)
     report, rows = judge({"a": unknown})
     assert report.kept == 1 and rows["a"]["likes"] is None
@@ -134,7 +134,7 @@ def test_flags_win_over_the_preset(judge):
     assert judge(objects, min_likes=0, min_faces=10)[0].kept == 1
     assert judge(objects, preset="none")[0].kept == 1
     assert judge(objects, preset="none", min_comments=2)[0].kept == 0
-    assert judge({"a": {"license": "by-nc"}}, preset="commercial", licences=())[0].kept == 1
+    assert judge({"a": {"license": "by-nc"}}, preset="commercial", licenses=())[0].kept == 1
 
 
 def test_all_failures_are_recorded_and_the_first_counts(judge):
@@ -213,8 +213,8 @@ def test_captions(judge, tmp_path):
     [("by", "by"), ("CC-BY-4.0", "by"), ("cc by-sa 3.0", "by-sa"), ("CC0-1.0", "cc0"),
      ("CC0", "cc0"), ("by-nc-sa", "by-nc-sa"), ("CC-BY-NC-4.0", "by-nc"), ("", "")],
 )  # fmt: skip
-def test_licences_have_one_spelling(written, slug):
-    assert licence_slug(written) == slug
+def test_licenses_have_one_spelling(written, slug):
+    assert license_slug(written) == slug
 
 
 def test_presets_are_settings_and_rules_have_one_name():
@@ -257,7 +257,7 @@ def test_a_folder_of_models_is_counted(tmp_path):
     assert "cannot read broken.glb" in rows["broken"]["reasons"][0]
 
 
-def test_an_index_gives_ids_names_and_licences(tmp_path):
+def test_an_index_gives_ids_names_and_licenses(tmp_path):
     trimesh.creation.icosphere().export(tmp_path / "a.glb")
     lines = [
         {"file": "a.glb", "uid": "one", "license": "CC0-1.0", "caption": "a ball", "likeCount": 4,
@@ -272,7 +272,7 @@ def test_an_index_gives_ids_names_and_licences(tmp_path):
     one = rows["one"]
     assert (one["name"], one["caption"], one["likes"], one["file"]) == ("a", "a ball", 4, "a.glb")
     assert one["faces"] == 1280, "counts are the file's"
-    assert rows["two"]["failed"] == ["readable", "licence"]
+    assert rows["two"]["failed"] == ["readable", "license"]
 
 
 def test_instances_count_and_animations_are_found(tmp_path):

@@ -73,6 +73,6 @@ def test_what_is_refused(changes, message):
 
 
 def test_quarter_turns_are_found():
-    ring = Cameras.evenly_round(4, elevation_deg=10.0, azimuth_start_deg=33.0)
+    ring = Cameras.ring(4, elevation_deg=10.0, start_azimuth_deg=33.0)
     others = Cameras.orbit([0.0, 10.0, 20.0], [5.0, 95.0, 185.0])
     assert quarter_turns(Cameras.cat([others, ring, ring])) == [[3, 4, 5, 6], [7, 8, 9, 10]]

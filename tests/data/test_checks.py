@@ -13,7 +13,7 @@ from spad.data.camera_sampling import cameras_of
 from spad.data.checks import check_views
 from spad.data.config import CHECKS, REJECTING_CHECKS, RenderConfig
 from spad.meshes.mesh import load_object
-from spad.meshes.raycast import RenderedViews, render_views
+from spad.meshes.raycast import RenderBuffers, render_views
 
 SIZE = 64
 
@@ -28,7 +28,7 @@ def scene_of_boxes() -> trimesh.Trimesh:
     return trimesh.util.concatenate([large, small])
 
 
-def rendered(mesh: trimesh.Trimesh, tmp_path: Path, cameras: Cameras) -> RenderedViews:
+def rendered(mesh: trimesh.Trimesh, tmp_path: Path, cameras: Cameras) -> RenderBuffers:
     path = tmp_path / "model.ply"
     mesh.export(path)
     poses, intrinsics = cameras.world_from_cam.numpy(), cameras.intrinsics.numpy()
@@ -42,7 +42,7 @@ def cameras() -> Cameras:
 
 
 @pytest.fixture
-def views(tmp_path, cameras) -> RenderedViews:
+def views(tmp_path, cameras) -> RenderBuffers:
     return rendered(scene_of_boxes(), tmp_path, cameras)
 
 
@@ -70,7 +70,9 @@ def test_glass_is_transparent_and_half_glass_is_not(views, cameras):
 def test_black_is_black_and_one_colour_at_once(tmp_path, cameras):
     mesh = scene_of_boxes()
     mesh.visual.vertex_colors = (0, 0, 0, 255)
-    assert {"black", "one-colour"} <= check_views(rendered(mesh, tmp_path, cameras), cameras).keys()
+    assert {"black", "single-color"} <= check_views(
+        rendered(mesh, tmp_path, cameras), cameras
+    ).keys()
 
 
 @pytest.mark.parametrize("color", [(128, 128, 128, 255), (200, 60, 40, 255), (255, 255, 255, 255)])
@@ -79,7 +81,7 @@ def test_shading_does_not_count_as_colour(tmp_path, cameras, color):
     mesh.visual.vertex_colors = color
     views = rendered(mesh, tmp_path, cameras)
     assert len(np.unique(views.rgba[views.mask], axis=0)) > 3
-    assert list(check_views(views, cameras)) == ["one-colour"]
+    assert list(check_views(views, cameras)) == ["single-color"]
 
 
 def test_two_crumbs_far_apart_are_tiny(tmp_path, cameras):
@@ -147,7 +149,7 @@ def test_ray_length_in_place_of_depth_is_found(tmp_path):
 
 
 def test_checks_come_in_order_and_reject_all_but_one_colour():
-    assert set(CHECKS) - set(REJECTING_CHECKS) == {"one-colour"}
+    assert set(CHECKS) - set(REJECTING_CHECKS) == {"single-color"}
     with pytest.raises(ValueError, match="expected reject among"):
         RenderConfig(assets=Path("a"), output=Path("b"), reject=("ugly",))
 

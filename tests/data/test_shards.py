@@ -19,7 +19,7 @@ import spad.data.pack
 from hand_made import box, write_gltf
 from made_renders import SIZE, write_renders
 from spad.cli import main
-from spad.data.config import Inspection, PackConfig, RenderConfig
+from spad.data.config import InspectConfig, PackConfig, RenderConfig
 from spad.data.inspect import inspect_data
 from spad.data.pack import pack
 from spad.data.renders import load_all_images, read_renders
@@ -65,9 +65,9 @@ def folder_of(renders: Path, uid: str) -> Path:
     return renders / next(row["folder"] for row in rows if row["uid"] == uid)
 
 
-@pytest.mark.parametrize("picture_format", ["webp", "png"])
-def test_what_was_rendered_reads_back(config, picture_format):
-    summary = pack(replace(config, picture_format=picture_format))
+@pytest.mark.parametrize("image_format", ["webp", "png"])
+def test_what_was_rendered_reads_back(config, image_format):
+    summary = pack(replace(config, image_format=image_format))
     assert (summary.num_objects, summary.num_views, summary.num_shards) == (7, 6, 3)
     index = read_shard_folder(config.output)
     assert (index.num_views, index.height, index.width) == (6, SIZE, SIZE)
@@ -84,7 +84,7 @@ def test_what_was_rendered_reads_back(config, picture_format):
         assert torch.equal(about.cameras.world_from_cam, views.cameras.world_from_cam)
         assert torch.equal(about.cameras.intrinsics, views.cameras.intrinsics)
         assert about.object_from_asset == np.eye(4).tolist()
-        assert about.notes == {"one-colour": "all of it is gray"}
+        assert about.notes == {"single-color": "all of it is gray"}
         assert about.made["renderer"] == "embree"
         members = found[views.uid].read()
         for view in range(6):
@@ -193,7 +193,7 @@ def test_only_shards_of_other_objects_are_written_anew(changing, tmp_path):
 def test_other_settings_and_other_folders_are_left_alone(config, tmp_path):
     pack(config)
     before = contents(config.output)
-    for change in ({"picture_format": "png"}, {"seed": 1}, {"objects_per_shard": 2}):
+    for change in ({"image_format": "png"}, {"seed": 1}, {"objects_per_shard": 2}):
         with pytest.raises(ValueError, match="choose another --output"):
             pack(replace(config, **change))
     assert contents(config.output) == before
@@ -357,7 +357,7 @@ def test_inspect_shows_shards_and_renders_alike(config, tmp_path, monkeypatch):
     for path in (config.renders, config.output, config.output / "shard-000000.tar"):
         output = tmp_path / f"{path.stem}.png"
         verify = path != config.renders
-        report = inspect_data(Inspection(path, output, objects=2, views=3, verify=verify))
+        report = inspect_data(InspectConfig(path, output, objects=2, views=3, verify=verify))
         assert report.sheet == output
         # Two objects of three views, each over its depth, and a line of text under it.
         with Image.open(output) as sheet:
@@ -370,17 +370,17 @@ def test_inspect_shows_shards_and_renders_alike(config, tmp_path, monkeypatch):
     assert numbers(reports[0]) == numbers(reports[1])
     text = "\n".join(reports[0].lines)
     assert "views        6 of each" in text and "pictures     32x32" in text
-    assert "one-colour: 7" in text and "2 of each; 2 to 2" in text
+    assert "single-color: 7" in text and "2 of each; 2 to 2" in text
     assert "color" in text and "normals" in text and "mask" in text
 
     monkeypatch.chdir(tmp_path)
-    assert inspect_data(Inspection(config.output, sample=2)).sheet == Path("shards-sheet.png")
+    assert inspect_data(InspectConfig(config.output, sample=2)).sheet == Path("shards-sheet.png")
     with pytest.raises(ValueError, match="expected shards to verify"):
-        inspect_data(Inspection(config.renders, verify=True))
+        inspect_data(InspectConfig(config.renders, verify=True))
     with open(config.output / "shard-000000.tar", "r+b") as file:
         file.write(b"\0")
     with pytest.raises(ValueError, match=r"shard-000000\.tar"):
-        inspect_data(Inspection(config.output, verify=True))
+        inspect_data(InspectConfig(config.output, verify=True))
 
 
 def test_commands(config, tmp_path, capsys, monkeypatch):

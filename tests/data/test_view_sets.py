@@ -15,7 +15,7 @@ from spad.data.pack import pack
 from spad.data.view_sets import ViewSet, estimate_alpha, list_sets, read_sets, set_from_pictures
 from spad.generation.results import save_many_results, save_results
 
-CAMERAS = Cameras.evenly_round(3, height=32, width=32)
+CAMERAS = Cameras.ring(3, height=32, width=32)
 
 
 def disc(radius: float = 9) -> np.ndarray:

@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 
 from hand_made import is_running, wait_until
-from spad.data.workers import Limits, Lost, run_isolated
+from spad.data.workers import JobLimits, LostJob, run_isolated
 
 linux_only = pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
-GENEROUS = Limits(time_s=600, memory_gb=8)
+GENEROUS = JobLimits(time_s=600, memory_gb=8)
 FOREVER = 10_000
 
 
@@ -61,16 +61,16 @@ def test_every_job_has_its_result(workers):
 
 
 def test_slow_jobs_are_lost_and_the_others_finish():
-    results = dict(run_isolated(sleep_if_odd, range(4), 1, Limits(2, 8)))
+    results = dict(run_isolated(sleep_if_odd, range(4), 1, JobLimits(2, 8)))
     assert results[0] == 0 and results[2] == 2
-    assert results[1] == results[3] == Lost("time limit", "took longer than 2 s")
+    assert results[1] == results[3] == LostJob("time limit", "took longer than 2 s")
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="has no such limit")
 def test_greedy_jobs_are_lost_and_the_others_finish():
-    results = dict(run_isolated(allocate, [1000, 3 * 10**9, 2000], 1, Limits(600, 2)))
+    results = dict(run_isolated(allocate, [1000, 3 * 10**9, 2000], 1, JobLimits(600, 2)))
     assert (results[0], results[2]) == (1000, 2000)
-    assert results[1] == Lost("memory limit", "needs more memory than 2 GB")
+    assert results[1] == LostJob("memory limit", "needs more memory than 2 GB")
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="has no signals")
@@ -91,7 +91,7 @@ def test_errors_come_back_as_they_are_and_end_the_workers():
 
 @linux_only
 def test_what_a_job_started_ends_with_it(tmp_path):
-    list(run_isolated(start_program, [tmp_path / "pids"], 1, Limits(5, 8)))
+    list(run_isolated(start_program, [tmp_path / "pids"], 1, JobLimits(5, 8)))
     worker, program = map(int, (tmp_path / "pids").read_text().split())
     wait_until(lambda: not is_running(program))
     assert not is_running(worker)

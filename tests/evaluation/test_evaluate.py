@@ -18,12 +18,12 @@ from spad.cameras import Cameras, save_transforms
 from spad.cli import main
 from spad.data.renders import is_held_out, read_renders
 from spad.evaluation import evaluate as command
-from spad.evaluation.config import Evaluation
+from spad.evaluation.config import EvaluateConfig
 from spad.evaluation.metrics import METRICS, Metric
 from spad.evaluation.protocol import load_protocol
 from spad.evaluation.report import Column, read_report
-from spad.evaluation.sampling import Artist, choose_questions
-from spad.hub.registry import find_model
+from spad.evaluation.sampling import ModelSampler, plan_evaluation
+from spad.hub.registry import model_info
 from spad.model import SPADPipeline
 
 FILES = ("report.json", "report.md", "report.html", "run.json", "scores.jsonl")
@@ -63,7 +63,7 @@ def data(tmp_path_factory) -> Path:
             pixels = np.zeros((64, 64, 4), np.uint8)
             pixels[10:54, 20 + view : 30 + 2 * index] = (40 * index, 200 - 30 * index, 90, 255)
             Image.fromarray(pixels).save(folder / uid / path)
-        cameras = Cameras.evenly_round(5, height=64, width=64)
+        cameras = Cameras.ring(5, height=64, width=64)
         save_transforms(folder / uid / "transforms.json", cameras, paths)
         rows.append(json.dumps({"uid": uid, "captions": [f"a bar of kind {index}"], "folder": uid}))
     (folder / "objects.jsonl").write_text("\n".join(rows) + "\n")
@@ -156,19 +156,21 @@ def test_a_model_is_judged_and_gone_on_with(tiny_pipeline_folder, data, tmp_path
 def test_novel_views_are_drawn_with_the_guidance_of_given_pictures(
     tiny_pipeline_folder, data, tmp_path, monkeypatch
 ):
-    model = find_model(tiny_pipeline_folder)
-    model = replace(model, defaults=replace(model.defaults, cfg_scale=3.0, image_cfg_scale=1.5))
+    model = model_info(tiny_pipeline_folder)
+    model = replace(
+        model, defaults=replace(model.defaults, guidance_scale=3.0, guidance_scale_with_image=1.5)
+    )
     protocol, views, seen = load_protocol(), read_renders(data)[0], []
     guide = SPADPipeline.guide
 
-    def watched(predicted, cfg_scale, rescale=0.0):
-        seen.append(cfg_scale)
-        return guide(predicted, cfg_scale, rescale)
+    def watched(predicted, guidance_scale, rescale=0.0):
+        seen.append(guidance_scale)
+        return guide(predicted, guidance_scale, rescale)
 
     monkeypatch.setattr(SPADPipeline, "guide", staticmethod(watched))
-    for number, asked in enumerate(({}, {"cfg_scale": 2.0})):
-        settings = Evaluation(model=str(tiny_pipeline_folder), ddim_steps=1, device="cpu", **asked)
-        artist = Artist(model, settings, tmp_path / str(number))
+    for number, asked in enumerate(({}, {"guidance_scale": 2.0})):
+        settings = EvaluateConfig(model=str(tiny_pipeline_folder), steps=1, device="cpu", **asked)
+        artist = ModelSampler(model, settings, tmp_path / str(number))
         artist.draw_text(0, "a blue fish", protocol)
         artist.draw_novel(0, views, protocol)
     assert seen == [3.0, 1.5, 2.0, 2.0]
@@ -178,12 +180,12 @@ def test_the_fixed_protocol_is_asked_where_the_data_has_it(data):
     protocol = load_protocol()
     known = read_renders(data)
     there = [replace(known[0], uid=protocol.novel[i]) for i in (0, 3, 60)]
-    questions = choose_questions(Evaluation(model="mini", quick=True), [*known, *there])
+    questions = plan_evaluation(EvaluateConfig(model="mini", quick=True), [*known, *there])
     assert questions.label == f"spad {protocol.version}"
     assert len(questions.protocol.captions) == protocol.quick
     assert set(questions.truth) == {protocol.novel[0], protocol.novel[3]}
     assert any(f"{protocol.quick - 2} of {protocol.quick} objects" in n for n in questions.notes)
-    text_only = choose_questions(Evaluation(model="mini", parts=("text",)), None)
+    text_only = plan_evaluation(EvaluateConfig(model="mini", parts=("text",)), None)
     assert text_only.protocol.captions == protocol.captions and not text_only.protocol.novel
     assert not text_only.notes
 
@@ -191,7 +193,7 @@ def test_the_fixed_protocol_is_asked_where_the_data_has_it(data):
 def test_data_without_held_out_objects_is_refused(data):
     seen = [views for views in read_renders(data) if not is_held_out(views.uid)]
     with pytest.raises(ValueError, match="expected data with held-out objects"):
-        choose_questions(Evaluation(model="mini"), seen)
+        plan_evaluation(EvaluateConfig(model="mini"), seen)
 
 
 def test_a_seed_means_the_same_in_every_run(tiny_pipeline_folder, tmp_path):
@@ -233,7 +235,7 @@ def test_ctrl_c_says_how_to_go_on(renders, tmp_path):
         (("--compare", "a", "b"), "expected a report of spad evaluate, got a"),
         (("nowhere", "--quick"), "expected --model with --quick"),
         (("--model", "nothing"), "expected a model among"),
-        (("--model", "mini", "--ddim-steps", "-3"), "expected at least 1 step"),
+        (("--model", "mini", "--steps", "-3"), "expected at least 1 step"),
         (("--model", "mini", "--limit", "0"), "expected a limit of at least 1"),
         (("--model", "mini", "--data", "nowhere"), "expected nowhere/objects.jsonl"),
     ],
@@ -411,4 +413,4 @@ def test_settings_are_checked_without_torch():
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
     with pytest.raises(ValueError, match="expected parts among"):
-        Evaluation(model="mini", parts=())
+        EvaluateConfig(model="mini", parts=())

@@ -7,7 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from spad.evaluation.config import Evaluation
+from spad.evaluation.config import EvaluateConfig
 from spad.evaluation.learned_metrics import ALEXNET, HEADS, ClipScore, Lpips, Networks
 
 PICTURES = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
@@ -113,24 +113,24 @@ def test_long_prompts_are_cut(clip_folder):
 
 
 def test_what_is_not_given_is_not_computed():
-    networks = Networks.load(Evaluation(model="mini"))
+    networks = Networks.load(EvaluateConfig(model="mini"))
     assert networks.columns == () and networks.totals(lambda: [], None) == {}
 
 
 def test_files_that_are_not_what_they_should_be_are_named(tmp_path, lpips_folder):
     with pytest.raises(ValueError, match=ALEXNET):
-        Networks.load(Evaluation(model="mini", lpips=tmp_path))
+        Networks.load(EvaluateConfig(model="mini", lpips=tmp_path))
     with pytest.raises(ValueError, match="expected the folder of a CLIP model"):
-        Networks.load(Evaluation(model="mini", clip=tmp_path))
+        Networks.load(EvaluateConfig(model="mini", clip=tmp_path))
     with pytest.raises(ValueError, match="expected Inception's weights"):
-        Networks.load(Evaluation(model="mini", inception=tmp_path / "none.pth"))
+        Networks.load(EvaluateConfig(model="mini", inception=tmp_path / "none.pth"))
     (tmp_path / ALEXNET).write_bytes((lpips_folder / ALEXNET).read_bytes())
     (tmp_path / HEADS).write_text("no weights")
     with pytest.raises(ValueError, match="expected weights of torch"):
-        Networks.load(Evaluation(model="mini", lpips=tmp_path))
+        Networks.load(EvaluateConfig(model="mini", lpips=tmp_path))
     torch.save({"a": torch.zeros(1)}, tmp_path / HEADS)
     with pytest.raises(ValueError, match="got other weights"):
-        Networks.load(Evaluation(model="mini", lpips=tmp_path))
+        Networks.load(EvaluateConfig(model="mini", lpips=tmp_path))
 
 
 def test_a_missing_package_names_its_install_command(tmp_path, monkeypatch, capsys):

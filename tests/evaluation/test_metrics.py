@@ -13,7 +13,7 @@ from spad.cameras import Cameras
 from spad.data.view_sets import read_sets
 from spad.evaluation.camera_error import camera_error_deg
 from spad.evaluation.controls import (
-    CONTROLS,
+    CORRUPTIONS,
     blurred,
     controls_table,
     copied,
@@ -49,13 +49,13 @@ def test_truth_scores_near_the_top(name):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("control", CONTROLS, ids=lambda control: control.name)
+@pytest.mark.parametrize("control", CORRUPTIONS, ids=lambda control: control.name)
 def test_controls_are_caught_in_order_of_severity(control):
     trues = [true_set(name) for name in NAMES]
     columns = [trues]
     for severity in control.severities:
         pairs = zip(trues, trues[1:] + trues[:1], strict=True)
-        columns.append([control.spoil(*pair, severity) for pair in pairs])
+        columns.append([control.corrupt(*pair, severity) for pair in pairs])
     metrics = [BY_NAME[name] for name in control.caught_by]
     # Set by set, as metrics share what they rebuild.
     scores = np.array([[[m.function(one) for m in metrics] for one in sets] for sets in columns])
@@ -117,9 +117,7 @@ def test_any_place_scale_and_turn_of_the_world_gives_the_same_numbers():
 
 @pytest.mark.parametrize("metric", METRICS, ids=lambda metric: metric.name)
 def test_the_same_set_scores_the_same(metric):
-    one, again = (
-        rendered_set("hammer", Cameras.evenly_round(10, 20, height=64, width=64)) for _ in "12"
-    )
+    one, again = (rendered_set("hammer", Cameras.ring(10, 20, height=64, width=64)) for _ in "12")
     assert metric.function(one) == metric.function(again)
 
 
@@ -132,7 +130,7 @@ def test_few_views_give_nan_or_a_number_in_range(metric, views):
 
 
 def test_sets_that_show_nothing_score_worst():
-    nothing = white_set(Cameras.evenly_round(10, 20, height=64, width=64))
+    nothing = white_set(Cameras.ring(10, 20, height=64, width=64))
     scores = {metric.name: metric.function(nothing) for metric in METRICS}
     assert scores == {
         "reconstruction_psnr": 0,
@@ -167,7 +165,7 @@ def test_angles_are_seen_from_the_object():
 
 
 def test_true_matches_lie_on_epipolar_lines():
-    cameras = Cameras.evenly_round(10, 20)
+    cameras = Cameras.ring(10, 20)
     points = torch.rand(20, 3) - 0.5
     xy, _ = cameras.project(points)
     first, second = xy[0].double().numpy(), xy[1].double().numpy()
@@ -191,9 +189,9 @@ def test_without_opencv_the_command_that_installs_it_is_named(monkeypatch):
 def test_controls_leave_the_set_alone_and_change_what_they_say():
     true, other = true_set("chair", 5, size=64), true_set("house", 5, size=64)
     before = true.images.clone()
-    for control in CONTROLS:
+    for control in CORRUPTIONS:
         for severity in control.severities:
-            spoilt = control.spoil(true, other, severity)
+            spoilt = control.corrupt(true, other, severity)
             same = torch.equal(spoilt.images, true.images)
             assert same == (control.name == "wrong camera")
     assert torch.equal(true.images, before)
@@ -209,7 +207,7 @@ def test_controls_leave_the_set_alone_and_change_what_they_say():
 def test_the_table_shows_every_control(tmp_path):
     sets = [true_set(name, 4, size=32) for name in NAMES[:2]]
     table = controls_table(score_controls(sets)).splitlines()
-    assert len(table) == 3 + sum(len(control.severities) for control in CONTROLS)
+    assert len(table) == 3 + sum(len(control.severities) for control in CORRUPTIONS)
     assert {line.count("|") for line in table} == {len(METRICS) + 2}
     assert table[2].startswith("| none |") and "**" in table[-1]
     with pytest.raises(ValueError, match="at least 2 sets"):

@@ -26,9 +26,7 @@ def blobs(shift: float = 0.0, radius: float = 0.4, blank: bool = False) -> ViewS
         images[view] = torch.where(inside, stripes, 1.0)
     if blank:
         images[1:], alpha[1:] = 1, 0
-    return ViewSet(
-        "disc", "a disc", images, alpha, Cameras.evenly_round(3, height=SIZE, width=SIZE)
-    )
+    return ViewSet("disc", "a disc", images, alpha, Cameras.ring(3, height=SIZE, width=SIZE))
 
 
 def test_the_truth_itself_scores_best():
@@ -92,13 +90,13 @@ def test_the_truth_is_read_at_most_as_large_as_the_model_draws(tmp_path):
         pixels[8:24, 8 + view : 20 + view] = (200, 30, 30, 255)
         paths.append(tmp_path / f"{view}.png")
         Image.fromarray(pixels).save(paths[-1])
-    cameras = Cameras.evenly_round(3, height=32, width=32)
+    cameras = Cameras.ring(3, height=32, width=32)
     views = ObjectViews("thing", ("a thing",), cameras, tuple(paths))
     whole, small = read_truth(views, [2, 0], 64), read_truth(views, [2, 0], 16)
     assert whole.images.shape == (2, 3, 32, 32) and small.images.shape == (2, 3, 16, 16)
     assert whole.prompt == "a thing" and not whole.alpha_is_estimated
     torch.testing.assert_close(small.images.mean((2, 3)), whole.images.mean((2, 3)))
     torch.testing.assert_close(small.cameras.fov_rad, cameras.fov_rad[:2])
-    oblong = ObjectViews("wide", ("x",), Cameras.evenly_round(3, height=32, width=40), tuple(paths))
+    oblong = ObjectViews("wide", ("x",), Cameras.ring(3, height=32, width=40), tuple(paths))
     with pytest.raises(ValueError, match="expected square renders"):
         read_truth(oblong, [0, 1], 64)

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from spad.cameras import Cameras, load_cameras
-from spad.generation.config import Generation
+from spad.generation.config import GenerateConfig
 from spad.generation.generate import plan_generation
 from spad.generation.results import save_many_results, save_results, slug, whole_folder
 from spad.hub.registry import read_info, save_model_manifest
@@ -23,7 +23,7 @@ def pictures(count: int, side: int = 16) -> list[Image.Image]:
 
 
 def cameras(count: int) -> Cameras:
-    return Cameras.evenly_round(count, elevation_deg=20.0, height=16, width=16)
+    return Cameras.ring(count, elevation_deg=20.0, height=16, width=16)
 
 
 def test_all_files_are_there_and_true(tmp_path):
@@ -139,7 +139,7 @@ def test_slugs_are_file_names():
 
 def plan(tiny: Path, tmp_path: Path, **changes):
     changes = {"prompt": "a fish", **changes}
-    return plan_generation(Generation(model=str(tiny), output=tmp_path / "out", **changes))
+    return plan_generation(GenerateConfig(model=str(tiny), output=tmp_path / "out", **changes))
 
 
 def test_orbits_fill_in_what_is_left_out(tiny_pipeline_folder, tmp_path):
@@ -158,8 +158,8 @@ def test_one_azimuth_alone_serves_every_view(tiny_pipeline_folder, tmp_path):
 
 
 def test_settings_left_out_are_the_models_own(tiny_pipeline_folder, tmp_path):
-    settings = plan(tiny_pipeline_folder, tmp_path, cfg_scale=2.0).settings
-    assert (settings.ddim_steps, settings.cfg_scale, settings.size) == (2, 2.0, 128)
+    settings = plan(tiny_pipeline_folder, tmp_path, guidance_scale=2.0).settings
+    assert (settings.steps, settings.guidance_scale, settings.image_size) == (2, 2.0, 128)
     assert settings.scheduler == "ddim"
 
 
@@ -167,18 +167,18 @@ def test_a_given_picture_has_a_guidance_of_its_own(tiny_pipeline_folder, tmp_pat
     photo, model = tmp_path / "photo.png", tmp_path / "model"
     Image.new("RGB", (8, 8)).save(photo)
     shutil.copytree(tiny_pipeline_folder, model)
-    own = plan(model, tmp_path).settings.cfg_scale
-    assert plan(model, tmp_path, image=photo).settings.cfg_scale == own
-    defaults = replace(read_info(model).defaults, image_cfg_scale=1.0)
-    save_model_manifest(model, "other", "", ["a fish"], defaults, licence="", author="")
-    assert plan(model, tmp_path).settings.cfg_scale == own != 1.0
-    assert plan(model, tmp_path, image=photo).settings.cfg_scale == 1.0
-    assert plan(model, tmp_path, image=photo, cfg_scale=2.0).settings.cfg_scale == 2.0
+    own = plan(model, tmp_path).settings.guidance_scale
+    assert plan(model, tmp_path, image=photo).settings.guidance_scale == own
+    defaults = replace(read_info(model).defaults, guidance_scale_with_image=1.0)
+    save_model_manifest(model, "other", "", ["a fish"], defaults, license="", author="")
+    assert plan(model, tmp_path).settings.guidance_scale == own != 1.0
+    assert plan(model, tmp_path, image=photo).settings.guidance_scale == 1.0
+    assert plan(model, tmp_path, image=photo, guidance_scale=2.0).settings.guidance_scale == 2.0
 
 
 def test_default_output_never_exists(tiny_pipeline_folder, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    settings = Generation("A fish", model=str(tiny_pipeline_folder), seed=3)
+    settings = GenerateConfig("A fish", model=str(tiny_pipeline_folder), seed=3)
     assert plan_generation(settings).output == Path("spad-out/a-fish-3")
     Path("spad-out/a-fish-3").mkdir(parents=True)
     assert plan_generation(settings).output == Path("spad-out/a-fish-3-2")

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from spad.cameras import Cameras
-from spad.geometry import mask_of
+from spad.geometry import epipolar_mask
 from spad.geometry.correspondence import (
     FOUND,
     HIDDEN,
@@ -65,7 +65,7 @@ def test_a_surface_is_missing_where_the_depth_map_sees_past_it(depth):
 
 
 def test_right_cameras_put_true_points_into_the_bands(depth):
-    mask = mask_of(CAMERAS, 24, 24)
+    mask = epipolar_mask(CAMERAS, 24, 24)
     table = pair_table(CAMERAS, depth, cells=24, masks={"same": mask}, points_per_view=400)
     off_diagonal = ~torch.eye(6, dtype=torch.bool)
     share = table.share(table.inside["exact"])[off_diagonal & (table.points > 0)]

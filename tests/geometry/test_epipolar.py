@@ -9,7 +9,7 @@ import torch
 
 from reference import sampled_epipolar_mask
 from spad.cameras import Cameras, load_cameras
-from spad.geometry import epipolar_mask, mask_of, plucker, plucker_of
+from spad.geometry import epipolar_mask, epipolar_mask_from_matrices, plucker, plucker_map
 from spad.geometry.epipolar import NARROWEST_BAND
 from spad.geometry.rays import pixel_grid, rays, scale_intrinsics
 
@@ -28,7 +28,7 @@ def scattered(num_views: int, seed: int) -> Cameras:
 
 
 RIGS = {
-    "ring": Cameras.evenly_round(4, elevation_deg=20.0, **SIZE),
+    "ring": Cameras.ring(4, elevation_deg=20.0, **SIZE),
     "opposite": Cameras.orbit([0.0, 0.0], [0.0, 180.0], **SIZE),
     "poles": Cameras.orbit([90.0, -90.0, 0.0], [0.0, 0.0, 30.0], **SIZE),
     "one place": Cameras.orbit([10.0, 10.0, 10.0], [5.0, 5.0, 5.0], radius=[3.5, 3.5, 2.0], **SIZE),
@@ -57,7 +57,7 @@ def test_plucker_moment_is_orthogonal_and_free_of_the_point(cameras):
     d, m = coordinates.split(3, dim=-1)
     assert (d * m).sum(-1).abs().max() < 1e-5
     assert torch.allclose(plucker(origins + 3 * directions, directions), coordinates, atol=1e-5)
-    assert torch.equal(plucker_of(cameras, 64, 64), coordinates.movedim(-1, -3))
+    assert torch.equal(plucker_map(cameras, 64, 64), coordinates.movedim(-1, -3))
 
 
 def test_plucker_of_a_known_ray():
@@ -85,7 +85,7 @@ def seen_points(cameras: Cameras, grid: int, seed: int, near=0.0, far=6.0):
 
 @pytest.mark.parametrize("grid", [5, 16])
 def test_a_point_on_a_ray_is_in_the_band_of_every_view_that_sees_it(cameras, grid):
-    mask = mask_of(cameras, grid, grid, band_width=NARROWEST_BAND)
+    mask = epipolar_mask(cameras, grid, grid, band_width=NARROWEST_BAND)
     count = 0
     for seed in range(10):
         query, view, key = seen_points(cameras, grid, seed)
@@ -97,24 +97,24 @@ def test_a_point_on_a_ray_is_in_the_band_of_every_view_that_sees_it(cameras, gri
 def test_depth_range_keeps_the_points_inside_it_and_drops_most_others():
     cameras = RIGS["ring"]
     near, far = 3.0, 4.0
-    mask = mask_of(cameras, 16, 16, band_width=NARROWEST_BAND, near=near, far=far)
+    mask = epipolar_mask(cameras, 16, 16, band_width=NARROWEST_BAND, near=near, far=far)
     query, view, key = seen_points(cameras, 16, seed=0, near=near, far=far)
     assert mask[query, view * 256 + key].all()
-    whole = mask_of(cameras, 16, 16, band_width=NARROWEST_BAND)
+    whole = epipolar_mask(cameras, 16, 16, band_width=NARROWEST_BAND)
     assert not (mask & ~whole).any()
     assert mask.sum() < 0.9 * whole.sum()
 
 
 def test_equals_the_mask_found_by_walking_along_rays(cameras):
     # 2.11 rather than 2: on symmetric rigs many cells lie exactly one cell from a line.
-    fast = mask_of(cameras.to(dtype=torch.float64), 6, 6, band_width=2.11)
+    fast = epipolar_mask(cameras.to(dtype=torch.float64), 6, 6, band_width=2.11)
     slow = sampled_epipolar_mask(cameras, 6, 6, band_width=2.11)
     assert (fast != slow).float().mean() < 1e-3
 
 
 @pytest.mark.parametrize("radius", [0.3, 1.0, 5.0])
 def test_rays_cut_to_a_ball_equal_those_walked_inside_it(cameras, radius):
-    fast = mask_of(cameras.to(dtype=torch.float64), 6, 6, band_width=2.11, radius=radius)
+    fast = epipolar_mask(cameras.to(dtype=torch.float64), 6, 6, band_width=2.11, radius=radius)
     slow = sampled_epipolar_mask(cameras, 6, 6, band_width=2.11, radius=radius)
     # Steps of the walk are 0.6 % of the depth, which moves the ends a little.
     assert (fast != slow).float().mean() < 5e-3
@@ -122,7 +122,7 @@ def test_rays_cut_to_a_ball_equal_those_walked_inside_it(cameras, radius):
 
 def test_smaller_balls_see_less(cameras):
     sizes = (0.2, 1.0, 10.0, None)
-    masks = [mask_of(cameras, 12, 12, 2.11, radius=radius) for radius in sizes]
+    masks = [epipolar_mask(cameras, 12, 12, 2.11, radius=radius) for radius in sizes]
     for small, large in itertools.pairwise(masks):
         assert (small <= large).all()
     assert masks[0].sum() < masks[1].sum() < masks[-1].sum()
@@ -133,29 +133,29 @@ def test_moving_the_world_changes_no_mask(cameras):
     motion = torch.eye(4)
     motion[:3, :3] = rotation * torch.linalg.det(rotation)
     motion[:3, 3] = torch.tensor([1.0, -2.0, 0.5])
-    before = mask_of(cameras, 12, 12, band_width=2.11)
-    after = mask_of(cameras.transformed(motion), 12, 12, band_width=2.11)
+    before = epipolar_mask(cameras, 12, 12, band_width=2.11)
+    after = epipolar_mask(cameras.transformed(motion), 12, 12, band_width=2.11)
     # Rounding of float32 poses moves bands by about 1e-5 cells.
     assert (before != after).float().mean() < 1e-3
 
 
 def test_own_view_is_all_visible_and_permuting_views_permutes_the_mask(cameras):
-    mask = mask_of(cameras, 6, 6).reshape(len(cameras), 36, len(cameras), 36)
+    mask = epipolar_mask(cameras, 6, 6).reshape(len(cameras), 36, len(cameras), 36)
     for view in range(len(cameras)):
         assert mask[view, :, view].all()
     order = torch.arange(len(cameras)).flip(0)
-    permuted = mask_of(cameras[order], 6, 6).reshape(mask.shape)
+    permuted = epipolar_mask(cameras[order], 6, 6).reshape(mask.shape)
     assert torch.equal(permuted, mask[order][:, :, order])
 
 
 def test_wider_bands_contain_narrower_ones(cameras):
-    narrow, wide = mask_of(cameras, 12, 12, 1.5), mask_of(cameras, 12, 12, 3.0)
+    narrow, wide = epipolar_mask(cameras, 12, 12, 1.5), epipolar_mask(cameras, 12, 12, 3.0)
     assert not (narrow & ~wide).any()
     assert wide.sum() > narrow.sum()
 
 
 def test_same_place_and_direction_see_a_disc_around_the_same_pixel():
-    mask = mask_of(RIGS["one place"], 16, 16, band_width=3.0).reshape(3, 256, 3, 256)
+    mask = epipolar_mask(RIGS["one place"], 16, 16, band_width=3.0).reshape(3, 256, 3, 256)
     cells = pixel_grid(16, 16, torch.zeros(()))[:, :2]
     disc = torch.cdist(cells, cells) <= 1.5
     assert (mask[0, :, 1] != disc).float().mean() < 1e-3
@@ -165,7 +165,7 @@ def test_nothing_behind_a_camera_is_seen():
     """Back to back, each camera's rays in front lie behind the other's picture."""
     eyes = torch.tensor([[1.0, 0.0, 0.0], [-1.0, 0.0, 0.0]])
     cameras = Cameras.look_at(eyes, 2 * eyes, **SIZE)
-    mask = mask_of(cameras, 8, 8).reshape(2, 64, 2, 64)
+    mask = epipolar_mask(cameras, 8, 8).reshape(2, 64, 2, 64)
     assert not mask[0, :, 1].any() and not mask[1, :, 0].any()
 
 
@@ -173,10 +173,10 @@ def test_batches_and_rectangles():
     poses = torch.stack([RIGS["ring"].world_from_cam, RIGS["inside"].world_from_cam])
     intrinsics = torch.stack([RIGS["ring"].intrinsics, RIGS["inside"].intrinsics])
     cells = scale_intrinsics(intrinsics, (64, 64), (6, 9))
-    together = epipolar_mask(poses, cells, 6, 9)
+    together = epipolar_mask_from_matrices(poses, cells, 6, 9)
     assert together.shape == (2, 4 * 54, 4 * 54)
     for index, name in enumerate(("ring", "inside")):
-        assert torch.equal(together[index], mask_of(RIGS[name], 6, 9))
+        assert torch.equal(together[index], epipolar_mask(RIGS[name], 6, 9))
 
 
 @pytest.mark.parametrize(
@@ -191,7 +191,7 @@ def test_batches_and_rectangles():
 )
 def test_impossible_settings_are_refused(change):
     with pytest.raises(ValueError, match="expected"):
-        mask_of(RIGS["ring"], 4, 4, **change)
+        epipolar_mask(RIGS["ring"], 4, 4, **change)
 
 
 def test_real_depth_maps_reproject_into_the_bands(shared_dir):
@@ -202,7 +202,7 @@ def test_real_depth_maps_reproject_into_the_bands(shared_dir):
     description = json.loads((folder / "cameras.json").read_text())["cameras"]
     right = [i for i, view in enumerate(description) if not view["zero_translation"]]
     cameras, grid = cameras[right], 32
-    mask = mask_of(cameras, grid, grid).reshape(len(right), grid**2, len(right), grid**2)
+    mask = epipolar_mask(cameras, grid, grid).reshape(len(right), grid**2, len(right), grid**2)
     small = cameras.resized(grid, grid)
     inside = total = 0
     for view, number in enumerate(right):

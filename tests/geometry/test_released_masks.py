@@ -6,7 +6,12 @@ from torch.nn import functional as F
 
 from parity import DEFINED, DEGENERATE, Golden, release_cameras
 from spad.cameras import Cameras
-from spad.geometry.released_masks import flat_resize, line_ends, original_mask, original_mask_of
+from spad.geometry.released_masks import (
+    flat_resize,
+    line_ends,
+    released_mask,
+    released_mask_from_matrices,
+)
 
 UNDEFINED = [*DEGENERATE, "top_exact_nan"]
 
@@ -26,7 +31,7 @@ def test_line_ends_equal_the_recorded_ones(golden):
 
 @pytest.mark.parametrize("name", UNDEFINED)
 def test_where_the_release_is_undefined_a_token_still_sees_its_view(golden, name):
-    mask = original_mask_of(golden.cameras(name))
+    mask = released_mask(golden.cameras(name))
     assert mask[:1024, :1024].all() and mask[1024:, 1024:].all()
 
 
@@ -38,7 +43,7 @@ CACHED = [*(set(DEFINED) - {"rand2b"}), "identical2", "opposite2_equator", "oppo
 def test_empty_rows_are_those_the_line_cache_of_the_release_would_fill(golden, name):
     cameras = golden.cameras(name)
     num_views = len(cameras)
-    rows = original_mask_of(cameras).view(num_views, 1024, num_views, 1024).any(-1)
+    rows = released_mask(cameras).view(num_views, 1024, num_views, 1024).any(-1)
     query, pixel, key = (~rows).nonzero().T
     found = torch.stack([query, key, pixel], dim=-1).tolist()
     assert sorted(found) == sorted(golden.arrays(f"geom_{name}_cached")["diff_rows"].tolist())
@@ -52,13 +57,13 @@ def test_where_the_release_sees_no_other_view(golden, name):
 
 
 def test_a_camera_straight_above_is_no_exception_here(golden):
-    mask = original_mask_of(golden.cameras("top_exact_nan"))
+    mask = released_mask(golden.cameras("top_exact_nan"))
     assert mask[:1024, 1024:].any(-1).float().mean() > 0.5
 
 
 def test_coarser_masks_are_a_nearest_resize_of_the_flattened_matrix():
     cameras = release_cameras([45, 80, 100], [0, 130, 250])
-    finest = original_mask_of(cameras)
+    finest = released_mask(cameras)
     for tokens in (256, 64):
         side = 3 * tokens
         expected = F.interpolate(finest[None, None].to(torch.uint8), size=(side, side)).bool()
@@ -74,22 +79,22 @@ def test_batches_are_masks_side_by_side():
     first, second = release_cameras([45, 80], [0, 130]), release_cameras([60, 100], [30, 75])
     poses = torch.stack([first.world_from_cam, second.world_from_cam])
     intrinsics = torch.stack([first.intrinsics, second.intrinsics])
-    both = original_mask(poses, intrinsics)
-    assert torch.equal(both[0], original_mask_of(first))
-    assert torch.equal(both[1], original_mask_of(second))
+    both = released_mask_from_matrices(poses, intrinsics)
+    assert torch.equal(both[0], released_mask(first))
+    assert torch.equal(both[1], released_mask(second))
 
 
 def test_identical_cameras_see_nothing_of_each_other():
-    mask = original_mask_of(release_cameras([60, 60], [20, 380]))
+    mask = released_mask(release_cameras([60, 60], [20, 380]))
     assert mask[:1024, :1024].all() and not mask[:1024, 1024:].any()
 
 
 def test_grids_whose_cells_are_no_multiple_of_eight():
-    mask = original_mask_of(release_cameras([45, 80], [0, 130], size=6), size=6)
+    mask = released_mask(release_cameras([45, 80], [0, 130], size=6), size=6)
     assert mask.shape == (72, 72) and mask[:36, 36:].any()
 
 
 def test_pictures_must_be_square():
-    cameras = Cameras.evenly_round(2, height=32, width=64)
+    cameras = Cameras.ring(2, height=32, width=64)
     with pytest.raises(ValueError, match="expected square pictures"):
-        original_mask_of(cameras)
+        released_mask(cameras)

@@ -14,13 +14,13 @@ from safetensors.torch import save_file
 from parity import Golden, converted_tiny
 from spad.cameras import Cameras
 from spad.hub.checkpoint import read_checkpoint
-from spad.hub.config import Conversion, InitFromSD
+from spad.hub.config import ConvertConfig, InitFromSDConfig
 from spad.hub.convert import convert_checkpoint
-from spad.hub.registry import check_files, find_model, load_model
+from spad.hub.registry import check_files, load_model, model_info
 from spad.hub.stable_diffusion import init_from_sd
 from spad.model.pipeline import gaussian_blob
 
-CAMERAS = Cameras.evenly_round(2, elevation_deg=45.0, height=64, width=64)
+CAMERAS = Cameras.ring(2, elevation_deg=45.0, height=64, width=64)
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +46,9 @@ def convert(golden, tmp_path):
             path = tmp_path / "changed.ckpt"
             torch.save({"state_dict": source}, path)
         settings = {"clip": golden.folder / "tiny_clip", "config": config} | changes
-        return convert_checkpoint(Conversion(checkpoint=path, output=tmp_path / "out", **settings))
+        return convert_checkpoint(
+            ConvertConfig(checkpoint=path, output=tmp_path / "out", **settings)
+        )
 
     yield run
     assert sorted(p.name for p in tmp_path.iterdir() if p.name.startswith(".")) == []
@@ -58,7 +60,7 @@ def state(golden):
 
 
 def test_the_model_is_known_by_its_folder(tiny):
-    model = find_model(tiny)
+    model = model_info(tiny)
     check_files(model)
     assert model.image_size == 64
     assert (model.defaults.elevation_deg, model.defaults.scheduler) == (45.0, "original")
@@ -273,7 +275,7 @@ def plain_sd(golden, tiny, tmp_path_factory):
 
 
 def test_widened_stable_diffusion_draws_one_view_as_before(plain_sd, tmp_path):
-    folder = init_from_sd(InitFromSD(source=plain_sd, output=tmp_path / "start"))
+    folder = init_from_sd(InitFromSDConfig(source=plain_sd, output=tmp_path / "start"))
     widened = load_model(folder).unet
     plain = UNet2DConditionModel.from_pretrained(plain_sd / "unet")
     x, text = torch.randn(1, 1, 4, 32, 32), torch.randn(1, 7, 32)
@@ -293,7 +295,7 @@ def test_a_single_file_is_widened_too(golden, state, tmp_path, monkeypatch):
     for name in [n for n in plain if n.endswith("proj_in.weight") and "diffusion_model" in n]:
         plain[name] = plain[name][:, :-6].contiguous()
     save_file(plain, tmp_path / "sd.safetensors")
-    settings = InitFromSD(
+    settings = InitFromSDConfig(
         source=tmp_path / "sd.safetensors",
         output=tmp_path / "start",
         clip=golden.folder / "tiny_clip",
@@ -307,7 +309,7 @@ def test_a_single_file_is_widened_too(golden, state, tmp_path, monkeypatch):
 
 def test_single_file_of_another_model_is_refused(golden, tmp_path):
     save_file({"w": torch.zeros(2)}, tmp_path / "other.safetensors")
-    settings = InitFromSD(
+    settings = InitFromSDConfig(
         source=tmp_path / "other.safetensors",
         output=tmp_path / "out",
         clip=golden.folder / "tiny_clip",

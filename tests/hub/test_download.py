@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from hub_server import COMMIT, Hub
-from spad.hub.registry import find_model, installed_folder, list_models
+from spad.hub.registry import installed_folder, list_models, model_info
 from spad.hub.released import CLIP_REPOSITORY, RELEASED, ReleasedModel
 
 TESTS = Path(__file__).resolve().parents[1]
@@ -121,8 +121,8 @@ def test_a_released_model_is_fetched_converted_and_loads_without_network(machine
     before = len(hub.requests)
     code = (
         "from spad import load_model\n"
-        "from spad.hub.registry import find_model\n"
-        "assert find_model('spad_tiny').name == 'spad_tiny'\n"
+        "from spad.hub.registry import model_info\n"
+        "assert model_info('spad_tiny').name == 'spad_tiny'\n"
         "pipeline = load_model('spad_tiny', 'cpu')\n"
         "print(pipeline.tokenizer('a chair').input_ids)"
     )
@@ -136,7 +136,7 @@ def test_a_released_model_is_fetched_converted_and_loads_without_network(machine
 
 def test_it_says_first_what_it_will_fetch(machine, hub):
     printed = machine.download()
-    for text in (hub.address, REPOSITORY, FILE, CLIP_REPOSITORY, "18.5 MB", "licence"):
+    for text in (hub.address, REPOSITORY, FILE, CLIP_REPOSITORY, "18.5 MB", "license"):
         assert text in printed
     assert str(machine.cache) in printed and str(machine.models) in printed
 
@@ -378,10 +378,10 @@ def test_models_lists_what_is_here_and_what_could_be(machine):
 def test_installed_models_are_found_by_name(tiny_pipeline_folder, tmp_path, monkeypatch):
     monkeypatch.setenv("SPAD_HOME", str(tmp_path))
     with pytest.raises(ValueError, match="not installed; .*: spad download spad_two_views"):
-        find_model("spad_two_views")
+        model_info("spad_two_views")
     shutil.copytree(tiny_pipeline_folder, tmp_path / "models/spad_two_views")
     shutil.copytree(tiny_pipeline_folder, tmp_path / "models/.half-written")
-    assert find_model("spad_two_views").path == tmp_path / "models/spad_two_views"
+    assert model_info("spad_two_views").path == tmp_path / "models/spad_two_views"
     assert list_models()[-1].path.name == "spad_two_views"
     assert not [m for m in list_models() if m.path.name.startswith(".")]
 

@@ -12,9 +12,9 @@ from spad.hub import registry
 from spad.hub.registry import (
     check_files,
     check_prompt_length,
-    find_model,
     list_models,
     load_model,
+    model_info,
     save_model_manifest,
     weights_hash,
 )
@@ -45,18 +45,22 @@ def test_loads_what_was_saved_in_float32(tiny_pipeline_folder):
 
 
 def test_info_is_read_from_the_files(tiny_pipeline_folder):
-    model = find_model(tiny_pipeline_folder)
-    assert (model.name, model.licence, model.author) == ("tiny", "Apache-2.0", "the tests")
-    assert (model.image_size, model.size_multiple, model.defaults.steps) == (128, 16, 2)
+    model = model_info(tiny_pipeline_folder)
+    assert (model.name, model.license, model.author) == ("tiny", "Apache-2.0", "the tests")
+    assert (model.image_size, model.image_multiple, model.defaults.num_inference_steps) == (
+        128,
+        16,
+        2,
+    )
     files = [p.stat().st_size for p in tiny_pipeline_folder.rglob("*") if p.is_file()]
     assert model.size_mb == pytest.approx(sum(files) / 1e6)
     assert "a blue fish" in model.captions()
 
 
 def test_info_agrees_with_the_pipeline(tiny_pipeline_folder):
-    model, pipeline = find_model(tiny_pipeline_folder), load_model(tiny_pipeline_folder, "cpu")
+    model, pipeline = model_info(tiny_pipeline_folder), load_model(tiny_pipeline_folder, "cpu")
     assert model.image_size == pipeline.image_size
-    assert model.size_multiple == pipeline.vae_downscale
+    assert model.image_multiple == pipeline.vae_downscale
     assert tuple(SCHEDULERS) == SCHEDULER_NAMES
 
 
@@ -64,16 +68,16 @@ def test_embedded_models_are_found_by_name(tiny_pipeline_folder, tmp_path, monke
     shutil.copytree(tiny_pipeline_folder, tmp_path / "one")
     monkeypatch.setattr(registry, "EMBEDDED", tmp_path)
     assert [model.path.name for model in list_models()] == ["one"]
-    assert find_model("one").path == tmp_path / "one"
+    assert model_info("one").path == tmp_path / "one"
     with pytest.raises(ValueError, match="among one or the folder of one, got 'two'"):
-        find_model("two")
+        model_info("two")
 
 
 def test_a_plain_pipeline_folder_needs_no_manifest(copy):
     for name in (registry.MANIFEST, registry.CAPTIONS, registry.HASHES):
         (copy / name).unlink()
-    model = find_model(copy)
-    assert model.name == "copy" and model.captions() == [] and model.defaults.cfg_scale == 5
+    model = model_info(copy)
+    assert model.name == "copy" and model.captions() == [] and model.defaults.guidance_scale == 5
     assert isinstance(load_model(copy, "cpu").unet, torch.nn.Module)
 
 
@@ -81,14 +85,14 @@ def test_hashes_cover_every_file_and_notice_one_changed_byte(copy):
     listed = {line.split("  ")[1] for line in (copy / registry.HASHES).read_text().splitlines()}
     files = {p.relative_to(copy).as_posix() for p in copy.rglob("*") if p.is_file()}
     assert listed == files - {registry.HASHES}
-    before = weights_hash(find_model(copy))
+    before = weights_hash(model_info(copy))
     path = unet_weights(copy)
     data = bytearray(path.read_bytes())
     data[-1] ^= 1
     path.write_bytes(data)
-    assert weights_hash(find_model(copy)) != before
+    assert weights_hash(model_info(copy)) != before
     with pytest.raises(ValueError, match="is not what sha256.txt says"):
-        check_files(find_model(copy))
+        check_files(model_info(copy))
 
 
 @pytest.mark.parametrize("with_hashes", [True, False])
@@ -128,18 +132,18 @@ def test_pickles_are_never_read(copy):
 def test_a_malformed_index_is_refused(copy, text):
     (copy / "model_index.json").write_text(text)
     with pytest.raises(ValueError, match="model_index.json"):
-        find_model(copy)
+        model_info(copy)
 
 
 @pytest.mark.parametrize("text", ['{"defaults": {"stepz": 1}}', '{"defaults": 3}', "{"])
 def test_a_malformed_manifest_is_refused(copy, text):
     (copy / registry.MANIFEST).write_text(text)
     with pytest.raises(ValueError):
-        find_model(copy)
+        model_info(copy)
 
 
 def test_prompts_may_be_as_long_as_the_model_reads(tiny_pipeline_folder):
-    model = find_model(tiny_pipeline_folder)
+    model = model_info(tiny_pipeline_folder)
     check_prompt_length(model, "fish, " * 22)
     with pytest.raises(ValueError, match="at most 22 words.*got 23"):
         check_prompt_length(model, "fish " * 23)
@@ -153,7 +157,7 @@ def test_unknown_devices_are_refused(tiny_pipeline_folder):
 
 def test_a_manifest_can_be_written_again(copy):
     save_model_manifest(copy, "other", "anything", ["b", "a", "b"])
-    model = find_model(copy)
+    model = model_info(copy)
     check_files(model)
     assert (model.name, model.captions()) == ("other", ["a", "b"])
     assert not [p for p in copy.iterdir() if p.name.startswith(".")]

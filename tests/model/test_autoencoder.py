@@ -16,7 +16,7 @@ from spad.training.autoencoder import (
     random_crops,
     train_autoencoder,
 )
-from spad.training.config import AutoencoderTraining
+from spad.training.config import TrainAutoencoderConfig
 
 SMALL = dict(latent_channels=12, block_out_channels=(16, 16, 16))
 
@@ -26,8 +26,8 @@ def images(renders):
     return load_all_images(read_renders(renders))
 
 
-def settings(renders: Path, output: Path, **changes) -> AutoencoderTraining:
-    return AutoencoderTraining(
+def settings(renders: Path, output: Path, **changes) -> TrainAutoencoderConfig:
+    return TrainAutoencoderConfig(
         **{"data": renders, "output": output, "steps": 30, "batch_size": 4, "crop_size": 32}
         | SMALL
         | changes

@@ -30,7 +30,7 @@ def pipeline(tiny_pipeline_folder) -> SPADPipeline:
 
 @pytest.fixture
 def cameras() -> Cameras:
-    return Cameras.evenly_round(3, elevation_deg=20.0, height=128, width=128)
+    return Cameras.ring(3, elevation_deg=20.0, height=128, width=128)
 
 
 @pytest.mark.parametrize("is_old", [False, True])
@@ -43,7 +43,7 @@ def test_saved_folders_name_the_package_and_older_ones_load(pipeline, cameras, t
     for part, module in former.items():
         assert index[part][0] == "spad.model"
         if is_old:
-            index[part][0] = module
+            index[part] = [module, index[part][1].replace("Released", "Original")]
     (tmp_path / "model_index.json").write_text(json.dumps(index))
     loaded = SPADPipeline.from_pretrained(tmp_path)
     loaded.set_progress_bar_config(disable=True)
@@ -72,6 +72,14 @@ def test_a_prompt_is_drawn_alike_alone_and_in_a_list(pipeline, cameras):
     assert torch.allclose(both[1], alone[0], atol=1e-4)
 
 
+def test_the_release_s_name_of_the_guidance_scale_is_understood(pipeline, cameras):
+    named = {"guidance_scale": 3.0}, {"cfg_scale": 3.0}
+    ours, theirs = (
+        pipeline("a fish", cameras, num_inference_steps=1, **one).latents for one in named
+    )
+    assert torch.equal(ours, theirs)
+
+
 def test_seed_decides(pipeline, cameras):
     first, again, other = (
         pipeline("a grey rock", cameras, num_inference_steps=2, seed=seed).latents
@@ -84,12 +92,12 @@ def test_seed_decides(pipeline, cameras):
 def test_guidance_of_one_is_the_prediction_with_text(pipeline, cameras):
     """Linear in the scale: scale 0 ignores the prompt, 1 needs no second branch."""
     without = [
-        pipeline(p, cameras, num_inference_steps=1, cfg_scale=0).latents
+        pipeline(p, cameras, num_inference_steps=1, guidance_scale=0).latents
         for p in ("a blue fish", "a grey rock")
     ]
     assert torch.allclose(*without, atol=1e-5)
     one, two = (
-        pipeline("a blue fish", cameras, num_inference_steps=1, cfg_scale=scale).latents
+        pipeline("a blue fish", cameras, num_inference_steps=1, guidance_scale=scale).latents
         for scale in (1, 2)
     )
     assert torch.allclose(one - without[0], two - one, atol=1e-3)
@@ -129,7 +137,7 @@ def test_solvers_agree_on_where_they_lead(pipeline, cameras):
     ends = {}
     for name in ("ddim", "dpm++", "euler"):
         pipeline.use_scheduler(name)
-        ends[name] = pipeline("a fish", cameras, num_inference_steps=100, cfg_scale=1).latents
+        ends[name] = pipeline("a fish", cameras, num_inference_steps=100, guidance_scale=1).latents
     for name in ("dpm++", "euler"):
         error = (ends[name] - ends["ddim"]).norm() / ends["ddim"].norm()
         assert error < 0.15, (name, error)
@@ -179,12 +187,12 @@ def test_callback_sees_and_may_replace_latents(pipeline, cameras):
 
 def test_one_view_and_many_views(pipeline):
     for count in (1, 12):
-        cameras = Cameras.evenly_round(count, height=64, width=64)
+        cameras = Cameras.ring(count, height=64, width=64)
         assert len(pipeline("a fish", cameras, num_inference_steps=1).images[0]) == count
 
 
 def test_rectangular_pictures(pipeline):
-    cameras = Cameras.evenly_round(2, height=64, width=96)
+    cameras = Cameras.ring(2, height=64, width=96)
     image = pipeline("a fish", cameras, num_inference_steps=1).images[0][0]
     assert image.size == (96, 64)
 
@@ -249,11 +257,11 @@ def test_pictures_are_put_on_white_and_padded():
         ({"prompt": []}, "empty"),
         ({"num_inference_steps": 0}, "steps"),
         ({"num_inference_steps": 1001}, "steps"),
-        ({"cfg_scale": -1}, "guidance"),
+        ({"guidance_scale": -1}, "guidance"),
         ({"guidance_rescale": 2}, "guidance_rescale"),
-        ({"cfg_scale": float("nan")}, "guidance"),
+        ({"guidance_scale": float("nan")}, "guidance"),
         ({"blob_sigma": 0}, "blob_sigma"),
-        ({"cameras": Cameras.evenly_round(2, height=100, width=128)}, "try 96"),
+        ({"cameras": Cameras.ring(2, height=100, width=128)}, "try 96"),
     ],
 )
 def test_bad_arguments_are_refused(pipeline, cameras, change, message):
@@ -268,7 +276,9 @@ def test_unknown_scheduler_is_refused(pipeline):
 
 
 def test_bfloat16_draws_nearly_the_same(pipeline, cameras):
-    draw = functools.partial(pipeline, "a blue fish", cameras, num_inference_steps=4, cfg_scale=2)
+    draw = functools.partial(
+        pipeline, "a blue fish", cameras, num_inference_steps=4, guidance_scale=2
+    )
     exact = draw().latents
     rough = pipeline.to(torch.bfloat16) and draw().latents
     assert rough.dtype == torch.float32
@@ -284,14 +294,14 @@ def test_deep_blocks_run_only_on_every_so_many_steps(pipeline, cameras):
     exact = draw().latents
     assert (calls.count("deep"), calls.count("shallow")) == (5, 5)
     calls.clear()
-    cached = draw(cache_interval=2).latents
+    cached = draw(deep_cache_interval=2).latents
     assert (calls.count("deep"), calls.count("shallow")) == (3, 5)
     assert 0 < (cached - exact).norm() < exact.norm()
     calls.clear()
     # Nothing of it stays behind.
     assert torch.equal(draw().latents, exact) and calls.count("deep") == 5
     with pytest.raises(ValueError, match="cache interval of 1 or more"):
-        draw(cache_interval=0)
+        draw(deep_cache_interval=0)
 
 
 def test_an_error_between_steps_leaves_the_model_as_it_was(pipeline, cameras):
@@ -304,7 +314,7 @@ def test_an_error_between_steps_leaves_the_model_as_it_was(pipeline, cameras):
             "a blue fish",
             cameras,
             num_inference_steps=2,
-            cache_interval=2,
+            deep_cache_interval=2,
             callback_on_step_end=fail,
         )
     after = {name: vars(m).get("forward") for name, m in pipeline.unet.named_modules()}

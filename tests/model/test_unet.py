@@ -9,7 +9,7 @@ from diffusers import UNet2DConditionModel
 
 from spad.attention import DenseMask
 from spad.cameras import Cameras
-from spad.geometry import plucker_of
+from spad.geometry import plucker_map
 from spad.model import MultiViewUNet
 from spad.model.conditioning import camera_vectors, condition_on_cameras
 from spad.model.unet import PluckerProjection
@@ -189,12 +189,12 @@ def test_conditioning_of_several_objects_equals_one_by_one(unet, inputs):
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("part", ["camera_term", "plucker_terms", "masks"])
+@pytest.mark.parametrize("part", ["camera_embedding", "plucker_features", "masks"])
 def test_every_kind_of_conditioning_changes_the_output(unet, inputs, part):
     sample, timesteps, text, cameras = inputs
     views = condition_on_cameras(unet, cameras, 8, 8)
     full = unet(sample, timesteps, text, views).sample
-    setattr(views, part, None if part == "camera_term" else {})
+    setattr(views, part, None if part == "camera_embedding" else {})
     assert (unet(sample, timesteps, text, views).sample - full).abs().max() > 1e-4
 
 
@@ -203,7 +203,7 @@ def test_plucker_sum_equals_a_widened_projection(unet, inputs):
     """The release's form: concatenate six channels before a wider 1×1 convolution."""
     transformer = unet.down_blocks[0].attentions[0]
     features, cameras = torch.randn(3, 32, 8, 8), inputs[3]
-    plucker = plucker_of(cameras, 8, 8)
+    plucker = plucker_map(cameras, 8, 8)
     weight = torch.cat([transformer.proj_in.weight, transformer.plucker.linear.weight], dim=1)
     widened = torch.nn.functional.conv2d(
         torch.cat([features, plucker], dim=1), weight, transformer.proj_in.bias

@@ -8,9 +8,9 @@ import pytest
 
 from spad.cameras import Cameras
 from spad.data.renders import data_hash
-from spad.hub.registry import check_files, find_model, load_model
+from spad.hub.registry import check_files, load_model, model_info
 from spad.training.autoencoder import train_autoencoder
-from spad.training.config import AutoencoderTraining, Export
+from spad.training.config import ExportConfig, TrainAutoencoderConfig
 from spad.training.export import export_model
 from spad.training.train import train
 
@@ -19,7 +19,7 @@ from spad.training.train import train
 def autoencoder(renders, tmp_path) -> Path:
     folder = tmp_path / "autoencoder"
     train_autoencoder(
-        AutoencoderTraining(
+        TrainAutoencoderConfig(
             renders,
             folder,
             steps=4,
@@ -42,7 +42,7 @@ def run(training, autoencoder) -> Path:
 
 def test_export_ships_a_working_model_with_its_record(run, autoencoder, renders, tmp_path):
     output = tmp_path / "shipped"
-    export = Export(
+    export = ExportConfig(
         (run,),
         renders,
         output,
@@ -50,22 +50,22 @@ def test_export_ships_a_working_model_with_its_record(run, autoencoder, renders,
         "discs",
         "CC0-1.0",
         "us",
-        cfg_scale=3.0,
-        image_cfg_scale=1.5,
+        guidance_scale=3.0,
+        guidance_scale_with_image=1.5,
         scheduler="unipc",
-        sample_steps=7,
+        num_inference_steps=7,
     )
     assert export_model(export) == output
-    model = find_model(output)
+    model = model_info(output)
     check_files(model)
-    assert (model.name, model.description, model.licence) == ("shipped", "discs", "CC0-1.0")
+    assert (model.name, model.description, model.license) == ("shipped", "discs", "CC0-1.0")
     drawing = model.defaults
-    assert (drawing.scheduler, drawing.steps) == ("unipc", 7)
+    assert (drawing.scheduler, drawing.num_inference_steps) == ("unipc", 7)
     assert [drawing.guidance(is_image_given) for is_image_given in (False, True)] == [3.0, 1.5]
-    as_trained = find_model(run / "model").defaults
-    kept = replace(export, output=tmp_path / "kept", scheduler=None, sample_steps=None)
-    assert find_model(export_model(kept)).defaults == replace(
-        as_trained, cfg_scale=3.0, image_cfg_scale=1.5
+    as_trained = model_info(run / "model").defaults
+    kept = replace(export, output=tmp_path / "kept", scheduler=None, num_inference_steps=None)
+    assert model_info(export_model(kept)).defaults == replace(
+        as_trained, guidance_scale=3.0, guidance_scale_with_image=1.5
     )
     assert "disc 2" in model.captions()
     for path in output.rglob("*"):
@@ -73,7 +73,7 @@ def test_export_ships_a_working_model_with_its_record(run, autoencoder, renders,
             assert str(tmp_path) not in path.read_text(), path
     pipeline = load_model(output)
     pipeline.set_progress_bar_config(disable=True)
-    cameras = Cameras.evenly_round(2, height=64, width=64)
+    cameras = Cameras.ring(2, height=64, width=64)
     assert len(pipeline("disc 2", cameras, num_inference_steps=1).images[0]) == 2
     card = (output / "README.md").read_text()
     assert "6 rendered objects" in card and data_hash(renders) in card
@@ -91,5 +91,5 @@ def test_a_run_without_its_record_is_not_shipped(run, renders, tmp_path):
     (run / "record.json").unlink()
     output = tmp_path / "shipped"
     with pytest.raises(ValueError, match=r"record\.json"):
-        export_model(Export((run,), renders, output))
+        export_model(ExportConfig((run,), renders, output))
     assert not output.exists()

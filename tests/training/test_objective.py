@@ -4,7 +4,7 @@ import pytest
 import torch
 from diffusers import DDIMScheduler
 
-from spad.training.config import Training
+from spad.training.config import TrainConfig
 from spad.training.objective import Objective
 
 
@@ -19,8 +19,8 @@ def scheduler(prediction_type: str = "v_prediction", zero_snr: bool = False) -> 
 
 
 def objective(prediction_type: str = "v_prediction", **settings) -> Objective:
-    given = {"clean_view_share": 0.0, "timestep_shift": 1.0} | settings
-    return Objective(scheduler(prediction_type), Training(**given))
+    given = {"clean_view_prob": 0.0, "timestep_shift": 1.0} | settings
+    return Objective(scheduler(prediction_type), TrainConfig(**given))
 
 
 def latents(count: int = 6, views: int = 4) -> torch.Tensor:
@@ -45,12 +45,12 @@ def test_noise_and_target_are_those_of_the_papers(prediction_type):
 
 
 def test_a_split_batch_asks_the_same():
-    one = objective(clean_view_share=0.5)
+    one = objective(clean_view_prob=0.5)
     clean = latents()
     whole = one.ask(clean, keys())
     for part in (slice(0, 1), slice(1, 4), slice(4, 6)):
         asked = one.ask(clean[part], keys()[part])
-        for name in ("noisy", "target", "timesteps", "scored"):
+        for name in ("noisy", "target", "timesteps", "loss_mask"):
             assert torch.equal(getattr(asked, name), getattr(whole, name)[part]), name
 
 
@@ -64,7 +64,7 @@ def test_other_samples_and_other_seeds_ask_something_else():
 
 def test_a_clean_view_is_given_at_timestep_zero_and_not_scored():
     clean = latents()
-    one = objective(clean_view_share=1.0)
+    one = objective(clean_view_prob=1.0)
     asked = one.ask(clean, keys())
     assert torch.equal(asked.noisy[:, 0], clean[:, 0])
     assert not torch.equal(asked.noisy[:, 1], clean[:, 1])
@@ -74,14 +74,12 @@ def test_a_clean_view_is_given_at_timestep_zero_and_not_scored():
     one.losses(one.errors(predicted, asked), asked).sum().backward()
     assert not predicted.grad[:, 0].any() and predicted.grad[:, 1:].any()
     # A single view is never given: nothing would be left to draw.
-    assert one.ask(latents(views=1), keys()).scored.all()
+    assert one.ask(latents(views=1), keys()).loss_mask.all()
 
 
 def test_views_are_given_as_often_as_asked():
-    asked = objective(clean_view_share=0.3).ask(
-        latents(1, 2).expand(600, -1, -1, -1, -1), keys(600)
-    )
-    assert (~asked.scored[:, 0]).float().mean() == pytest.approx(0.3, abs=0.06)
+    asked = objective(clean_view_prob=0.3).ask(latents(1, 2).expand(600, -1, -1, -1, -1), keys(600))
+    assert (~asked.loss_mask[:, 0]).float().mean() == pytest.approx(0.3, abs=0.06)
 
 
 @pytest.mark.parametrize(("shift", "noisy_half"), [(1.0, 0.5), (3.0, 0.75)])
@@ -117,9 +115,9 @@ def test_clean_latents_weigh_as_their_velocity_up_to_a_cap():
     velocity = (signal * asked.noisy - predicted) / spread
     errors = Objective.errors(predicted, asked)
     of_velocity = (velocity - (signal * noise - spread * clean)).square().mean((-3, -2, -1))
-    uncapped = objective("sample", max_sample_weight=1e9).losses(errors, asked)
+    uncapped = objective("sample", max_x0_weight=1e9).losses(errors, asked)
     torch.testing.assert_close(uncapped, of_velocity.mean(1), rtol=1e-3, atol=1e-6)
-    capped = objective("sample", max_sample_weight=2.0).losses(errors, asked)
+    capped = objective("sample", max_x0_weight=2.0).losses(errors, asked)
     weights = (1 / spread.flatten(1).square()).clamp(max=2.0)
     torch.testing.assert_close(capped, (weights * errors).mean(1), rtol=1e-4, atol=1e-6)
 

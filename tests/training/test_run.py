@@ -99,11 +99,11 @@ def test_milestones_come_as_often_as_asked_and_at_the_end(tmp_path):
         return walk.run.newest().name
 
     walk.go(
-        milestone_every=8, at_milestone=lambda done: seen.append((done, walk.run.newest().name))
+        milestone_every=8, on_checkpoint=lambda done: seen.append((done, walk.run.newest().name))
     )
     assert seen == [(n, f"step-{n:08d}.pt") for n in (8, 16, 24, 30)]
     # Once more, for those who lost the model: nothing is trained.
-    walk.go(step=lambda _: pytest.fail("trained"), at_milestone=lambda done: seen.append(done))
+    walk.go(step=lambda _: pytest.fail("trained"), on_checkpoint=lambda done: seen.append(done))
     assert seen[-1] == 30
 
 

@@ -15,7 +15,7 @@ from parity import Golden, converted_tiny
 from spad.data.config import PackConfig
 from spad.data.pack import pack
 from spad.data.renders import is_held_out
-from spad.hub.registry import check_files, find_model, load_model, save_model_manifest
+from spad.hub.registry import check_files, load_model, model_info, save_model_manifest
 from spad.model import MultiViewUNet
 from spad.model.word_tokenizer import tokenize
 from spad.training.batches import Batch
@@ -63,7 +63,7 @@ def test_it_learns(training):
     "changes",
     [
         {},
-        {"prediction_type": "epsilon", "zero_terminal_snr": False, "min_snr_gamma": 5.0},
+        {"prediction_type": "epsilon", "rescale_betas_zero_snr": False, "min_snr_gamma": 5.0},
         {"prediction_type": "v_prediction", "optimizer": "adamw"},
         {"optimizer": "adafactor", "mixed_precision": "bf16", "offset_noise": 0.1},
         {"epipolar": "original", "intrinsics": "on", "cameras": "relative", "ema_decay": 0.0},
@@ -168,7 +168,7 @@ def test_a_model_of_whole_words_learns_those_of_new_captions(training, tmp_path,
 
 
 @pytest.mark.parametrize(
-    ("learn", "learn_text", "learns"),
+    ("learn", "train_text_encoder", "learns"),
     [
         ("all", "off", lambda name: name.startswith("unet.")),
         ("new-layers", "off", lambda name: any(new in name for new in NEW_LAYERS)),
@@ -179,8 +179,10 @@ def test_a_model_of_whole_words_learns_those_of_new_captions(training, tmp_path,
         ),
     ],
 )
-def test_frozen_weights_stay_as_they_are(training, base, learn, learn_text, learns):
-    settings = replace(training, init=base, learn=learn, learn_text=learn_text, num_views=(4,))
+def test_frozen_weights_stay_as_they_are(training, base, learn, train_text_encoder, learns):
+    settings = replace(
+        training, init=base, learn=learn, train_text_encoder=train_text_encoder, num_views=(4,)
+    )
     trainer = Trainer(settings)
     before, vae = hashes(trainer.denoiser), hashes(trainer.pipeline.vae)
     for step in range(3):
@@ -193,7 +195,7 @@ def test_frozen_weights_stay_as_they_are(training, base, learn, learn_text, lear
 
 
 def test_a_lora_run_ends_in_a_plain_model(training, base):
-    settings = replace(training, init=base, learn="lora", learn_text="off", lora_rank=4)
+    settings = replace(training, init=base, learn="lora", train_text_encoder="off", lora_rank=4)
     folder = train(settings)
     trained, before = load_model(folder).unet.state_dict(), load_model(base).unet.state_dict()
     assert trained.keys() == before.keys()
@@ -237,16 +239,16 @@ def test_a_run_goes_on_from_a_saved_model(training, base):
 
 @pytest.mark.parametrize("solver", ["euler", "original"])
 def test_a_model_keeps_the_cameras_and_the_solver_it_started_with(training, base, solver):
-    start, pipeline = find_model(base), load_model(base)
-    own = replace(start.defaults, elevation_deg=45.0, azimuth_start_deg=0.0, scheduler=solver)
+    start, pipeline = model_info(base), load_model(base)
+    own = replace(start.defaults, elevation_deg=45.0, start_azimuth_deg=0.0, scheduler=solver)
     pipeline.use_scheduler(solver)
     pipeline.save_pretrained(start.path)
     save_model_manifest(start.path, start.name, start.description, start.captions(), own)
-    settings = replace(training, init=base, num_views=(2,), cfg_scale=3.0)
-    expected = replace(own, cfg_scale=3.0, guidance_rescale=settings.guidance_rescale)
+    settings = replace(training, init=base, num_views=(2,), guidance_scale=3.0)
+    expected = replace(own, guidance_scale=3.0, guidance_rescale=settings.guidance_rescale)
     found = generation_defaults(settings, Trainer(settings).pipeline)
     assert found == expected
-    changed = replace(settings, prediction_type="epsilon", zero_terminal_snr=False)
+    changed = replace(settings, prediction_type="epsilon", rescale_betas_zero_snr=False)
     found = generation_defaults(changed, Trainer(changed).pipeline)
     assert found == replace(expected, scheduler="ddim" if solver == "original" else solver)
 
@@ -256,7 +258,7 @@ def test_a_converted_release_goes_on_learning(training, shared_dir, tmp_path):
     settings = replace(
         training,
         init=str(release),
-        learn_text="off",
+        train_text_encoder="off",
         word_dropout=0.0,
         num_views=(2,),
         timestep_shift=1.0,
@@ -276,7 +278,7 @@ def test_words_that_stay_unknown_are_said(training, base, renders, tmp_path, cap
     listing = other / "objects.jsonl"
     listing.write_text(listing.read_text().replace("disc 3", "saucer 3"))
     pack(PackConfig(other, tmp_path / "packed"))
-    settings = replace(training, data=tmp_path / "packed", init=base, learn_text="off")
+    settings = replace(training, data=tmp_path / "packed", init=base, train_text_encoder="off")
     tokenizer = Trainer(settings).pipeline.tokenizer
     assert tokenizer.unk_token_id in tokenizer("saucer 3").input_ids
     assert "1 of 6 captions have words" in caplog.text and "saucer 3" in caplog.text
@@ -303,7 +305,7 @@ def test_only_listed_objects_are_learned_from(training, tmp_path):
 
 
 def test_captions_and_words_are_dropped_as_often_as_asked(training):
-    trainer = Trainer(replace(training, text_dropout=0.5, word_dropout=0.25, num_views=(1,)))
+    trainer = Trainer(replace(training, caption_dropout=0.5, word_dropout=0.25, num_views=(1,)))
     tokenizer = trainer.pipeline.tokenizer
     none = torch.zeros(8, dtype=torch.bool)
     ids = torch.cat([trainer._token_ids(trainer.next_batch(step), none) for step in range(60)])
@@ -319,15 +321,15 @@ def test_captions_and_words_are_dropped_as_often_as_asked(training):
 
 
 def test_where_a_view_is_given_captions_are_dropped_at_their_own_rate(training):
-    shares = {"text_dropout": 0.0, "clean_view_text_dropout": 1.0}
-    trainer = Trainer(replace(training, clean_view_share=0.5, num_views=(4,), **shares))
+    shares = {"caption_dropout": 0.0, "clean_view_caption_dropout": 1.0}
+    trainer = Trainer(replace(training, clean_view_prob=0.5, num_views=(4,), **shares))
     nothing = trainer.pipeline.tokenizer("").input_ids
     seen = set()
     for step in range(10):
         batch = trainer.next_batch(step)
         *_, question = trainer.losses(batch)
         given = question.timesteps[:, 0] == 0
-        ids = trainer._token_ids(batch, question.is_given)
+        ids = trainer._token_ids(batch, question.has_clean_view)
         empty = (ids[:, : len(nothing)] == torch.tensor(nothing)).all(1)
         assert torch.equal(empty, given)
         seen |= set(given.tolist())
@@ -375,7 +377,7 @@ def pictures(tmp_path):
 
 
 def test_single_pictures_are_mixed_in_and_touch_no_camera(training, pictures):
-    trainer = Trainer(replace(training, images=pictures, image_share=0.5))
+    trainer = Trainer(replace(training, images=pictures, image_batch_prob=0.5))
     batches = [trainer.next_batch(step) for step in range(40)]
     flat = [batch for batch in batches if batch.cameras is None]
     assert 10 <= len(flat) <= 30
@@ -388,7 +390,7 @@ def test_single_pictures_are_mixed_in_and_touch_no_camera(training, pictures):
 
 def test_a_run_leaves_pictures_a_table_and_a_model_with_its_card(training, disc_shards):
     settings = replace(
-        training, sample_every=3, trackers=("tensorboard",), licence="CC0-1.0", author="us"
+        training, sample_every=3, trackers=("tensorboard",), license="CC0-1.0", author="us"
     )
     folder = train(settings)
     run = settings.run_folder
@@ -403,9 +405,9 @@ def test_a_run_leaves_pictures_a_table_and_a_model_with_its_card(training, disc_
     assert "error_0_250" in head and len(rows) == 4
     (events,) = (run / "spad").glob("events*")
     assert b"samples" in events.read_bytes() and b"gradient_norm" in events.read_bytes()
-    model = find_model(folder)
+    model = model_info(folder)
     check_files(model)
-    assert (model.name, model.licence) == ("run", "CC0-1.0")
+    assert (model.name, model.license) == ("run", "CC0-1.0")
     assert "disc 2" in model.captions()
     card = (folder / "README.md").read_text()
     for part in ("samples.png", "6 objects", '"learning_rate"', "loss.svg", "us."):
@@ -473,4 +475,4 @@ def test_presets_are_the_papers_settings():
     assert (four.cameras, four.intrinsics) == ("absolute", "on")
     for preset in (two, four):
         assert preset.prediction_type == "epsilon" and preset.warmup_steps == 100
-        assert preset.learn_text == "off" and preset.lr_schedule == "constant"
+        assert preset.train_text_encoder == "off" and preset.lr_schedule == "constant"

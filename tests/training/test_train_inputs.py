@@ -12,7 +12,7 @@ from spad.cli import main
 from spad.data.config import PackConfig
 from spad.data.pack import pack
 from spad.data.shards import read_shard_folder
-from spad.training.config import Training
+from spad.training.config import TrainConfig
 from spad.training.train import Trainer, train
 
 
@@ -22,7 +22,7 @@ def shards(disc_shards, tmp_path):
     return shutil.copytree(disc_shards, tmp_path / "shards")
 
 
-def refused(settings: Training, message: str) -> None:
+def refused(settings: TrainConfig, message: str) -> None:
     """The run is refused before anything is written."""
     with pytest.raises(ValueError, match=message):
         train(settings)
@@ -66,14 +66,14 @@ def test_a_shard_with_other_bytes(training, shards):
     ],
     ids=["no captions", "empty caption", "no cameras", "odd cameras", "few cameras"],
 )
-def test_objects_without_captions_or_cameras(training, shards, spoil, message):
+def test_objects_without_captions_or_cameras(training, shards, corrupt, message):
     """The JSON of one object is changed in place, its length kept."""
     shard = read_shard_folder(shards).shards[0]
     data = bytearray(shard.path.read_bytes())
     start = shard.offsets[1] + 512
     end = data.index(b"\0", start)
     about = json.loads(data[start:end])
-    spoil(about)
+    corrupt(about)
     changed = json.dumps(about, separators=(",", ":")).encode().ljust(end - start)
     assert len(changed) == end - start
     data[start:end] = changed
@@ -141,10 +141,10 @@ def test_the_folder_of_another_run(training, tmp_path):
     ("changes", "message"),
     [
         ({"batch_size": 6}, "multiple of num_views"),
-        ({"text_dropout": 1.5}, "text_dropout of 0 to 1"),
+        ({"caption_dropout": 1.5}, "caption_dropout of 0 to 1"),
         ({"learning_rate": -1.0}, "learning_rate of at least 0"),
         ({"ema_decay": 1.0}, "ema_decay"),
-        ({"prediction_type": "epsilon", "zero_terminal_snr": True}, "v_prediction"),
+        ({"prediction_type": "epsilon", "rescale_betas_zero_snr": True}, "v_prediction"),
         ({"optimizer": "muon", "fsdp": True}, "another --optimizer with --fsdp"),
         ({"learn": "lora"}, "--init"),
         ({"steps": 0}, "steps of at least 1"),

@@ -19,7 +19,7 @@ from spad.images.pixels import image_tensor, on_white
 from spad.meshes.renderers import find_renderer
 from spad.meshes.settings import RendererSettings
 from spad.model import PatchAutoencoder
-from spad.training.config import Training
+from spad.training.config import TrainConfig
 from spad.training.run import LOSSES
 from spad.training.train import train
 
@@ -47,7 +47,7 @@ def settings(model, tmp_path):
     vae.fit_components(image_tensor(load_all_images(read_renders(renders))).flatten(0, 1))
     vae.save_pretrained(tmp_path / "vae")
     pack(PackConfig(renders, tmp_path / "shards"))
-    return Training(
+    return TrainConfig(
         data=tmp_path / "shards",
         output=tmp_path / "run",
         vae=str(tmp_path / "vae"),
@@ -56,9 +56,9 @@ def settings(model, tmp_path):
         batch_size=16,
         learning_rate=4e-3,
         warmup_steps=20,
-        text_dropout=0.0,
+        caption_dropout=0.0,
         word_dropout=0.0,
-        clean_view_share=0.0,
+        clean_view_prob=0.0,
         ema_decay=0.99,
         block_out_channels=(64, 64),
         text_width=64,
@@ -83,15 +83,13 @@ def test_one_object_learned_by_heart_comes_back_from_new_cameras(settings, model
     # A model that says the mean of all noise and pictures is at about one.
     assert sum(column[-5:]) / 5 < 0.25 * column[0]
 
-    cameras = Cameras.evenly_round(
-        4, elevation_deg=15.0, azimuth_start_deg=33.0, height=SIZE, width=SIZE
-    )
+    cameras = Cameras.ring(4, elevation_deg=15.0, start_azimuth_deg=33.0, height=SIZE, width=SIZE)
     rendered = find_renderer("embree").render(model / "boxes.gltf", cameras, RendererSettings())
     pictures = [on_white(Image.fromarray(rgba)) for rgba in rendered.views.rgba]
     truth = image_tensor(np.stack(pictures))
     pipeline = load_model(folder, "cpu")
     pipeline.set_progress_bar_config(disable=True)
-    drawn = pipeline("boxes", cameras, num_inference_steps=20, cfg_scale=1).images[0]
+    drawn = pipeline("boxes", cameras, num_inference_steps=20, guidance_scale=1).images[0]
     views = image_tensor(np.stack([np.asarray(picture) for picture in drawn]))
     own = psnr(views, truth)
     others = torch.stack([psnr(views, truth.roll(shift, 0)) for shift in (1, 2, 3)])

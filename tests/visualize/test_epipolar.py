@@ -17,7 +17,7 @@ from spad.visualize.animation import wandering_pixels
 from spad.visualize.figures import mask_sheet
 from spad.visualize.toy_bear import render_stand_in
 
-SMALL = ("--views", "3", "--size", "48", "--cells", "12", "--panel", "64")
+SMALL = ("--views", "3", "--image-size", "48", "--cells", "12", "--panel", "64")
 
 
 @pytest.fixture
@@ -104,7 +104,7 @@ def test_a_wrong_depth_scale_blames_no_view(epipolar, capture, capsys):
 
 
 def test_identical_cameras_are_said(epipolar, capsys):
-    assert epipolar("--azimuth", 10, 10, 80, "--size", 32) == 0
+    assert epipolar("--azimuth", 10, 10, 80, "--image-size", 32) == 0
     assert "views 0 and 1 have identical cameras" in capsys.readouterr().err
 
 
@@ -122,7 +122,7 @@ def test_a_page_alone_makes_no_folder(epipolar, capture):
 
 
 def test_a_failed_run_leaves_nothing(epipolar, capsys):
-    assert epipolar("--views", 6, "--size", 32, "--cells", 64, "--masks", "exact") == 2
+    assert epipolar("--views", 6, "--image-size", 32, "--cells", 64, "--masks", "exact") == 2
     assert "expected masks of up to 16384 tokens, got 24576" in capsys.readouterr().err
     assert not list(Path().iterdir())
 
@@ -210,7 +210,10 @@ def test_a_picture_of_another_size_is_named(epipolar, capture, capsys):
         (("--views", 3, "--elevation", 1, 2), "expected 1 or 3 values of elevation_deg, got 2"),
         (("--views", 3, "--depth", "x"), "expected cameras to go with --images and --depth"),
         (("--views", 3, "--html", "no/page.html"), "expected --html in a folder that exists"),
-        (("--views", 17, "--size", 16, "--html", "p.html"), "expected up to 16 views on a page"),
+        (
+            ("--views", 17, "--image-size", 16, "--html", "p.html"),
+            "expected up to 16 views on a page",
+        ),
     ],
 )
 def test_wrong_requests_get_one_line(epipolar, capsys, flags, message):

@@ -9,8 +9,8 @@ import torch
 from PIL import Image
 
 from spad.cameras import Cameras
-from spad.geometry import bands_of
-from spad.images.posed import PosedPictures
+from spad.geometry import pixel_bands
+from spad.images.posed import PosedImages
 from spad.visualize.explorer import explorer_page
 from spad.visualize.toy_bear import render_stand_in
 
@@ -30,13 +30,13 @@ LIT = """() => canvases.map((canvas) => {
 })"""
 
 
-def posed(cameras: Cameras) -> PosedPictures:
+def posed(cameras: Cameras) -> PosedImages:
     pictures, depth = render_stand_in(cameras, samples_per_side=1)
-    return PosedPictures(cameras, pictures, tuple(f"view {i}" for i in range(len(cameras))), depth)
+    return PosedImages(cameras, pictures, tuple(f"view {i}" for i in range(len(cameras))), depth)
 
 
 @pytest.fixture(scope="module")
-def views() -> PosedPictures:
+def views() -> PosedImages:
     """Four round the bear, one that sees a camera, one at the place of another."""
     around = Cameras.orbit(
         [20, -10, 60, 0, 20, 35], [-60, 30, 120, -150, -60, 120], height=60, width=80
@@ -49,7 +49,7 @@ def open_page(browser, tmp_path):
     """Opens views from a file on disk; fails on any error or request that leaves it."""
     contexts, problems = [], []
 
-    def open_views(shown: PosedPictures, size: dict, touch: bool = False, **options):
+    def open_views(shown: PosedImages, size: dict, touch: bool = False, **options):
         path = tmp_path / "explorer.html"
         path.write_text(explorer_page(shown, BAND, **options), encoding="utf-8")
         context = browser.new_context(viewport=size, has_touch=touch, is_mobile=touch)
@@ -89,14 +89,14 @@ def wait_until(page, condition: str) -> None:
     pytest.fail(f"never came true: {condition}")
 
 
-def check_lit(page, shown: PosedPictures, view: int, row: int, column: int, **depths) -> None:
+def check_lit(page, shown: PosedImages, view: int, row: int, column: int, **depths) -> None:
     """What is lit and the mask lie within one pixel of each other, both ways."""
     wait_until(page, f"!waiting && state.view === {view}")
     words = page.locator("#where").inner_text()
     assert f"view {view}" in words and re.search(rf"row {row}\s+column {column}\b", words)
     height, width = shown.cameras.height, shown.cameras.width
     lit = [np.array(list(text)) == "1" for text in page.evaluate(LIT)]
-    bands = bands_of(shown.cameras, view, torch.tensor([[column + 0.5, row + 0.5]]), **depths)
+    bands = pixel_bands(shown.cameras, view, torch.tensor([[column + 0.5, row + 0.5]]), **depths)
     distance = bands.distance_maps(0).numpy()
     for other in set(range(len(lit))) - {view}:
         there = lit[other].reshape(height, width)
@@ -154,7 +154,7 @@ def test_depth_sliders_cut_the_bands(open_page, views):
 
 
 def test_the_readout_is_the_plucker_coordinates(open_page, views):
-    from spad.geometry import plucker_of
+    from spad.geometry import plucker_map
 
     page = open_page(views, DESKTOP)
     at = pixel_on_screen(page, 2, 10, 20)
@@ -162,7 +162,7 @@ def test_the_readout_is_the_plucker_coordinates(open_page, views):
     check_lit(page, views, 2, 10, 20)
     _, direction, moment = page.locator("#where").inner_text().splitlines()
     shown = [float(x) for x in re.findall(r"-?\d+\.\d+", direction + moment)]
-    true = plucker_of(views.cameras, 60, 80)[2, :, 10, 20]
+    true = plucker_map(views.cameras, 60, 80)[2, :, 10, 20]
     np.testing.assert_allclose(shown, true.numpy(), atol=1e-4)
 
 
@@ -171,19 +171,19 @@ def test_the_middle_of_the_source_is_shown_first(open_page, views):
 
 
 def test_large_pictures_shrink_and_the_file_stays_small():
-    cameras = Cameras.evenly_round(16, height=32, width=1100)
+    cameras = Cameras.ring(16, height=32, width=1100)
     pictures = np.full((16, 32, 1100, 3), 200, np.uint8)
-    page = explorer_page(PosedPictures(cameras, pictures, ("x",) * 16), 40.0)
+    page = explorer_page(PosedImages(cameras, pictures, ("x",) * 16), 40.0)
     assert '"width": 1024' in page and len(page) < 200_000
     with pytest.raises(ValueError, match="expected up to 16 views on a page, got 17"):
-        shown = PosedPictures(Cameras.evenly_round(17), np.zeros((17, 256, 256, 3)), ("x",) * 17)
+        shown = PosedImages(Cameras.ring(17), np.zeros((17, 256, 256, 3)), ("x",) * 17)
         explorer_page(shown, 24.0)
 
 
 def test_names_cannot_break_out_of_the_page():
-    cameras = Cameras.evenly_round(1, height=8, width=8)
+    cameras = Cameras.ring(1, height=8, width=8)
     pictures = np.full((1, 8, 8, 3), 255, np.uint8)
-    page = explorer_page(PosedPictures(cameras, pictures, ("</script><b>",)), 2.0)
+    page = explorer_page(PosedImages(cameras, pictures, ("</script><b>",)), 2.0)
     assert "</script><b>" not in page
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from spad.geometry import epipolar_mask
+from spad.geometry import epipolar_mask_from_matrices
 from spad.geometry.epipolar import ray_segments
 from spad.geometry.rays import pixel_grid
 
@@ -81,7 +81,7 @@ class DenseMask(AttentionMask):
 
 
 class EpipolarMask(AttentionMask):
-    """The `exact` epipolar mask of cameras: `spad.geometry.epipolar_mask`, or tiles of it.
+    """The `exact` epipolar mask of cameras, whole or as tiles; see `spad.geometry.epipolar_mask`.
 
     Args:
         world_from_cam: (b, v, 4, 4). intrinsics: (b, v, 3, 3), in cells of a height x width grid.
@@ -111,7 +111,7 @@ class EpipolarMask(AttentionMask):
         return self.world_from_cam.device
 
     def _make_dense(self) -> Tensor:
-        return epipolar_mask(
+        return epipolar_mask_from_matrices(
             self.world_from_cam,
             self.intrinsics,
             self.height,

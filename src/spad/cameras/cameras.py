@@ -143,11 +143,11 @@ class Cameras:
         )
 
     @classmethod
-    def evenly_round(
+    def ring(
         cls,
         num_views: int,
         elevation_deg: Scalars = 45.0,
-        azimuth_start_deg: float = 0.0,
+        start_azimuth_deg: float = 0.0,
         radius: Scalars = DEFAULT_RADIUS,
         fov_rad: Scalars = DEFAULT_FOV_RAD,
         height: int = DEFAULT_SIZE,
@@ -160,7 +160,7 @@ class Cameras:
         """
         if isinstance(num_views, bool) or not isinstance(num_views, int) or num_views < 1:
             raise ValueError(f"expected a whole number of views, 1 or more, got {num_views!r}")
-        azimuth = azimuth_start_deg + 360.0 / num_views * torch.arange(
+        azimuth = start_azimuth_deg + 360.0 / num_views * torch.arange(
             num_views, dtype=torch.float64
         )
         return cls.orbit(elevation_deg, azimuth, radius, fov_rad, height, width)

@@ -44,7 +44,7 @@ class Annotation(NamedTuple):
     faces: int | None = None
     vertices: int | None = None
     animations: int | None = None
-    licence: str = ""
+    license: str = ""
     caption: str = ""
     file: str = ""
     geometry: str = ""
@@ -169,7 +169,7 @@ def parse_annotation(uid: str, value: dict[str, Any]) -> Annotation:
     return Annotation(
         uid=uid,
         name=_text(value.get("name")),
-        licence=_text(value.get("license")),
+        license=_text(value.get("license")),
         caption=_text(value.get("caption")),
         problem=_text("; ".join(problems)),
         **counts,

@@ -16,7 +16,7 @@ _PAPER = {
     "min_vertices": 50,
     "max_vertices": 500_000,
 }
-_COMMERCIAL = _PAPER | {"licences": ("cc0", "by", "by-sa")}
+_COMMERCIAL = _PAPER | {"licenses": ("cc0", "by", "by-sa")}
 _CLEAN = _COMMERCIAL | {
     "max_animations": 0,
     "exclude": ("text", "scan", "point-cloud", "scene"),
@@ -30,7 +30,7 @@ class FilterConfig:
     """Choose objects to learn from: a list of ids, and a table of why the others were left out.
 
     A threshold that is left out is the preset's. What an object does not tell, no threshold
-    rejects, except its licence.
+    rejects, except its license.
     """
 
     annotations: Positional[Path]
@@ -39,7 +39,7 @@ class FilterConfig:
     output: Path
     """Folder to make."""
     preset: Literal["none", "paper", "commercial", "clean"] = "paper"
-    """paper: popularity and size. commercial: also the licence. clean: also no animation, text,
+    """paper: popularity and size. commercial: also the license. clean: also no animation, text,
     scans, point clouds, scenes or duplicates."""
     captions: Path | None = None
     """Cap3D's CSV; objects without a caption in it are left out."""
@@ -55,8 +55,8 @@ class FilterConfig:
     max_faces: int | None = None
     min_vertices: int | None = None
     max_vertices: int | None = None
-    licences: tuple[str, ...] | None = None
-    """Such as cc0 by by-sa; an object without a licence is left out. No value takes any."""
+    licenses: tuple[str, ...] | None = None
+    """Such as cc0 by by-sa; an object without a license is left out. No value takes any."""
     max_animations: int | None = None
     """0 leaves out what moves."""
     exclude: tuple[Literal["text", "scan", "point-cloud", "scene"], ...] | None = None

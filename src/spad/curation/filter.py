@@ -41,7 +41,7 @@ SCHEMA = pa.schema(
         "faces": pa.int64(),
         "vertices": pa.int64(),
         "animations": pa.int64(),
-        "licence": pa.string(),
+        "license": pa.string(),
         "tags": _WORDS,
         "categories": _WORDS,
         "caption": pa.string(),
@@ -170,13 +170,13 @@ def _ask_readable(_config: FilterConfig) -> tuple[str, Reason]:
     return "numbers and files that can be read", lambda row: row.problem or None
 
 
-def _ask_licence(config: FilterConfig) -> tuple[str, Reason] | None:
-    allowed = {licence_slug(licence) for licence in config.licences or ()}
+def _ask_license(config: FilterConfig) -> tuple[str, Reason] | None:
+    allowed = {license_slug(license) for license in config.licenses or ()}
 
     def reason(row: Annotation) -> str | None:
-        if licence_slug(row.licence) in allowed:
+        if license_slug(row.license) in allowed:
             return None
-        return f"licence {row.licence!r}" if row.licence else "no licence is known"
+        return f"license {row.license!r}" if row.license else "no license is known"
 
     return (f"one of {', '.join(sorted(allowed))}", reason) if allowed else None
 
@@ -193,16 +193,16 @@ RULES = (
     _between("popularity", "likes", "views", "comments"),
     _between("polygons", "faces"),
     _between("vertices", "vertices"),
-    Rule("licence", _ask_licence),
+    Rule("license", _ask_license),
     _between("animation", "animations"),
     *map(_without, EXCLUDED_WORDS),
     Rule("caption", _ask_caption),
 )
 
 
-def licence_slug(licence: str) -> str:
-    """A Creative Commons licence as Objaverse writes it: "CC-BY-SA-4.0" is "by-sa"."""
-    slug = re.sub(r"[\s_-]+", "-", licence.strip().lower())
+def license_slug(license: str) -> str:
+    """A Creative Commons license as Objaverse writes it: "CC-BY-SA-4.0" is "by-sa"."""
+    slug = re.sub(r"[\s_-]+", "-", license.strip().lower())
     slug = re.sub(r"^(creative-commons|cc)-|-\d+(\.\d+)*$", "", slug)
     return re.sub(r"-\d+(\.\d+)*$", "", slug)
 

@@ -12,7 +12,7 @@ import torch
 
 from spad.cameras import Cameras
 from spad.geometry.correspondence import agreement_table, suspect_views
-from spad.meshes.raycast import RenderedViews
+from spad.meshes.raycast import RenderBuffers
 
 # Shares of the picture, of its border, and of the surface that is seen.
 LEAST_COVERED = 0.004
@@ -28,7 +28,7 @@ NEARLY_ALL = 0.98
 LEAST_AGREEMENT = 0.8
 
 
-def check_views(views: RenderedViews, cameras: Cameras) -> dict[str, str]:
+def check_views(views: RenderBuffers, cameras: Cameras) -> dict[str, str]:
     """The checks of `spad.data.config.CHECKS` that an object fails, in that order, and why.
 
     Args:
@@ -40,7 +40,7 @@ def check_views(views: RenderedViews, cameras: Cameras) -> dict[str, str]:
     return dict(_failures(views, cameras))
 
 
-def _failures(views: RenderedViews, cameras: Cameras) -> Iterator[tuple[str, str]]:
+def _failures(views: RenderBuffers, cameras: Cameras) -> Iterator[tuple[str, str]]:
     alpha = views.rgba[..., 3]
     empty = np.flatnonzero(~alpha.any(axis=(1, 2)))
     if len(empty):
@@ -66,7 +66,10 @@ def _failures(views: RenderedViews, cameras: Cameras) -> Iterator[tuple[str, str
             yield "inside-out", f"{share:.0%} of the surface that is seen faces away"
     spread = _color_spread(colors)
     if spread < LEAST_COLOR_SPREAD:
-        yield "one-colour", f"apart from light and shadow its colours differ by {spread:.0f} of 255"
+        yield (
+            "single-color",
+            f"apart from light and shadow its colours differ by {spread:.0f} of 255",
+        )
     disagreement = _disagreement(views, cameras)
     if disagreement:
         yield "reprojection", disagreement
@@ -92,7 +95,7 @@ def _color_spread(colors: np.ndarray) -> float:
     return float((high - low).max())
 
 
-def _disagreement(views: RenderedViews, cameras: Cameras) -> str | None:
+def _disagreement(views: RenderBuffers, cameras: Cameras) -> str | None:
     """What the depth maps of the views say against each other, if anything."""
     table = agreement_table(cameras, torch.from_numpy(views.depth))
     off_diagonal = 1 - torch.eye(len(cameras), dtype=torch.long)

@@ -13,11 +13,11 @@ CAMERA_PRESETS = ("training", "paper", "sphere", "orbit")
 
 # What is looked for in the renders of an object, `spad.data.checks` says how.
 Check = Literal[
-    "blank", "transparent", "black", "tiny", "clipped", "inside-out", "one-colour", "reprojection"
+    "blank", "transparent", "black", "tiny", "clipped", "inside-out", "single-color", "reprojection"
 ]
 CHECKS: tuple[Check, ...] = get_args(Check)
 # A rock of one gray is a good object; a scan that lost its texture looks just like it.
-REJECTING_CHECKS = tuple(name for name in CHECKS if name != "one-colour")
+REJECTING_CHECKS = tuple(name for name in CHECKS if name != "single-color")
 
 
 @dataclass(frozen=True)
@@ -105,7 +105,7 @@ class PackConfig:
     """Folder that `spad render` wrote."""
     output: Path
     """Folder for the shards; the same command goes on where an earlier one stopped."""
-    picture_format: Literal["webp", "png"] = "webp"
+    image_format: Literal["webp", "png"] = "webp"
     """Of colours and normals. Both are lossless; WebP takes half the space."""
     objects_per_shard: int = 512
     order: Literal["mixed", "given"] = "mixed"
@@ -129,7 +129,7 @@ class PackConfig:
 
 
 @dataclass(frozen=True)
-class Inspection:
+class InspectConfig:
     """Show what data holds: statistics, and a sheet of objects with their captions."""
 
     path: Positional[Path]

@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader, IterableDataset, default_collate, get_w
 
 from spad.data.camera_sampling import quarter_turns
 from spad.data.shards import ShardedObject, read_shard_folder
-from spad.images.pixels import image_tensor, on_white, open_picture
+from spad.images.pixels import image_tensor, on_white, open_image
 
 Part = Literal["images", "depth", "latents", "text"]
 _PARTS = ("images", "depth", "latents", "text")
@@ -289,9 +289,9 @@ class ShardDataset(IterableDataset):
         self, part: Part, data: list[bytes], where: str, chosen: list[int], caption: int
     ) -> torch.Tensor:
         if part == "images":
-            return image_tensor(np.stack([on_white(open_picture(one, where)) for one in data]))
+            return image_tensor(np.stack([on_white(open_image(one, where)) for one in data]))
         if part == "depth":
-            steps = np.stack([np.asarray(open_picture(one, where)) for one in data])
+            steps = np.stack([np.asarray(open_image(one, where)) for one in data])
             return torch.from_numpy(steps.astype(np.float32) * self.index.depth_unit)
         try:
             array = np.load(BytesIO(data[0]), allow_pickle=False)

@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from spad.data.config import Inspection
-from spad.data.renders import read_listing, read_picture, rendered_object
+from spad.data.config import InspectConfig
+from spad.data.renders import read_image, read_listing, rendered_object
 from spad.data.shards import (
     DEPTH_UNIT,
     INDEX,
@@ -25,7 +25,7 @@ from spad.data.shards import (
     scan_shard,
 )
 from spad.images.grids import prompt_grid
-from spad.images.pixels import on_white, open_picture
+from spad.images.pixels import on_white, open_image
 
 # Larger pictures are shrunk for the sheet.
 _PANEL = 160
@@ -59,7 +59,7 @@ class _Source:
     depth_unit: float = DEPTH_UNIT
 
 
-def inspect_data(settings: Inspection) -> Report:
+def inspect_data(settings: InspectConfig) -> Report:
     """Statistics of a shard, a folder of shards or of renders, and a sheet of some objects.
 
     Raises: ValueError: nothing of that kind there, or something damaged.
@@ -146,7 +146,7 @@ def _from_renders(renders: Path, row: dict) -> _Entry:
     folder = renders / row.get("folder", row["uid"])
     return _Entry(
         about,
-        {kind: [read_picture(folder / name) for name in names] for kind, names in paths.items()},
+        {kind: [read_image(folder / name) for name in names] for kind, names in paths.items()},
     )
 
 
@@ -159,9 +159,9 @@ def _panels(entry: _Entry, count: int) -> list[Image.Image]:
     """Some views on white, each over its depth map where there is one: near is dark."""
     views = _spread(len(entry.pictures["color"]), count)
     where = entry.about.uid
-    rows = [[on_white(open_picture(entry.pictures["color"][view], where)) for view in views]]
+    rows = [[on_white(open_image(entry.pictures["color"][view], where)) for view in views]]
     if "depth" in entry.pictures:
-        depth = [np.asarray(open_picture(entry.pictures["depth"][view], where)) for view in views]
+        depth = [np.asarray(open_image(entry.pictures["depth"][view], where)) for view in views]
         seen = np.concatenate([one[one > 0] for one in depth])
         near, far = (seen.min(), max(seen.max(), seen.min() + 1)) if len(seen) else (0, 1)
         gray = [
@@ -202,14 +202,14 @@ class _Statistics:
         for kind, pictures in entry.pictures.items():
             self._extend(f"{kind} bytes", [len(data) for data in pictures])
         for data in entry.pictures["color"]:
-            rgba = np.asarray(open_picture(data, about.uid).convert("RGBA"), dtype=np.float32) / 255
+            rgba = np.asarray(open_image(data, about.uid).convert("RGBA"), dtype=np.float32) / 255
             alpha = rgba[..., 3]
             self._extend("coverage", [float(alpha.mean())])
             if alpha.any():
                 luma = rgba[..., :3] @ np.array([0.2126, 0.7152, 0.0722], dtype=np.float32)
                 self._extend("brightness", [float((luma * alpha).sum() / alpha.sum())])
         for data in entry.pictures.get("depth", ()):
-            steps = np.asarray(open_picture(data, about.uid))
+            steps = np.asarray(open_image(data, about.uid))
             seen = steps[steps > 0]
             if len(seen):
                 ends = [seen.min() * self.depth_unit, seen.max() * self.depth_unit]

@@ -19,8 +19,8 @@ from spad.cameras import Cameras, save_transforms
 from spad.data.assets import Asset
 from spad.data.config import RenderConfig
 from spad.data.shards import DEPTH_UNIT, file_hash
-from spad.meshes.raycast import RenderedViews
-from spad.meshes.renderers import Rendering, find_renderer
+from spad.meshes.raycast import RenderBuffers
+from spad.meshes.renderers import RenderResult, find_renderer
 
 PARTIAL = ".partial"
 _RECORD = "transforms.json"
@@ -67,7 +67,7 @@ def settings_hash(config: RenderConfig) -> str:
 def write_object(
     folder: Path,
     asset: Asset,
-    rendering: Rendering,
+    rendering: RenderResult,
     cameras: Cameras,
     notes: Mapping[str, str],
     config: RenderConfig,
@@ -104,7 +104,7 @@ def write_object(
 
 
 def _write_pictures(
-    folder: Path, views: RenderedViews, passes: tuple[str, ...]
+    folder: Path, views: RenderBuffers, passes: tuple[str, ...]
 ) -> tuple[dict[str, list[str]], str]:
     """Write the pictures of every pass; their paths by the field of transforms.json, and a hash.
 

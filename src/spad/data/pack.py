@@ -29,7 +29,7 @@ from tqdm import tqdm
 from spad.cameras.parsing import write_whole
 from spad.data.config import PackConfig
 from spad.data.recolor import LEAST_SHARE, recolored, share_of, variants
-from spad.data.renders import is_held_out, read_listing, read_picture, rendered_object
+from spad.data.renders import is_held_out, read_image, read_listing, rendered_object
 from spad.data.shards import (
     BLOCK,
     DEPTH_UNIT,
@@ -41,8 +41,8 @@ from spad.data.shards import (
     key_of,
     object_json,
 )
-from spad.hub.registry import find_model, load_model, weights_hash
-from spad.images.pixels import image_tensor, on_white, open_picture
+from spad.hub.registry import load_model, model_info, weights_hash
+from spad.images.pixels import image_tensor, on_white, open_image
 
 # Part of the settings: raise it when the same settings begin to give other bytes.
 PACKER_VERSION = 2
@@ -93,7 +93,7 @@ class _Encoder:
         from spad.model.autoencoder import encode_scaled, encoder_hash
 
         self.encode = encode_scaled
-        info = find_model(name)
+        info = model_info(name)
         self.pipeline = load_model(name)
         self.record = {
             "model": info.name,
@@ -141,7 +141,7 @@ def pack(config: PackConfig) -> PackSummary:
     encoder = _Encoder(config.latents) if config.latents else None
     settings = {
         "version": PACKER_VERSION,
-        "picture_format": config.picture_format,
+        "image_format": config.image_format,
         "objects_per_shard": config.objects_per_shard,
         "order": config.order,
         "seed": config.seed,
@@ -317,16 +317,16 @@ def _share(renders: Path, row: dict, color: str) -> float:
 
 
 def _rgba(path: Path) -> np.ndarray:
-    return np.asarray(open_picture(read_picture(path), str(path)).convert("RGBA"))
+    return np.asarray(open_image(read_image(path), str(path)).convert("RGBA"))
 
 
 def _read_object(row: dict, config: PackConfig) -> _Object:
     renders = Path(config.renders)
     about, paths = rendered_object(renders, row)
     folder, cameras = renders / row.get("folder", row["uid"]), about.cameras
-    suffixes = {kind: f"{kind}.png" for kind in paths} | {"color": config.picture_format}
+    suffixes = {kind: f"{kind}.png" for kind in paths} | {"color": config.image_format}
     if "normals" in paths:
-        suffixes["normals"] = f"normals.{config.picture_format}"
+        suffixes["normals"] = f"normals.{config.image_format}"
     pictures, lines, white = [], [], []
     repainted = None
     if "recolor" in row:
@@ -335,9 +335,9 @@ def _read_object(row: dict, config: PackConfig) -> _Object:
     for view in range(len(cameras)):
         for kind, names in paths.items():
             source = folder / names[view]
-            data = read_picture(source)
+            data = read_image(source)
             lines.append(f"{names[view]} {hashlib.sha256(data).hexdigest()}\n")
-            picture = open_picture(data, str(source))
+            picture = open_image(data, str(source))
             if picture.size != (cameras.width, cameras.height):
                 raise ValueError(
                     f"{source}: expected a picture {cameras.width} wide and {cameras.height} high, "

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from spad.data.workers import Limits, Lost, Worker, num_cores
+from spad.data.workers import JobLimits, LostJob, Worker, num_cores
 
 # Before Ray loads: it would report what it is used for.
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
@@ -29,7 +29,7 @@ def run_on_ray(
     function: Callable[[Any], Any],
     jobs: Iterable[Any],
     workers: int,
-    limits: Limits,
+    limits: JobLimits,
     address: str | None,
 ) -> Iterator[tuple[int, Any]]:
     """As `run_isolated`, on every core of a Ray cluster; machines may join and leave meanwhile.
@@ -58,7 +58,7 @@ def run_on_ray(
                 yield running.pop(reference), _result(reference)
 
 
-def _run_one(function: Callable[[Any], Any], job: Any, limits: Limits) -> tuple[Any, Any]:
+def _run_one(function: Callable[[Any], Any], job: Any, limits: JobLimits) -> tuple[Any, Any]:
     """What a Ray worker does: (result, error) of a job that runs in a process of its own."""
     worker = _own_worker(function, limits)
     worker.give(job)
@@ -69,7 +69,7 @@ def _run_one(function: Callable[[Any], Any], job: Any, limits: Limits) -> tuple[
 
 
 @functools.lru_cache(maxsize=1)
-def _own_worker(function: Callable[[Any], Any], limits: Limits) -> Worker:
+def _own_worker(function: Callable[[Any], Any], limits: JobLimits) -> Worker:
     return Worker(function, limits)
 
 
@@ -77,9 +77,9 @@ def _result(reference: ray.ObjectRef) -> Any:
     try:
         result, error = ray.get(reference)
     except OutOfMemoryError:
-        return Lost("memory limit", "its machine ran out of memory")
+        return LostJob("memory limit", "its machine ran out of memory")
     except (WorkerCrashedError, NodeDiedError):
-        return Lost("crash", f"its Ray worker died {_RETRIES + 1} times")
+        return LostJob("crash", f"its Ray worker died {_RETRIES + 1} times")
     if error is not None:
         raise error
     return result

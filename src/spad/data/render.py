@@ -31,7 +31,7 @@ from spad.data.object_folder import (
     write_object,
 )
 from spad.data.shards import file_hash
-from spad.data.workers import Limits, Lost, num_cores, run_isolated
+from spad.data.workers import JobLimits, LostJob, num_cores, run_isolated
 from spad.meshes.renderers import find_renderer
 
 log = logging.getLogger(__name__)
@@ -143,7 +143,7 @@ def _render_missing(
     with _progress(progress, len(todo)) as advance, closing(_run(config, todo)) as finished:
         for number, result in finished:
             asset = todo[number]
-            if isinstance(result, Lost):
+            if isinstance(result, LostJob):
                 result = Failure(asset.uid, result.kind, result.reason)
             elif isinstance(result, ObjectRecord):
                 result = _judged(config, asset, result)
@@ -219,7 +219,7 @@ def _tried_with(config: RenderConfig, settings: str) -> str:
 
 
 def _run(config: RenderConfig, assets: Sequence[Asset]) -> Iterator[tuple[int, Any]]:
-    limits = Limits(config.time_limit_s, config.memory_limit_gb)
+    limits = JobLimits(config.time_limit_s, config.memory_limit_gb)
     # Machines of a cluster have working folders of their own, and so have workers.
     jobs = (
         (config, replace(asset, path=asset.path.absolute(), root=asset.root.absolute()))

@@ -11,7 +11,7 @@ import numpy as np
 from spad.cameras import Cameras, load_cameras
 from spad.data.lists import read_rows
 from spad.data.shards import INDEX, Sample, ShardedObject, is_shard_folder, read_shard_folder
-from spad.images.pixels import on_white, open_picture, read_on_white
+from spad.images.pixels import on_white, open_image, read_on_white
 
 # Between the id of an object and what was changed in a variant of it.
 VARIANT = "~"
@@ -48,7 +48,7 @@ class ObjectViews:
         if self.sample is None:
             return np.stack([read_on_white(path) for path in self.image_paths])
         members, where = self.sample.read(self.suffixes), f"{self.sample.shard}, {self.uid}"
-        return np.stack([on_white(open_picture(members[name], where)) for name in self.suffixes])
+        return np.stack([on_white(open_image(members[name], where)) for name in self.suffixes])
 
 
 def read_renders(folder: Path) -> list[ObjectViews]:
@@ -123,7 +123,7 @@ def rendered_object(renders: Path, row: dict) -> tuple[ShardedObject, dict[str, 
     return about, {kind: [frame[field] for frame in frames] for kind, field in kinds.items()}
 
 
-def read_picture(path: Path) -> bytes:
+def read_image(path: Path) -> bytes:
     """A file that `transforms.json` names. Raises: ValueError: it is missing."""
     try:
         return path.read_bytes()

@@ -24,8 +24,8 @@ from spad.data.renders import LISTING, read_renders
 from spad.data.shards import Sample, is_shard_folder
 from spad.generation.results import RECORD
 from spad.images.modes import rgba_pixels
-from spad.images.pixels import open_picture
-from spad.images.posed import find_pictures
+from spad.images.pixels import open_image
+from spad.images.posed import find_images
 
 # A pixel of an opaque picture belongs to the object if a channel is so far below white: above
 # what JPEG and decoders leave on a white background, below the shading of nearly all white things.
@@ -111,7 +111,7 @@ class SetFiles:
             members = self.sample.read(self.pictures)
             places = [f"{self.sample.shard}, {self.name}, {name}" for name in self.pictures]
             arrays = [
-                rgba_pixels(open_picture(members[name], place))
+                rgba_pixels(open_image(members[name], place))
                 for name, place in zip(self.pictures, places, strict=True)
             ]
         expected = (self.cameras.height, self.cameras.width)
@@ -234,7 +234,7 @@ def _has_cameras(folder: Path) -> bool:
 def _files_of(source: Path) -> SetFiles:
     """The set of a folder with cameras, or of a camera file."""
     loaded = load_cameras(source)
-    pictures = find_pictures(source, loaded.image_paths)
+    pictures = find_images(source, loaded.image_paths)
     folder = source if source.is_dir() else source.parent
     return SetFiles(folder.resolve().name, _prompt_in(folder), loaded.cameras, tuple(pictures))
 

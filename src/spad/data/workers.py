@@ -27,7 +27,7 @@ _ATTEMPTS = 2
 
 
 @dataclass(frozen=True)
-class Limits:
+class JobLimits:
     """Most seconds for one job, and most memory for one worker, where the system can tell."""
 
     time_s: float
@@ -35,7 +35,7 @@ class Limits:
 
 
 @dataclass(frozen=True)
-class Lost:
+class LostJob:
     """A job without a result; `kind` is "time limit", "memory limit" or "crash"."""
 
     kind: str
@@ -49,7 +49,7 @@ class Worker:
     harms no other.
     """
 
-    def __init__(self, function: Callable[[Any], Any], limits: Limits):
+    def __init__(self, function: Callable[[Any], Any], limits: JobLimits):
         self._function, self._limits = function, limits
         self._process = None
         self.deadline = math.inf
@@ -60,7 +60,7 @@ class Worker:
         self._start_job()
 
     def take(self, wait: bool = False) -> Any:
-        """The result of the job, `Lost`, or `_UNFINISHED`; errors of the function are raised."""
+        """The result of the job, `LostJob`, or `_UNFINISHED`; errors of the function are raised."""
         while True:
             left = max(0.0, self.deadline - time.monotonic()) if wait else 0.0
             if self.pipe.poll(None if math.isinf(left) else left):
@@ -140,13 +140,13 @@ class Worker:
             self._start_job()
             return _UNFINISHED
         self.deadline = math.inf
-        return Lost(kind, reason)
+        return LostJob(kind, reason)
 
 
 def run_isolated(
-    function: Callable[[Any], Any], jobs: Iterable[Any], workers: int, limits: Limits
+    function: Callable[[Any], Any], jobs: Iterable[Any], workers: int, limits: JobLimits
 ) -> Iterator[tuple[int, Any]]:
-    """Yield (number of the job, its result or `Lost`) as they come; close it to end all workers.
+    """Yield (number of the job, its result or `LostJob`) as they come; close it to end all workers.
 
     Args:
         function: importable by its name; what it takes and returns can be pickled.

@@ -24,8 +24,8 @@ from spad.evaluation.page import (
 from spad.evaluation.report import (
     FORMAT,
     Column,
-    Judged,
     Report,
+    ScoredObject,
     escape_cell,
     json_text,
     read_report,
@@ -49,7 +49,7 @@ class Row:
     """
 
     column: Column
-    pairs: tuple[tuple[Judged, Judged], ...]
+    pairs: tuple[tuple[ScoredObject, ScoredObject], ...]
     values: np.ndarray
     means: tuple[float, float]
     difference: Difference

@@ -8,7 +8,7 @@ from tyro.conf import Positional
 
 
 @dataclass(frozen=True)
-class Evaluation:
+class EvaluateConfig:
     """Judge views of objects: do they belong to one object, and is it the one asked for?
 
     Judges a folder of sets, or draws the protocol's prompts with a model and judges those. Writes
@@ -35,9 +35,9 @@ class Evaluation:
     """What a model draws: views of prompts, novel views from one picture."""
     limit: int | None = None
     """Judge only so many sets, or objects of each part."""
-    ddim_steps: int | None = None
+    steps: int | None = None
     """Denoising steps; the model's own if left out."""
-    cfg_scale: float | None = None
+    guidance_scale: float | None = None
     """Strength of the prompt; the model's own if left out."""
     device: str | None = None
     """That draws, such as cpu, cuda or mps; the fastest there is if left out."""
@@ -62,11 +62,11 @@ class Evaluation:
             raise ValueError(f"expected a limit of at least 1, got {self.limit}")
         if not self.parts:
             raise ValueError("expected parts among text and novel, got none")
-        of_model = ("quick", "ddim_steps", "cfg_scale", "device")
+        of_model = ("quick", "steps", "guidance_scale", "device")
         given = [name for name in of_model if getattr(self, name)]
         if self.model is None and given:
             flag = f"--{given[0].replace('_', '-')}"
             raise ValueError(f"expected --model with {flag}, which says how to draw")
         # Nothing is drawn from a negative or zero count of steps; the rest the pipeline checks.
-        if self.ddim_steps is not None and self.ddim_steps < 1:
-            raise ValueError(f"expected at least 1 step, got {self.ddim_steps}")
+        if self.steps is not None and self.steps < 1:
+            raise ValueError(f"expected at least 1 step, got {self.steps}")

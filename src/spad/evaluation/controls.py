@@ -34,7 +34,7 @@ class Control:
     """
 
     name: str
-    spoil: Callable[[ViewSet, ViewSet, float], ViewSet]
+    corrupt: Callable[[ViewSet, ViewSet, float], ViewSet]
     severities: tuple[float, ...]
     caught_by: tuple[str, ...]
     summary: str
@@ -112,7 +112,7 @@ def mixed(view_set: ViewSet, other: ViewSet, share: float) -> ViewSet:
     return replace(view_set, images=images, alpha=alpha)
 
 
-CONTROLS: tuple[Control, ...] = (
+CORRUPTIONS: tuple[Control, ...] = (
     Control("copied", copied, (0.25, 0.5, 1.0), ("copying",), "share of views that show view 0"),
     Control(
         "flipped",
@@ -175,7 +175,7 @@ def score_controls(
     """
     if len(sets) < 2:
         raise ValueError(f"expected at least 2 sets to mix with each other, got {len(sets)}")
-    total = len(sets) * (1 + sum(len(control.severities) for control in CONTROLS))
+    total = len(sets) * (1 + sum(len(control.severities) for control in CORRUPTIONS))
     with tqdm(total=total, desc="judging", unit="set") as bar:
 
         def judged(ways: Sequence[ViewSet]) -> dict[str, list[float]]:
@@ -187,10 +187,10 @@ def score_controls(
             return table
 
         scores = {("truth", 0.0): judged(sets)}
-        for control in CONTROLS:
+        for control in CORRUPTIONS:
             for severity in control.severities:
                 pairs = zip(sets, [*sets[1:], sets[0]], strict=True)
-                ways = [control.spoil(one, other, severity) for one, other in pairs]
+                ways = [control.corrupt(one, other, severity) for one, other in pairs]
                 scores[control.name, severity] = judged(ways)
     return scores
 
@@ -208,7 +208,7 @@ def controls_table(scores: Mapping[tuple[str, float], Mapping[str, Sequence[floa
         "|---|" + "---|" * len(METRICS),
         "| none | " + " | ".join(_mean_text(truth[m.name], m.name) for m in METRICS) + " |",
     ]
-    for control in CONTROLS:
+    for control in CORRUPTIONS:
         for severity in control.severities:
             cells = []
             for metric in METRICS:

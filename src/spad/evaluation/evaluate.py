@@ -23,17 +23,17 @@ import spad
 from spad.data.renders import ObjectViews, data_hash, read_renders
 from spad.data.view_sets import ViewSet, list_sets
 from spad.evaluation.compare import compare_reports
-from spad.evaluation.config import Evaluation
+from spad.evaluation.config import EvaluateConfig
 from spad.evaluation.learned_metrics import Networks
 from spad.evaluation.metrics import METRICS, Metric
 from spad.evaluation.novel_views import NOVEL_COLUMNS, NovelViews, score_novel_views
 from spad.evaluation.page import report_page
 from spad.evaluation.protocol import load_gallery
-from spad.evaluation.report import Column, Judged, Report, json_text, write_report
+from spad.evaluation.report import Column, Report, ScoredObject, json_text, write_report
 from spad.evaluation.retrieval import RETRIEVAL_COLUMNS, Gallery, score_retrieval
-from spad.evaluation.sampling import Artist, choose_questions
+from spad.evaluation.sampling import ModelSampler, plan_evaluation
 from spad.generation.results import RECORD, check_output, slug
-from spad.hub.registry import check_files, choose_device, find_model, weights_hash
+from spad.hub.registry import check_files, model_info, resolve_device, weights_hash
 from spad.images.grids import view_grid
 from spad.images.pixels import to_floats, to_levels
 
@@ -67,7 +67,7 @@ class Task:
 
 
 @dataclass(frozen=True)
-class Work:
+class EvaluationJob:
     """Everything to judge.
 
     Attributes:
@@ -89,7 +89,7 @@ class Work:
     notes: tuple[str, ...] = ()
 
 
-def evaluate(settings: Evaluation, command: Sequence[str] = ()) -> tuple[str, list[Path]]:
+def evaluate(settings: EvaluateConfig, command: Sequence[str] = ()) -> tuple[str, list[Path]]:
     """Do what was asked for: a table to print, and the files of the report.
 
     Args:
@@ -133,7 +133,7 @@ def evaluate(settings: Evaluation, command: Sequence[str] = ()) -> tuple[str, li
     return report.table(), write_report(output, report, report_page(report, output))
 
 
-def _work_on_folder(settings: Evaluation) -> Work:
+def _work_on_folder(settings: EvaluateConfig) -> EvaluationJob:
     files = list_sets(settings.sets)[: settings.limit]
     asked = {
         "sets": str(settings.sets.resolve()),
@@ -142,23 +142,23 @@ def _work_on_folder(settings: Evaluation) -> Work:
     }
     tasks = [Task(one.name, "views", True, one.read) for one in files]
     real = () if settings.data is None else tuple(read_renders(settings.data))
-    return Work(
+    return EvaluationJob(
         settings.sets.resolve().name, "views of a folder", asked, load_gallery(), lambda _: tasks,
         real,
     )  # fmt: skip
 
 
-def _work_with_model(settings: Evaluation) -> Work:
-    model = find_model(settings.model)
+def _work_with_model(settings: EvaluateConfig) -> EvaluationJob:
+    model = model_info(settings.model)
     check_files(model)
-    choose_device(settings.device)
+    resolve_device(settings.device)
     data = None if settings.data is None else read_renders(settings.data)
-    questions = choose_questions(settings, data)
+    questions = plan_evaluation(settings, data)
     protocol = questions.protocol
 
     def guidance(is_image_given: bool) -> float:
         own = model.defaults.guidance(is_image_given)
-        return own if settings.cfg_scale is None else settings.cfg_scale
+        return own if settings.guidance_scale is None else settings.guidance_scale
 
     asked = {
         "model": model.name,
@@ -169,14 +169,14 @@ def _work_with_model(settings: Evaluation) -> Work:
         "quick": settings.quick,
         "limit": settings.limit,
         "data_sha256": None if settings.data is None else data_hash(settings.data),
-        "ddim_steps": settings.ddim_steps or model.defaults.steps,
-        "cfg_scale": guidance(False),
-        "image_cfg_scale": guidance(True),
+        "num_inference_steps": settings.steps or model.defaults.num_inference_steps,
+        "guidance_scale": guidance(False),
+        "guidance_scale_with_image": guidance(True),
         **_asked_of_all(settings),
     }
 
     def tasks(output: Path) -> list[Task]:
-        artist = Artist(model, settings, output)
+        artist = ModelSampler(model, settings, output)
         text = [
             Task(
                 f"{index:03d}-{slug(caption)}",
@@ -201,7 +201,7 @@ def _work_with_model(settings: Evaluation) -> Work:
         return text + novel
 
     wanted = set(protocol.captions)
-    return Work(
+    return EvaluationJob(
         name=model.name,
         protocol=questions.label,
         asked=asked,
@@ -212,7 +212,7 @@ def _work_with_model(settings: Evaluation) -> Work:
     )
 
 
-def _asked_of_all(settings: Evaluation) -> dict[str, Any]:
+def _asked_of_all(settings: EvaluateConfig) -> dict[str, Any]:
     return {
         "spad": spad.__version__,
         **{name: str(path.resolve()) for name in ("clip", "lpips", "inception")
@@ -220,7 +220,9 @@ def _asked_of_all(settings: Evaluation) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _open_folder(output: Path, overwrite: bool, work: Work, command: Sequence[str]) -> None:
+def _open_folder(
+    output: Path, overwrite: bool, work: EvaluationJob, command: Sequence[str]
+) -> None:
     """Make the folder, or go on in that of the same request."""
     record = output / RECORD
     asked = json.loads(json.dumps(work.asked))
@@ -265,7 +267,9 @@ def _remove(folder: Path) -> None:
     shutil.rmtree(folder)
 
 
-def _judge(tasks: list[Task], output: Path, gallery: Gallery, networks: Networks) -> list[Judged]:
+def _judge(
+    tasks: list[Task], output: Path, gallery: Gallery, networks: Networks
+) -> list[ScoredObject]:
     """Judge what is not yet in the journal."""
     before = _read_journal(output / JOURNAL)
     judged = []
@@ -295,7 +299,7 @@ def _judge_one(
     output: Path,
     gallery: Gallery,
     networks: Networks,
-) -> Judged:
+) -> ScoredObject:
     seconds: dict[str, float] = {}
     scores: dict[str, float] = {}
 
@@ -325,7 +329,7 @@ def _judge_one(
                 scores |= networks.score_views(views)
     picture = f"{PICTURES}/{task.part}-{_file_name(task.name)}.webp"
     _save_picture(output / picture, shown)
-    return Judged(task.name, task.part, prompt, scores, seconds, picture, digest)
+    return ScoredObject(task.name, task.part, prompt, scores, seconds, picture, digest)
 
 
 def _file_name(name: str) -> str:
@@ -357,13 +361,13 @@ def _digest(views: ViewSet | NovelViews) -> str:
     return hashed.hexdigest()
 
 
-def _read_journal(path: Path) -> dict[tuple[str, str], Judged]:
+def _read_journal(path: Path) -> dict[tuple[str, str], ScoredObject]:
     """What was judged, by part and name; a line that a kill cut short counts for nothing."""
     judged = {}
     lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
     for line in lines:
         try:
-            one = Judged.from_json(json.loads(line))
+            one = ScoredObject.from_json(json.loads(line))
         except (ValueError, KeyError, TypeError):
             continue
         judged[one.part, one.name] = one
@@ -384,13 +388,13 @@ def _totals(
     return networks.totals(drawn, rendered if real else None)
 
 
-def _mean_seconds(judged: Sequence[Judged]) -> dict[str, float]:
+def _mean_seconds(judged: Sequence[ScoredObject]) -> dict[str, float]:
     names = dict.fromkeys(name for one in judged for name in one.seconds)
     found = {name: [one.seconds[name] for one in judged if name in one.seconds] for name in names}
     return {name: round(sum(values) / len(values), 2) for name, values in found.items()}
 
 
-def _notes_on(judged: Sequence[Judged]) -> list[str]:
+def _notes_on(judged: Sequence[ScoredObject]) -> list[str]:
     unranked = [one for one in judged if one.part != "novel" and "retrieval_rank" not in one.scores]
     if not unranked:
         return []

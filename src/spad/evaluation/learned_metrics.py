@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from spad.data.view_sets import ViewSet
-from spad.evaluation.config import Evaluation
+from spad.evaluation.config import EvaluateConfig
 from spad.evaluation.novel_views import NovelViews
 from spad.evaluation.report import Column
 
@@ -48,7 +48,7 @@ class Networks:
     inception: Path | None = None
 
     @classmethod
-    def load(cls, settings: Evaluation) -> Networks:
+    def load(cls, settings: EvaluateConfig) -> Networks:
         """Load what `settings` name.
 
         Raises: ValueError: files that are missing or something else. ModuleNotFoundError:

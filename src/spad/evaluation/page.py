@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from spad.evaluation.report import Column, Judged, Report, describe, show_number, title_of
+from spad.evaluation.report import Column, Report, ScoredObject, describe, show_number, title_of
 from spad.evaluation.statistics import Estimate
 
 logger = logging.getLogger(__name__)
@@ -145,7 +145,7 @@ def histogram(values: Sequence[float], estimate: Estimate, zero: bool = False) -
     )
 
 
-def figure(folder: Path, judged: Judged, note: str = "") -> str:
+def figure(folder: Path, judged: ScoredObject, note: str = "") -> str:
     """An object's views, with its title."""
     return (
         f"<figure>{image(folder / judged.picture, title_of(judged))}<figcaption>"

@@ -37,7 +37,7 @@ class Column:
 
 
 @dataclass(frozen=True)
-class Judged:
+class ScoredObject:
     """The scores of one object.
 
     Attributes:
@@ -64,7 +64,7 @@ class Judged:
         return {**asdict(self), "scores": scores}
 
     @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> Judged:
+    def from_json(cls, data: Mapping[str, Any]) -> ScoredObject:
         """Raises: KeyError, TypeError: it is something else."""
         scores = {n: math.nan if v is None else float(v) for n, v in data["scores"].items()}
         return cls(**{**data, "scores": scores})
@@ -88,11 +88,11 @@ class Report:
     about: Mapping[str, Any]
     protocol: str
     columns: tuple[Column, ...]
-    objects: tuple[Judged, ...]
+    objects: tuple[ScoredObject, ...]
     totals: Mapping[str, float] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
 
-    def values(self, column: Column) -> list[tuple[Judged, float]]:
+    def values(self, column: Column) -> list[tuple[ScoredObject, float]]:
         """Objects that have a column, with its value."""
         return [(o, o.scores[column.name]) for o in self.objects if column.name in o.scores]
 
@@ -106,7 +106,7 @@ class Report:
                 rows.append((column, estimate, len(values) - estimate.count))
         return rows
 
-    def worst(self, column: Column, count: int = 3) -> list[tuple[Judged, float]]:
+    def worst(self, column: Column, count: int = 3) -> list[tuple[ScoredObject, float]]:
         """The objects of the worst values, worst first; undefined ones are none of them."""
         known = [(o, value) for o, value in self.values(column) if not math.isnan(value)]
         return sorted(known, key=lambda pair: pair[1], reverse=not column.higher_is_better)[:count]
@@ -183,7 +183,7 @@ def read_report(folder: Path) -> Report:
             about=data["about"],
             protocol=data["protocol"],
             columns=tuple(Column(**column) for column in data["columns"]),
-            objects=tuple(Judged.from_json(judged) for judged in data["objects"]),
+            objects=tuple(ScoredObject.from_json(judged) for judged in data["objects"]),
             totals={n: math.nan if v is None else v for n, v in data["totals"].items()},
             notes=tuple(data["notes"]),
         )
@@ -229,7 +229,7 @@ def describe(about: Mapping[str, Any]) -> list[tuple[str, str]]:
     return facts
 
 
-def title_of(judged: Judged) -> str:
+def title_of(judged: ScoredObject) -> str:
     """The prompt, or the name where there is none."""
     return judged.prompt or judged.name
 

@@ -14,7 +14,7 @@ from PIL import Image
 from spad.cameras import Cameras
 from spad.data.renders import ObjectViews, is_held_out
 from spad.data.view_sets import WHITE_TOLERANCE, SetFiles, ViewSet, list_sets
-from spad.evaluation.config import Evaluation
+from spad.evaluation.config import EvaluateConfig
 from spad.evaluation.novel_views import NovelViews, matched, read_truth
 from spad.evaluation.protocol import Protocol, load_gallery, load_protocol
 from spad.evaluation.retrieval import Gallery
@@ -31,7 +31,7 @@ NUM_CAPTIONS = 100
 
 
 @dataclass(frozen=True, eq=False)
-class Questions:
+class EvaluationPlan:
     """What is asked of a model.
 
     Attributes:
@@ -49,7 +49,7 @@ class Questions:
     notes: tuple[str, ...]
 
 
-def choose_questions(settings: Evaluation, data: list[ObjectViews] | None) -> Questions:
+def plan_evaluation(settings: EvaluateConfig, data: list[ObjectViews] | None) -> EvaluationPlan:
     """The fixed protocol's questions; those of the data's own objects, where it has none of them.
 
     Raises: ValueError: the data has neither objects of the protocol nor held-out ones.
@@ -88,7 +88,7 @@ def choose_questions(settings: Evaluation, data: list[ObjectViews] | None) -> Qu
         )
     protocol = replace(protocol, captions=dict(captions), novel=novel)
     truth = {uid: by_id[uid] for uid in novel if uid in by_id}
-    return Questions(protocol, label, gallery, truth, tuple(notes))
+    return EvaluationPlan(protocol, label, gallery, truth, tuple(notes))
 
 
 def _own_questions(
@@ -112,14 +112,14 @@ def _own_questions(
     return replace(protocol, captions=held_out, novel=tuple(held_out)), own
 
 
-class Artist:
+class ModelSampler:
     """A model that draws sets into folders, and takes those that are there already.
 
     Args:
         folder: gets a folder for every set, as `spad generate` makes them.
     """
 
-    def __init__(self, model: ModelInfo, settings: Evaluation, folder: Path):
+    def __init__(self, model: ModelInfo, settings: EvaluateConfig, folder: Path):
         self.model = model
         self.settings = settings
         self.folder = folder
@@ -161,12 +161,12 @@ class Artist:
 
     def _draw_into(self, folder, prompt, cameras, seed, image) -> None:
         pipeline, defaults = self._loaded(), self.model.defaults
-        steps, scale = self.settings.ddim_steps, self.settings.cfg_scale
+        steps, scale = self.settings.steps, self.settings.guidance_scale
         drawn = pipeline(
             read_prompt(prompt, self._captions).prompt if self._captions else prompt,
             cameras,
-            num_inference_steps=defaults.steps if steps is None else steps,
-            cfg_scale=defaults.guidance(image is not None) if scale is None else scale,
+            num_inference_steps=defaults.num_inference_steps if steps is None else steps,
+            guidance_scale=defaults.guidance(image is not None) if scale is None else scale,
             guidance_rescale=defaults.guidance_rescale,
             blob_sigma=defaults.blob_sigma,
             seed=seed,

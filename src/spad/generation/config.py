@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 from annotated_types import Interval, MinLen
-from tyro.conf import Positional
+from tyro.conf import Positional, arg
 
 from spad.settings import (
     AzimuthDeg,
@@ -22,7 +22,7 @@ from spad.settings import (
 
 @dataclass(frozen=True)
 @checked
-class Generation:
+class GenerateConfig:
     """Draw one object, or several, from the cameras you ask for.
 
     Cameras stand on an orbit (--views, --elevation, --azimuth, --radius, --fov-deg) or come from
@@ -58,20 +58,20 @@ class Generation:
     """Replace the output folder if an earlier run made it."""
     seed: Seed = 0
     """Of the starting noise. The same seed on the same machine draws the same pictures."""
-    cfg_scale: GuidanceScale | None = None
+    guidance_scale: Annotated[GuidanceScale | None, arg(aliases=("--cfg-scale",))] = None
     """Strength of the prompt; 1 turns guidance off. The model's own if left out, which may be
     another with --image."""
     guidance_rescale: Share | None = None
     """How far the prompt's strength is kept from raising contrast and colour."""
     blob_sigma: Annotated[float, Interval(ge=0.01, le=100)] | None = None
     """Size of the blob that sampling starts from, in half pictures."""
-    ddim_steps: Count | None = None
+    steps: Annotated[Count | None, arg(aliases=("--ddim-steps",))] = None
     """Denoising steps, of any scheduler."""
     scheduler: str | None = None
     """ddim, dpm++, unipc, euler or original (DDIM at the release's timesteps)."""
-    cache_interval: Count = 1
+    deep_cache_interval: Count = 1
     """Run the deep blocks on every so many steps alone: 2 or 3 are faster and lose a little."""
-    size: Count | None = None
+    image_size: Annotated[Count | None, arg(aliases=("--size",))] = None
     """Side of the pictures in pixels."""
     attention: Literal["reference", "sdpa", "banded", "flex"] | None = None
     """How attention between views is computed; the fastest if left out. All give the same."""

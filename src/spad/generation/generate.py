@@ -15,15 +15,15 @@ from typing import TYPE_CHECKING, Any
 from PIL import Image, ImageOps
 
 import spad
-from spad.generation.config import Generation
+from spad.generation.config import GenerateConfig
 from spad.generation.results import check_output, save_many_results, save_results, slug
 from spad.hub.registry import (
     ModelInfo,
     check_files,
     check_prompt_length,
-    choose_device,
-    find_model,
     load_model,
+    model_info,
+    resolve_device,
     weights_hash,
 )
 from spad.images.modes import as_rgba
@@ -65,7 +65,7 @@ class GenerationPlan:
         output: the folder to make.
     """
 
-    settings: Generation
+    settings: GenerateConfig
     model: ModelInfo
     prompts: tuple[str, ...]
     read_as: tuple[str, ...]
@@ -74,7 +74,7 @@ class GenerationPlan:
     output: Path
 
 
-def plan_generation(settings: Generation) -> GenerationPlan:
+def plan_generation(settings: GenerateConfig) -> GenerationPlan:
     """Check a request without loading torch; words the model does not know are logged.
 
     Raises: ValueError: anything in it is wrong; the message says what to try.
@@ -85,7 +85,7 @@ def plan_generation(settings: Generation) -> GenerationPlan:
     image = _read_image(settings.image) if settings.image is not None else None
     if settings.cameras is not None and not settings.cameras.exists():
         raise ValueError(f"expected a camera file or folder, got {settings.cameras}: no such file")
-    model = find_model(settings.model)
+    model = model_info(settings.model)
     defaults = model.defaults
 
     def given(value, default):
@@ -93,12 +93,12 @@ def plan_generation(settings: Generation) -> GenerationPlan:
 
     settings = dataclasses.replace(
         settings,
-        cfg_scale=given(settings.cfg_scale, defaults.guidance(image is not None)),
+        guidance_scale=given(settings.guidance_scale, defaults.guidance(image is not None)),
         guidance_rescale=given(settings.guidance_rescale, defaults.guidance_rescale),
         blob_sigma=given(settings.blob_sigma, defaults.blob_sigma),
-        ddim_steps=given(settings.ddim_steps, defaults.steps),
+        steps=given(settings.steps, defaults.num_inference_steps),
         scheduler=given(settings.scheduler, defaults.scheduler),
-        size=given(settings.size, model.image_size),
+        image_size=given(settings.image_size, model.image_size),
     )
     _check_numbers(settings, model)
     orbit = None if settings.cameras is not None else _orbit(settings, model)
@@ -124,7 +124,7 @@ def draw(plan: GenerationPlan, command: Sequence[str] = ()) -> Path:
 
     started = time.monotonic()
     settings = plan.settings
-    device = choose_device(settings.device)
+    device = resolve_device(settings.device)
     if settings.dtype == "float16" and device.type == "cpu":
         raise ValueError("expected --dtype float32 or bfloat16 on a CPU, got float16")
     cameras = _cameras(plan)
@@ -142,11 +142,11 @@ def draw(plan: GenerationPlan, command: Sequence[str] = ()) -> Path:
             read_as,
             cameras,
             negative_prompt=settings.negative_prompt,
-            num_inference_steps=settings.ddim_steps,
-            cfg_scale=settings.cfg_scale,
+            num_inference_steps=settings.steps,
+            guidance_scale=settings.guidance_scale,
             guidance_rescale=settings.guidance_rescale,
             blob_sigma=settings.blob_sigma,
-            cache_interval=settings.cache_interval,
+            deep_cache_interval=settings.deep_cache_interval,
             seed=settings.seed,
             image=plan.image,
         )
@@ -160,7 +160,7 @@ def draw(plan: GenerationPlan, command: Sequence[str] = ()) -> Path:
     return plan.output
 
 
-def _prompts(settings: Generation) -> tuple[str, ...]:
+def _prompts(settings: GenerateConfig) -> tuple[str, ...]:
     if (settings.prompt is None) == (settings.prompts is None):
         got = "neither" if settings.prompt is None else "both"
         raise ValueError(f'expected a prompt, as in "a blue fish", or --prompts FILE, got {got}')
@@ -181,7 +181,7 @@ def _prompts(settings: Generation) -> tuple[str, ...]:
     return prompts
 
 
-def _free_output(settings: Generation, prompts: Sequence[str]) -> Path:
+def _free_output(settings: GenerateConfig, prompts: Sequence[str]) -> Path:
     """spad-out/PROMPT-SEED, with a number behind it when there is one already."""
     stem = slug(prompts[0]) if settings.prompts is None else slug(settings.prompts.stem)
     base = Path("spad-out") / f"{stem}-{settings.seed}"
@@ -204,30 +204,29 @@ def _read_image(path: Path) -> Image.Image:
         raise ValueError(f"expected a picture to condition on, got {path}: {reason}") from error
 
 
-def _check_numbers(settings: Generation, model: ModelInfo) -> None:
+def _check_numbers(settings: GenerateConfig, model: ModelInfo) -> None:
     if settings.scheduler not in SCHEDULER_NAMES:
         names = ", ".join(SCHEDULER_NAMES)
         raise ValueError(f"expected a scheduler among {names}, got {settings.scheduler!r}")
-    if settings.ddim_steps > model.max_steps:
+    if settings.steps > model.max_steps:
+        raise ValueError(f"expected 1 to {model.max_steps} --steps, got {settings.steps}; try 25")
+    multiple = model.image_multiple
+    if settings.image_size % multiple:
+        nearest = max(1, round(settings.image_size / multiple)) * multiple
         raise ValueError(
-            f"expected 1 to {model.max_steps} --ddim-steps, got {settings.ddim_steps}; try 25"
-        )
-    multiple = model.size_multiple
-    if settings.size % multiple:
-        nearest = max(1, round(settings.size / multiple)) * multiple
-        raise ValueError(
-            f"expected a --size divisible by {multiple}, got {settings.size}; try {nearest}"
+            f"expected an --image-size divisible by {multiple}, got {settings.image_size}; "
+            f"try {nearest}"
         )
 
 
-def _refuse_orbit_flags(settings: Generation) -> None:
+def _refuse_orbit_flags(settings: GenerateConfig) -> None:
     names = ("views", "elevation", "azimuth", "radius", "fov_deg")
     given = [f"--{n.replace('_', '-')}" for n in names if getattr(settings, n) is not None]
     if given:
         raise ValueError(f"expected --cameras or an orbit, got both: leave out {', '.join(given)}")
 
 
-def _orbit(settings: Generation, model: ModelInfo) -> Orbit:
+def _orbit(settings: GenerateConfig, model: ModelInfo) -> Orbit:
     flags = {
         "--elevation": (settings.elevation, model.defaults.elevation_deg),
         "--azimuth": (settings.azimuth, None),
@@ -236,12 +235,12 @@ def _orbit(settings: Generation, model: ModelInfo) -> Orbit:
     }
     lengths = [len(values) for values, _ in flags.values() if values is not None]
     views = settings.views or max([n for n in lengths if n > 1], default=DEFAULT_VIEWS)
-    start = model.defaults.azimuth_start_deg
-    evenly_round = tuple(start + 360.0 * i / views for i in range(views))
+    start = model.defaults.start_azimuth_deg
+    ring = tuple(start + 360.0 * i / views for i in range(views))
     orbit = []
     for name, (values, default) in flags.items():
         if values is None:
-            values = evenly_round if default is None else (default,)
+            values = ring if default is None else (default,)
         if len(values) not in (1, views):
             raise ValueError(
                 f"expected {views} values of {name}, got {len(values)}; "
@@ -265,7 +264,7 @@ def _read_prompts(prompts: Sequence[str], model: ModelInfo) -> tuple[str, ...]:
 def _cameras(plan: GenerationPlan) -> Cameras:
     from spad.cameras import Cameras, load_cameras
 
-    size = plan.settings.size
+    size = plan.settings.image_size
     if plan.orbit is not None:
         return Cameras.orbit(
             plan.orbit.elevation_deg,
@@ -277,7 +276,7 @@ def _cameras(plan: GenerationPlan) -> Cameras:
         )
     cameras = load_cameras(plan.settings.cameras, size, size).cameras
     # The longer side becomes `size`; the other keeps the shape as far as whole latents allow.
-    multiple = plan.model.size_multiple
+    multiple = plan.model.image_multiple
     longer = max(cameras.height, cameras.width)
     height, width = (
         max(1, round(size * side / longer / multiple)) * multiple
@@ -314,15 +313,15 @@ def _record(
         "model_sha256": weights_hash(plan.model),
         "image": settings.image,
         "seed": settings.seed,
-        "cfg_scale": settings.cfg_scale,
+        "guidance_scale": settings.guidance_scale,
         "guidance_rescale": settings.guidance_rescale,
         "blob_sigma": settings.blob_sigma,
-        "ddim_steps": settings.ddim_steps,
+        "num_inference_steps": settings.steps,
         "scheduler": settings.scheduler,
-        "cache_interval": settings.cache_interval,
+        "deep_cache_interval": settings.deep_cache_interval,
         "attention": settings.attention,
         "ball_radius": settings.ball_radius,
-        "size": settings.size,
+        "image_size": settings.image_size,
         "dtype": settings.dtype,
         "device": device,
         "threads": torch.get_num_threads(),

@@ -1,15 +1,15 @@
 """Rays, Plücker coordinates and epipolar geometry of views. Needs only torch."""
 
-from spad.geometry.epipolar import epipolar_mask, mask_of
-from spad.geometry.pixel_bands import Bands, bands_of
-from spad.geometry.rays import plucker, plucker_map, plucker_of
+from spad.geometry.bands import PixelBands, pixel_bands
+from spad.geometry.epipolar import epipolar_mask, epipolar_mask_from_matrices
+from spad.geometry.rays import plucker, plucker_map, plucker_map_from_matrices
 
 __all__ = [
-    "Bands",
-    "bands_of",
+    "PixelBands",
     "epipolar_mask",
-    "mask_of",
+    "epipolar_mask_from_matrices",
+    "pixel_bands",
     "plucker",
     "plucker_map",
-    "plucker_of",
+    "plucker_map_from_matrices",
 ]

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from spad.cameras import Cameras
 from spad.cameras.cameras import cameras_on_grid
-from spad.geometry.pixel_bands import bands_of
+from spad.geometry.bands import pixel_bands
 
 # States of a surface point in another view.
 FOUND, HIDDEN, MISSING, OUTSIDE = range(4)
@@ -189,7 +189,7 @@ def pair_table(
         points[view] = found[view] + (true.state == MISSING).sum(0)
         source = (xy * scale).floor()
         target = (torch.where(is_found[..., None], true.xy, 0.0) * scale).floor()
-        distances = bands_of(grid, view, source + 0.5).distances_to(target + 0.5)
+        distances = pixel_bands(grid, view, source + 0.5).distances_to(target + 0.5)
         inside[0][view] = (is_found & (distances <= band_width / 2)).sum(0)
         row = view * num_cells + _token(source, grid.width)
         columns = torch.arange(num_views) * num_cells + _token(target, grid.width)

@@ -1,7 +1,7 @@
 """Epipolar masks, and the rays of pixels as segments in other views. Needs nothing but torch.
 
 Functions take tensors with any leading batch dimensions, so that a training batch of many
-objects is one call; `mask_of` takes `Cameras`.
+objects is one call; `epipolar_mask` takes `Cameras`.
 """
 
 import math
@@ -17,7 +17,7 @@ from spad.geometry.rays import ball_depths, pixel_grid, pixel_rays, scale_intrin
 NARROWEST_BAND = math.sqrt(2)
 
 
-def epipolar_mask(
+def epipolar_mask_from_matrices(
     world_from_cam: Tensor,
     intrinsics: Tensor,
     height: int,
@@ -70,7 +70,7 @@ def epipolar_mask(
     )
 
 
-def mask_of(
+def epipolar_mask(
     cameras: Cameras,
     height: int,
     width: int,
@@ -79,11 +79,11 @@ def mask_of(
     far: float = math.inf,
     radius: float | None = None,
 ) -> Tensor:
-    """`epipolar_mask` of `cameras` on a height x width grid over their pictures."""
+    """`epipolar_mask_from_matrices` of `cameras` on a height x width grid over their pictures."""
     intrinsics = scale_intrinsics(
         cameras.intrinsics, (cameras.height, cameras.width), (height, width)
     )
-    return epipolar_mask(
+    return epipolar_mask_from_matrices(
         cameras.world_from_cam, intrinsics, height, width, band_width, near, far, radius
     )
 
@@ -100,7 +100,8 @@ def ray_segments(
     """The rays of pixels as segments in every view, as three affine functions of (x, y, 1).
 
     Args:
-        world_from_cam, intrinsics: (..., v, 4, 4) and (..., v, 3, 3), as in `epipolar_mask`.
+        world_from_cam, intrinsics: (..., v, 4, 4) and (..., v, 3, 3), as in
+            `epipolar_mask_from_matrices`.
         pixels: (n, 3) positions (x, y, 1).
         near, far: depths along the query camera's axis that the rays are cut to, world units.
         queries: the views whose rays these are.

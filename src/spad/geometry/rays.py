@@ -1,6 +1,6 @@
 """Rays and their Plücker coordinates. Needs nothing but torch.
 
-Functions take tensors with any leading batch dimensions; `plucker_of` takes `Cameras`.
+Functions take tensors with any leading batch dimensions; `plucker_map` takes `Cameras`.
 """
 
 import torch
@@ -51,17 +51,19 @@ def plucker(origins: Tensor, directions: Tensor) -> Tensor:
     return torch.cat([directions, moments], dim=-1)
 
 
-def plucker_map(world_from_cam: Tensor, intrinsics: Tensor, height: int, width: int) -> Tensor:
+def plucker_map_from_matrices(
+    world_from_cam: Tensor, intrinsics: Tensor, height: int, width: int
+) -> Tensor:
     """Plücker coordinates of all pixels as channels: (..., 6, height, width)."""
     return plucker(*rays(world_from_cam, intrinsics, height, width)).movedim(-1, -3)
 
 
-def plucker_of(cameras: Cameras, height: int, width: int) -> Tensor:
-    """`plucker_map` of `cameras` on a height x width grid over their pictures: (v, 6, h, w)."""
+def plucker_map(cameras: Cameras, height: int, width: int) -> Tensor:
+    """Plücker maps (v, 6, h, w) of `cameras`, on a height x width grid over their images."""
     intrinsics = scale_intrinsics(
         cameras.intrinsics, (cameras.height, cameras.width), (height, width)
     )
-    return plucker_map(cameras.world_from_cam, intrinsics, height, width)
+    return plucker_map_from_matrices(cameras.world_from_cam, intrinsics, height, width)
 
 
 def depth_rays(world_from_cam, intrinsics, height, width) -> tuple[Tensor, Tensor]:

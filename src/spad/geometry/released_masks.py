@@ -16,7 +16,7 @@ from spad.geometry.rays import depth_rays, scale_intrinsics
 RELEASE_SIZE = 32
 
 
-def original_mask(
+def released_mask_from_matrices(
     world_from_cam: Tensor, intrinsics: Tensor, size: int = RELEASE_SIZE, dilate: bool = True
 ) -> Tensor:
     """Which tokens of all views each token may attend to, as in the release.
@@ -52,8 +52,8 @@ def original_mask(
     return mask.flatten(-2).flatten(-3, -2)
 
 
-def original_mask_of(cameras: Cameras, size: int = RELEASE_SIZE, dilate: bool = True) -> Tensor:
-    """`original_mask` of `cameras` on a size x size grid over their pictures.
+def released_mask(cameras: Cameras, size: int = RELEASE_SIZE, dilate: bool = True) -> Tensor:
+    """`released_mask_from_matrices` of `cameras` on a size x size grid over their pictures.
 
     Raises: ValueError: the pictures are not square, which the release never draws.
     """
@@ -63,7 +63,7 @@ def original_mask_of(cameras: Cameras, size: int = RELEASE_SIZE, dilate: bool = 
             "try exact masks"
         )
     intrinsics = scale_intrinsics(cameras.intrinsics, (cameras.height, cameras.width), (size, size))
-    return original_mask(cameras.world_from_cam, intrinsics, size, dilate)
+    return released_mask_from_matrices(cameras.world_from_cam, intrinsics, size, dilate)
 
 
 def flat_resize(mask: Tensor, num_views: int, tokens: int) -> Tensor:
@@ -82,7 +82,7 @@ def flat_resize(mask: Tensor, num_views: int, tokens: int) -> Tensor:
 def line_ends(world_from_cam: Tensor, intrinsics: Tensor, size: int) -> Tensor:
     """Where every pixel's epipolar line meets the border of every picture.
 
-    Args: as for `original_mask`.
+    Args: as for `released_mask_from_matrices`.
 
     Returns: (..., v_query, v_key, size^2, 2, 2), two points (x, y) in cells, in the order top,
         bottom, right, left. Where the query's centre projects into the picture, the line is cut

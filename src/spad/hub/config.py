@@ -11,7 +11,7 @@ from spad.settings import checked
 
 @dataclass(frozen=True)
 @checked
-class Conversion:
+class ConvertConfig:
     """Turn a checkpoint of the original release into a model folder of safetensors."""
 
     checkpoint: Positional[Path]
@@ -33,7 +33,7 @@ class Conversion:
 
 @dataclass(frozen=True)
 @checked
-class InitFromSD:
+class InitFromSDConfig:
     """Widen Stable Diffusion 1.5 to an untrained SPAD: what training starts from."""
 
     source: Positional[Path]
@@ -54,7 +54,7 @@ class InitFromSD:
 
 @dataclass(frozen=True)
 @checked
-class Download:
+class DownloadConfig:
     """Fetch a released model from the Hugging Face hub, convert it, install it.
 
     Goes on where an earlier call stopped. HF_ENDPOINT, HF_HOME, HF_TOKEN and HF_HUB_OFFLINE hold;

@@ -30,10 +30,10 @@ from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from spad.hub.checkpoint import read_checkpoint
-from spad.hub.config import Conversion
+from spad.hub.config import ConvertConfig
 from spad.hub.registry import GenerationDefaults, save_model_manifest
 from spad.hub.released import CLIP_REPOSITORY, RELEASED
-from spad.model import MultiViewUNet, OriginalDDIMScheduler, SPADPipeline
+from spad.model import MultiViewUNet, ReleasedDDIMScheduler, SPADPipeline
 from spad.model.unet import PLUCKER_CHANNELS
 
 logger = logging.getLogger(__name__)
@@ -106,7 +106,7 @@ IGNORED = _SCHEDULE | _BOOKKEEPING
 UNET, _VAE, _TEXT = "model.diffusion_model.", "first_stage_model.", "cond_stage_model."
 
 
-def convert_checkpoint(settings: Conversion) -> Path:
+def convert_checkpoint(settings: ConvertConfig) -> Path:
     """Convert a checkpoint of the release; the folder is written whole or not at all.
 
     Every weight of the file is used or listed in `IGNORED`; of raw and averaged UNet weights the
@@ -136,12 +136,12 @@ def convert_checkpoint(settings: Conversion) -> Path:
             settings.dtype,
             name=name,
             description=known.description if known else "converted from the original's layout",
-            licence=known.licence if known else "",
+            license=known.license if known else "",
             author="the authors of SPAD" if known else "",
             defaults=GenerationDefaults(
                 elevation_deg=45.0,
-                azimuth_start_deg=0.0,
-                cfg_scale=7.5,
+                start_azimuth_deg=0.0,
+                guidance_scale=7.5,
                 steps=100,
                 scheduler="original",
             ),
@@ -257,9 +257,9 @@ def text_encoder_of(state: Mapping[str, Tensor], clip: Path | None) -> CLIPTextM
     return encoder
 
 
-def release_scheduler(params: Mapping) -> OriginalDDIMScheduler:
+def release_scheduler(params: Mapping) -> ReleasedDDIMScheduler:
     """The release's noise schedule and steps; `params` are `model.params` of its configuration."""
-    return OriginalDDIMScheduler(
+    return ReleasedDDIMScheduler(
         beta_start=params.get("linear_start", 0.00085),
         beta_end=params.get("linear_end", 0.012),
         beta_schedule="scaled_linear",

@@ -37,7 +37,7 @@ from huggingface_hub.errors import (
 from huggingface_hub.utils import build_hf_headers, hf_raise_for_status
 from tqdm import tqdm
 
-from spad.hub.config import Conversion, Download
+from spad.hub.config import ConvertConfig, DownloadConfig
 from spad.hub.registry import check_files, installed_folder, read_info
 from spad.hub.released import RELEASED, ReleasedModel
 
@@ -53,7 +53,7 @@ class DownloadError(OSError):
     """Network, hub or disk stand in the way; the message says what to do."""
 
 
-def find_installed(settings: Download) -> Path | None:
+def find_installed(settings: DownloadConfig) -> Path | None:
     """Folder of the model if it is installed, after a look at its files.
 
     Raises: ValueError: no model of this name is released, or the installed one is damaged.
@@ -68,7 +68,7 @@ def find_installed(settings: Download) -> Path | None:
     return folder
 
 
-def describe(settings: Download) -> str:
+def describe(settings: DownloadConfig) -> str:
     """What `install` will fetch, from where and to where; asks nobody."""
     model = _released(settings)
     there = constants.ENDPOINT
@@ -85,18 +85,18 @@ def describe(settings: Download) -> str:
             f"tokenizer  {tokenizer}",
             f"through    {constants.HF_HUB_CACHE}; the original is {stays}",
             f"installs   {installed_folder() / model.name}, about {installed}",
-            f"licence    not known here; {model.licence}",
+            f"license    not known here; {model.license}",
         )
     )
 
 
-def ask_for(settings: Download) -> str:
+def ask_for(settings: DownloadConfig) -> str:
     """The question of `describe` in one line."""
     model = _released(settings)
     return f"fetch {_size(model.size_bytes)} from {constants.ENDPOINT}/{model.repository}"
 
 
-def install(settings: Download) -> Path:
+def install(settings: DownloadConfig) -> Path:
     """Fetch the model, convert it and return its folder; goes on where an earlier call stopped.
 
     Of two processes the second waits and takes what the first has installed.
@@ -119,7 +119,7 @@ def install(settings: Download) -> Path:
 
         try:
             convert_checkpoint(
-                Conversion(
+                ConvertConfig(
                     checkpoint=original,
                     output=folder,
                     clip=clip,
@@ -136,7 +136,7 @@ def install(settings: Download) -> Path:
     return folder
 
 
-def _released(settings: Download) -> ReleasedModel:
+def _released(settings: DownloadConfig) -> ReleasedModel:
     if settings.model not in RELEASED:
         raise ValueError(
             f"expected a released model among {', '.join(RELEASED)}, got {settings.model!r}"
@@ -164,7 +164,9 @@ def _fetch_tokenizer(model: ReleasedModel) -> Path:
     return path.parent
 
 
-def _fetch_original(settings: Download, model: ReleasedModel, folder: Path) -> tuple[Path, bool]:
+def _fetch_original(
+    settings: DownloadConfig, model: ReleasedModel, folder: Path
+) -> tuple[Path, bool]:
     """The checkpoint, checked, and whether it is to be deleted after use.
 
     What the hub's cache had before belongs to the user and stays.
@@ -299,7 +301,7 @@ def _check_disk_space(needs: list[tuple[Path, int]]) -> None:
             )
 
 
-def _converted_bytes(settings: Download, original_bytes: int) -> int:
+def _converted_bytes(settings: DownloadConfig, original_bytes: int) -> int:
     """About the size of the installed model."""
     share = _KEPT_SHARE / 2 if settings.dtype == "float16" else _KEPT_SHARE
     return int(original_bytes * share)

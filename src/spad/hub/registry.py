@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from spad.hub.released import RELEASED
+from spad.model import current_class
 from spad.settings import (
     AzimuthDeg,
     Count,
@@ -41,6 +42,14 @@ SHARD_SIZE = "15MB"
 # Larger files would make every start wait for their hash.
 HASHED_AT_LOAD = 100_000_000
 MANIFEST, CAPTIONS, HASHES = "spad.json", "captions.txt", "sha256.txt"
+# Keys of manifests that were written before 0.1, and what they are called now.
+_FORMER_KEYS = {
+    "licence": "license",
+    "azimuth_start_deg": "start_azimuth_deg",
+    "cfg_scale": "guidance_scale",
+    "image_cfg_scale": "guidance_scale_with_image",
+    "steps": "num_inference_steps",
+}
 
 # The classes a pipeline folder may name. Anything else it asks for is refused, never imported.
 _CLASSES = {
@@ -54,7 +63,7 @@ _CLASSES = {
         "CLIPTokenizerFast": "transformers",
     },
     "scheduler": {
-        "OriginalDDIMScheduler": "spad.model",
+        "ReleasedDDIMScheduler": "spad.model",
         "DDIMScheduler": "diffusers",
         "DPMSolverMultistepScheduler": "diffusers",
         "UniPCMultistepScheduler": "diffusers",
@@ -71,26 +80,26 @@ _WITH_WEIGHTS = ("unet", "vae", "text_encoder")
 class GenerationDefaults:
     """What a model draws with unless told otherwise; angles in degrees.
 
-    Views stand evenly round from `azimuth_start_deg`. Objects face -y, azimuth -90, so -60 makes
+    Views stand evenly round from `start_azimuth_deg`. Objects face -y, azimuth -90, so -60 makes
     view 0 a three-quarter view of the front.
     """
 
     elevation_deg: ElevationDeg = 20.0
-    azimuth_start_deg: AzimuthDeg = -60.0
+    start_azimuth_deg: AzimuthDeg = -60.0
     radius: Distance = 3.5
     fov_deg: FovDeg = 40.2657513
-    cfg_scale: GuidanceScale = 5.0
+    guidance_scale: GuidanceScale = 5.0
     guidance_rescale: Share = 0.0
     blob_sigma: PositiveFloat = 0.5
     steps: Count = 25
     scheduler: str = "ddim"
-    image_cfg_scale: GuidanceScale | None = None
+    guidance_scale_with_image: GuidanceScale | None = None
 
     def guidance(self, is_image_given: bool) -> float:
-        """`cfg_scale`, or that for a given picture, from which guidance draws away."""
-        if is_image_given and self.image_cfg_scale is not None:
-            return self.image_cfg_scale
-        return self.cfg_scale
+        """`guidance_scale`, or that for a given picture, from which guidance draws away."""
+        if is_image_given and self.guidance_scale_with_image is not None:
+            return self.guidance_scale_with_image
+        return self.guidance_scale
 
 
 @dataclass(frozen=True)
@@ -98,17 +107,17 @@ class ModelInfo:
     """What is known of a model without loading it.
 
     `image_size` is the side in pixels of the pictures it was trained on; sides must be multiples
-    of `size_multiple`. `max_steps` is the length of its noise schedule. `size_mb` counts all
+    of `image_multiple`. `max_steps` is the length of its noise schedule. `size_mb` counts all
     files, in 10^6 bytes.
     """
 
     name: str
     path: Path
     description: str
-    licence: str
+    license: str
     author: str
     image_size: int
-    size_multiple: int
+    image_multiple: int
     max_steps: int
     size_mb: float
     defaults: GenerationDefaults = field(default_factory=GenerationDefaults)
@@ -134,7 +143,7 @@ def list_models() -> list[ModelInfo]:
     return [read_info(folder) for folder in _folders_by_name().values()]
 
 
-def find_model(name_or_folder: str | os.PathLike) -> ModelInfo:
+def model_info(name_or_folder: str | os.PathLike) -> ModelInfo:
     """An embedded or installed model by its name, or the model in a folder.
 
     Raises: ValueError: there is no such model, or its folder is incomplete.
@@ -164,21 +173,21 @@ def read_info(folder: Path) -> ModelInfo:
     _class_names(folder)
     unet, vae = (_read_json(folder / part / "config.json") for part in ("unet", "vae"))
     scheduler = _read_json(folder / "scheduler" / "scheduler_config.json")
-    manifest = _read_json(folder / MANIFEST) if (folder / MANIFEST).exists() else {}
     try:
+        manifest = _renamed(_read_json(folder / MANIFEST)) if (folder / MANIFEST).exists() else {}
         multiple = vae.get("patch_size") or 2 ** (len(vae["block_out_channels"]) - 1)
         return ModelInfo(
             name=str(manifest.get("name", folder.resolve().name)),
             path=folder,
             description=str(manifest.get("description", "")),
-            licence=str(manifest.get("licence", "")),
+            license=str(manifest.get("license", "")),
             author=str(manifest.get("author", "")),
             image_size=int(unet["sample_size"]) * multiple,
-            size_multiple=multiple,
+            image_multiple=multiple,
             max_steps=int(scheduler.get("num_train_timesteps", 1000))
             - int(scheduler.get("steps_offset", 0)),
             size_mb=sum(p.stat().st_size for p in folder.rglob("*") if p.is_file()) / 1e6,
-            defaults=GenerationDefaults(**manifest.get("defaults", {})),
+            defaults=GenerationDefaults(**_renamed(manifest.get("defaults", {}))),
         )
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{folder}: its configuration is malformed ({error})") from error
@@ -256,7 +265,7 @@ def load_model(
 
     Raises: ValueError: no such model; files missing, cut short or changed; unknown device.
     """
-    model = find_model(name_or_folder)
+    model = model_info(name_or_folder)
     check_files(model)
     for variable in ("HF_HUB_OFFLINE", "DIFFUSERS_OFFLINE", "TRANSFORMERS_OFFLINE"):
         os.environ.setdefault(variable, "1")
@@ -264,7 +273,7 @@ def load_model(
 
     from spad.model import SPADPipeline
 
-    device = choose_device(device)
+    device = resolve_device(device)
     parts = {
         part: _load_part(model.path, part, name, dtype or torch.float32)
         for part, name in _class_names(model.path).items()
@@ -288,12 +297,12 @@ def load_autoencoder(name_or_folder: str | os.PathLike) -> Any:
         if name not in _CLASSES["vae"]:
             raise ValueError(f"expected an autoencoder in {folder}, got a {name}")
         return _load_part(folder.parent, folder.name, name, torch.float32, kind="vae")
-    model = find_model(name_or_folder)
+    model = model_info(name_or_folder)
     check_files(model)
     return _load_part(model.path, "vae", _class_names(model.path)["vae"], torch.float32)
 
 
-def choose_device(device: str | torch.device | None) -> torch.device:
+def resolve_device(device: str | torch.device | None) -> torch.device:
     """`device` if it works here; the best there is if None.
 
     Raises: ValueError: it does not.
@@ -321,7 +330,7 @@ def save_model_manifest(
     description: str,
     captions: Iterable[str],
     defaults: GenerationDefaults | Mapping[str, Any] | None = None,
-    licence: str = "",
+    license: str = "",
     author: str = "",
 ) -> None:
     """Complete the pipeline folder `folder`: write `spad.json`, `captions.txt`, `sha256.txt`.
@@ -334,7 +343,7 @@ def save_model_manifest(
     manifest = {
         "name": name,
         "description": description,
-        "licence": licence,
+        "license": license,
         "author": author,
         "defaults": dataclasses.asdict(defaults),
     }
@@ -385,13 +394,24 @@ def _load_part(
     return module.eval()
 
 
+def _renamed(values: Mapping[str, Any]) -> dict[str, Any]:
+    """`values` under the names that keys have now.
+
+    Raises: TypeError: no mapping.
+    """
+    if not isinstance(values, Mapping):
+        raise TypeError(f"expected a mapping, got {type(values).__name__}")
+    return {_FORMER_KEYS.get(key, key): value for key, value in values.items()}
+
+
 def _class_names(folder: Path) -> dict[str, str]:
     """The class of every component, as `model_index.json` names it."""
     index = _read_json(folder / "model_index.json")
     names = {}
     for part, allowed in _CLASSES.items():
         entry = index.get(part)
-        name = entry[1] if isinstance(entry, list) and len(entry) == 2 else None
+        is_class = isinstance(entry, list) and [type(part) for part in entry] == [str, str]
+        name = current_class(*entry)[1] if is_class else None
         if name not in allowed:
             raise ValueError(
                 f"{folder / 'model_index.json'}: expected {part} to be {' or '.join(allowed)}, "

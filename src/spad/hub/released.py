@@ -22,7 +22,7 @@ class ReleasedModel:
     description: str
     size_bytes: int = 7_700_000_000
     repository: str = "yashkant/spad"
-    licence: str = "see huggingface.co/yashkant/spad"
+    license: str = "see huggingface.co/yashkant/spad"
     image_size: int = 256
     tokenizer_repository: str = CLIP_REPOSITORY
     tokenizer_files: tuple[str, ...] = (

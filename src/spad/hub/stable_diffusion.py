@@ -7,7 +7,7 @@ from diffusers import AutoencoderKL, UNet2DConditionModel
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from spad.hub.checkpoint import read_checkpoint
-from spad.hub.config import InitFromSD
+from spad.hub.config import InitFromSDConfig
 from spad.hub.convert import (
     PROMPT_PREFIX,
     SD15,
@@ -24,7 +24,7 @@ from spad.hub.convert import (
 from spad.model import MultiViewUNet, SPADPipeline
 
 
-def init_from_sd(settings: InitFromSD) -> Path:
+def init_from_sd(settings: InitFromSDConfig) -> Path:
     """Make an untrained SPAD of Stable Diffusion 1.5; for one view it draws as that does.
 
     New weights that add to features are zero (SPAD, section 3.3 and its release).

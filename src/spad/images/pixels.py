@@ -32,7 +32,7 @@ def image_tensor(images: np.ndarray) -> torch.Tensor:
     return torch.from_numpy(images).movedim(-1, -3).float().div_(127.5).sub_(1)
 
 
-def open_picture(data: bytes, where: str) -> Image.Image:
+def open_image(data: bytes, where: str) -> Image.Image:
     """A picture, decoded. `where` starts the message. Raises: ValueError: it is none."""
     try:
         picture = Image.open(BytesIO(data), formats=_PICTURE_FORMATS)

@@ -23,7 +23,7 @@ _PNG_UNIT = 1e-3
 
 
 @dataclass(frozen=True, eq=False)
-class PosedPictures:
+class PosedImages:
     """Views to draw on.
 
     Attributes:
@@ -48,12 +48,12 @@ class PosedPictures:
         ]
         return cameras, np.stack(pictures)
 
-    def chosen(self, indices: Sequence[int]) -> PosedPictures:
+    def chosen(self, indices: Sequence[int]) -> PosedImages:
         """Some of the views."""
         indices = list(indices)
         depth = None if self.depth is None else self.depth[indices]
         names = tuple(self.names[i] for i in indices)
-        return PosedPictures(self.cameras[indices], self.pictures[indices], names, depth)
+        return PosedImages(self.cameras[indices], self.pictures[indices], names, depth)
 
 
 def load_posed_pictures(
@@ -61,7 +61,7 @@ def load_posed_pictures(
     images: Path | None = None,
     depth: Path | None = None,
     depth_scale: float | None = None,
-) -> PosedPictures:
+) -> PosedImages:
     """Cameras and pictures of a folder or camera file, with depth maps on request.
 
     Args:
@@ -78,7 +78,7 @@ def load_posed_pictures(
     """
     loaded = load_cameras(source)
     cameras = loaded.cameras
-    paths = find_pictures(source, loaded.image_paths, images)
+    paths = find_images(source, loaded.image_paths, images)
     pictures = [_read_picture(path, cameras, view) for view, path in enumerate(paths)]
     maps = None
     if depth is not None:
@@ -89,12 +89,10 @@ def load_posed_pictures(
             ]
         )
     names = tuple(f"view {view}" for view in range(len(cameras)))
-    return PosedPictures(cameras, np.stack(pictures), names, maps)
+    return PosedImages(cameras, np.stack(pictures), names, maps)
 
 
-def find_pictures(
-    source: Path, image_paths: Sequence[str], images: Path | None = None
-) -> list[Path]:
+def find_images(source: Path, image_paths: Sequence[str], images: Path | None = None) -> list[Path]:
     """The files of the pictures that the cameras in `source` name.
 
     Args:

@@ -22,7 +22,7 @@ import numpy as np
 from spad.cameras import Cameras, to_blender
 from spad.meshes.gltf import check_references
 from spad.meshes.gltf_file import GLTF_SUFFIXES
-from spad.meshes.raycast import Light, RenderedViews, Rendering, encode_pixels
+from spad.meshes.raycast import Light, RenderBuffers, RenderResult, encode_pixels
 from spad.meshes.readers import MODEL_SUFFIXES
 from spad.meshes.settings import RendererSettings
 
@@ -49,7 +49,7 @@ class BlenderRenderer:
         """`workers`: how many processes draw at once and share the cores; 0 is one for each."""
         self.workers = workers
 
-    def render(self, path: Path, cameras: Cameras, settings: RendererSettings) -> Rendering:
+    def render(self, path: Path, cameras: Cameras, settings: RendererSettings) -> RenderResult:
         """As `spad.meshes.renderers.Renderer` says.
 
         Raises also OSError: this machine cannot run Blender, whatever the model; MemoryError:
@@ -72,7 +72,7 @@ class BlenderRenderer:
             (folder / "job.json").write_text(job, encoding="utf-8")
             result = _run([*command, name], folder, path)
             views = read_views(folder, len(cameras))
-        return Rendering(views, np.array(result["object_from_asset"]))
+        return RenderResult(views, np.array(result["object_from_asset"]))
 
 
 def blender_command() -> list[str]:
@@ -156,7 +156,7 @@ def _run(command: list[str], folder: Path, path: Path) -> dict:
     return result
 
 
-def read_views(folder: Path, num_views: int) -> RenderedViews:
+def read_views(folder: Path, num_views: int) -> RenderBuffers:
     """The pictures that the script wrote."""
     numbers = range(num_views)
     colors = [_read_passes(folder / f"color-{view:03d}.exr") for view in numbers]
@@ -166,7 +166,7 @@ def read_views(folder: Path, num_views: int) -> RenderedViews:
     normals = np.stack([_channels(passes, "Normal", "XYZ") for passes in geometry])
     mask = depth < NOTHING_BEYOND
     lengths = np.linalg.norm(normals, axis=-1, keepdims=True)
-    return RenderedViews(
+    return RenderBuffers(
         rgba=encode_pixels(linear),
         depth=np.where(mask, depth, np.inf).astype(np.float32),
         normals=np.where(mask[..., None], normals / np.maximum(lengths, 1e-12), 0),

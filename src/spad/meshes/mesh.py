@@ -28,7 +28,7 @@ LARGEST = 1e60
 
 
 @dataclass(frozen=True)
-class RenderObject:
+class TriangleMesh:
     """A model as one triangle mesh, in object coordinates: z up, centered, normalized.
 
     Attributes:
@@ -66,8 +66,8 @@ def load_object(
     normalize: str = "sphere",
     up: str | None = None,
     max_faces: int | None = None,
-) -> RenderObject:
-    """Read a GLB, glTF, OBJ, PLY or STL file as a `RenderObject`.
+) -> TriangleMesh:
+    """Read a GLB, glTF, OBJ, PLY or STL file as a `TriangleMesh`.
 
     Node transforms and instances are applied. Normals are computed, not read: faces around a
     point that differ by less than 40 degrees share a smooth normal, others meet in a crease.
@@ -98,7 +98,7 @@ def load_object(
         raise ValueError(f"cannot use {path.name}: {error}") from error
 
 
-def _build(model: Model, z_up_from_asset: np.ndarray, normalize: str) -> RenderObject:
+def _build(model: Model, z_up_from_asset: np.ndarray, normalize: str) -> TriangleMesh:
     if not model.parts:
         raise ValueError("expected triangles, got none; is it a point cloud or an empty scene?")
     points = np.concatenate([part.corners for part in model.parts]) @ z_up_from_asset[:3, :3].T
@@ -121,7 +121,7 @@ def _build(model: Model, z_up_from_asset: np.ndarray, normalize: str) -> RenderO
     faces = inverse.reshape(-1, 3).astype(np.int32)
     materials = [np.full(len(part.corners), part.material, np.int32) for part in model.parts]
     lengths = np.linalg.norm(area_normals, axis=-1, keepdims=True)
-    return RenderObject(
+    return TriangleMesh(
         vertices=vertices.astype(np.float32),
         faces=faces,
         face_normals=(area_normals / lengths).astype(np.float32),

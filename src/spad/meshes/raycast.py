@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from embreex.mesh_construction import TriangleMesh
+from embreex import mesh_construction
 from embreex.rtcore_scene import EmbreeScene
 
 from spad.images.color import srgb_from_linear
-from spad.meshes.mesh import RenderObject
+from spad.meshes.mesh import TriangleMesh
 from spad.meshes.texture_sampling import sample_texture
 
 # See-through surfaces (alpha mask or blend) a ray may pass before it is given up on.
@@ -36,7 +36,7 @@ class Light:
 
 
 @dataclass(frozen=True)
-class RenderedViews:
+class RenderBuffers:
     """Pictures of one object from v cameras; see docs/conventions.md for axes.
 
     Attributes:
@@ -58,7 +58,7 @@ class RenderedViews:
 
 
 @dataclass(frozen=True)
-class Rendering:
+class RenderResult:
     """An object's pictures, and the transform that brought its file into the world they show.
 
     Attributes:
@@ -68,13 +68,13 @@ class Rendering:
         notes: sentences on what of the file is left out or was read otherwise than it says.
     """
 
-    views: RenderedViews
+    views: RenderBuffers
     object_from_asset: np.ndarray
     notes: tuple[str, ...] = ()
 
 
 def render_views(
-    obj: RenderObject,
+    obj: TriangleMesh,
     world_from_cam: np.ndarray,
     intrinsics: np.ndarray,
     height: int,
@@ -83,7 +83,7 @@ def render_views(
     background: tuple[float, float, float] | None = None,
     light: Light = Light(),
     geometry: bool = True,
-) -> RenderedViews:
+) -> RenderBuffers:
     """Render an object from every camera.
 
     Colour is the mean of samples_per_side² evenly spread rays a pixel, taken in linear light.
@@ -133,7 +133,7 @@ def render_views(
             rgba[view] = _over(rgba[view], backdrop)
     if geometry:
         mask = np.isfinite(depth)
-    return RenderedViews(rgba, depth, normals, mask, back_facing)
+    return RenderBuffers(rgba, depth, normals, mask, back_facing)
 
 
 def _check_views(world_from_cam, intrinsics, height, width, samples_per_side) -> None:
@@ -198,11 +198,11 @@ def _over(rgba: np.ndarray, background: np.ndarray) -> np.ndarray:
 class _Caster:
     """An object in embree's tree, with what shading a hit needs laid out by face."""
 
-    def __init__(self, obj: RenderObject, light: Light):
+    def __init__(self, obj: TriangleMesh, light: Light):
         self._obj = obj
         self._light = light
         self._scene = EmbreeScene()
-        TriangleMesh(scene=self._scene, vertices=obj.vertices, indices=obj.faces)
+        mesh_construction.TriangleMesh(scene=self._scene, vertices=obj.vertices, indices=obj.faces)
         materials = obj.materials
         self._factors = np.array([m.base_factor for m in materials], dtype=np.float32)
         self._base_ids = np.array([m.base_texture for m in materials])

@@ -7,7 +7,7 @@ from typing import Protocol
 
 from spad.cameras import Cameras
 from spad.meshes.mesh import load_object
-from spad.meshes.raycast import Rendering, render_views
+from spad.meshes.raycast import RenderResult, render_views
 from spad.meshes.readers import MODEL_SUFFIXES
 from spad.meshes.settings import RendererSettings
 
@@ -23,7 +23,7 @@ class Renderer(Protocol):
     version: int
     suffixes: tuple[str, ...]
 
-    def render(self, path: Path, cameras: Cameras, settings: RendererSettings) -> Rendering:
+    def render(self, path: Path, cameras: Cameras, settings: RendererSettings) -> RenderResult:
         """Draw the model at `path` from v cameras, with colour, depth, normals and mask.
 
         Raises:
@@ -39,7 +39,7 @@ class EmbreeRenderer:
     version = 2
     suffixes = MODEL_SUFFIXES
 
-    def render(self, path: Path, cameras: Cameras, settings: RendererSettings) -> Rendering:
+    def render(self, path: Path, cameras: Cameras, settings: RendererSettings) -> RenderResult:
         obj = load_object(path, settings.normalize, settings.up, settings.max_faces)
         views = render_views(
             obj,
@@ -49,7 +49,7 @@ class EmbreeRenderer:
             cameras.width,
             settings.samples_per_side,
         )
-        return Rendering(views, obj.object_from_asset, obj.notes)
+        return RenderResult(views, obj.object_from_asset, obj.notes)
 
 
 def find_renderer(name: str, workers: int = 0) -> Renderer:

@@ -9,13 +9,24 @@ from importlib import import_module
 _HOMES = {
     "ModelMixin": "diffusers",
     "MultiViewUNet": "spad.model.unet",
-    "OriginalDDIMScheduler": "spad.model.schedulers",
+    "ReleasedDDIMScheduler": "spad.model.schedulers",
     "PatchAutoencoder": "spad.model.autoencoder",
     "SPADPipeline": "spad.model.pipeline",
     "SchedulerMixin": "diffusers",
 }
 
-__all__ = list(_HOMES)
+__all__ = [*_HOMES, "current_class"]
+
+# Classes that folders saved before 0.1 name, and what they are called now.
+_FORMER_CLASSES = {
+    ("spad.autoencoder", "PatchAutoencoder"): ("spad.model", "PatchAutoencoder"),
+    ("spad.original_scheduler", "OriginalDDIMScheduler"): ("spad.model", "ReleasedDDIMScheduler"),
+}
+
+
+def current_class(module: str, name: str) -> list[str]:
+    """Module and class as `model_index.json` names them now, from any version's."""
+    return list(_FORMER_CLASSES.get((module, name), (module, name)))
 
 
 def __getattr__(name: str):

@@ -5,10 +5,10 @@ from torch import Tensor
 
 from spad.attention import AttentionMask, DenseMask, EpipolarMask, prepare
 from spad.cameras import Cameras
-from spad.geometry import plucker_map
+from spad.geometry import plucker_map_from_matrices
 from spad.geometry.epipolar import NARROWEST_BAND
 from spad.geometry.rays import scale_intrinsics
-from spad.geometry.released_masks import flat_resize, original_mask
+from spad.geometry.released_masks import flat_resize, released_mask_from_matrices
 from spad.model.processors import ViewConditioning
 from spad.model.unet import MultiViewUNet
 
@@ -69,7 +69,7 @@ def condition_on_cameras(
             is_relative = config.camera_vector == "relative"
             camera = camera_vectors(cameras, num_views, is_relative, config.camera_intrinsics)
         if config.use_plucker:
-            plucker = plucker_map(poses, on_grid((height, width)), height, width)
+            plucker = plucker_map_from_matrices(poses, on_grid((height, width)), height, width)
         masks: dict[int, AttentionMask] = {}
         if config.epipolar == "exact" and num_views > 1:
             for grid in unet.attention_grids(height, width):
@@ -84,7 +84,7 @@ def condition_on_cameras(
                     f"expected square pictures for this model's original masks, got "
                     f"{cameras.height}x{cameras.width}"
                 )
-            finest = original_mask(poses, on_grid((height, width)), height)
+            finest = released_mask_from_matrices(poses, on_grid((height, width)), height)
             for rows, columns in unet.attention_grids(height, width):
                 resized = flat_resize(finest, num_views, rows * columns)
                 masks[rows * columns] = DenseMask(resized, num_views)

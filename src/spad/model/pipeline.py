@@ -14,13 +14,12 @@ from torch import Tensor
 
 from spad.cameras import Cameras
 from spad.images.pixels import picture_tensor
+from spad.model import current_class
 from spad.model.conditioning import condition_on_cameras
 from spad.model.deep_cache import DeepFeatureCache
 from spad.model.schedulers import SCHEDULERS
 from spad.model.unet import MultiViewUNet
 from spad.model.word_tokenizer import tokenize
-
-_FORMER_MODULES = ("spad.autoencoder", "spad.original_scheduler")
 
 
 @dataclass
@@ -76,8 +75,8 @@ class SPADPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
         loaded = super().load_config(*args, **kwargs)
         config = loaded[0] if isinstance(loaded, tuple) else loaded
         for name, value in config.items():
-            if isinstance(value, list) and value[0] in _FORMER_MODULES:
-                config[name] = ["spad.model", *value[1:]]
+            if isinstance(value, list) and len(value) == 2:
+                config[name] = current_class(*value)
         return loaded
 
     @property
@@ -106,13 +105,14 @@ class SPADPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
         cameras: Cameras,
         negative_prompt: str = "",
         num_inference_steps: int = 50,
-        cfg_scale: float = 7.5,
+        guidance_scale: float = 7.5,
         guidance_rescale: float = 0.0,
         blob_sigma: float = 0.5,
         seed: int = 0,
         image: Image.Image | None = None,
-        cache_interval: int = 1,
+        deep_cache_interval: int = 1,
         callback_on_step_end: Callable[["SPADPipeline", int, Tensor, dict], dict] | None = None,
+        cfg_scale: float | None = None,
     ) -> SPADOutput:
         """Draw every prompt from all cameras.
 
@@ -120,28 +120,30 @@ class SPADPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
             cameras: their picture size is that of the result, and must suit the autoencoder.
             negative_prompt: what guidance leads away from.
             num_inference_steps: 1 to the number of training steps.
-            cfg_scale: strength of text guidance; 1 turns it off. Cameras are never dropped.
+            guidance_scale: strength of text guidance; 1 turns it off. Cameras are never dropped.
             guidance_rescale: 0 to 1, how far guidance may not raise contrast; see `guide`.
             blob_sigma: size of the blob that sampling starts from, see `gaussian_blob`.
             seed: of the starting noise, the same for every prompt, so that a prompt's pictures
                 do not depend on its place in the list.
             image: picture that the first camera sees; the other views are drawn to fit it. It is
                 held clean at timestep 0 and returned as the autoencoder renders it.
-            cache_interval: the deep blocks run on every so many steps alone; see
+            deep_cache_interval: the deep blocks run on every so many steps alone; see
                 `spad.model.deep_cache`.
             callback_on_step_end: called as `(pipeline, step, timestep, {"latents": ...})`; it may
                 return a dictionary with other latents.
+            cfg_scale: another name of `guidance_scale`, the release's.
 
         Raises: ValueError: an argument is out of range; the message says which and what to try.
         """
         prompts = [prompt] if isinstance(prompt, str) else list(prompt)
-        self._check(prompts, cameras, num_inference_steps, cfg_scale, blob_sigma)
+        guidance_scale = guidance_scale if cfg_scale is None else cfg_scale
+        self._check(prompts, cameras, num_inference_steps, guidance_scale, blob_sigma)
         if not 0 <= guidance_rescale <= 1:
             raise ValueError(f"expected a guidance_rescale of 0 to 1, got {guidance_rescale}")
         device, dtype = self._execution_device, self.unet.dtype
         cameras = cameras.to(device)
         height, width = (s // self.vae_downscale for s in (cameras.height, cameras.width))
-        guided = cfg_scale != 1
+        guided = guidance_scale != 1
         asked = [self.config.prompt_prefix + prompt for prompt in prompts]
         text = self.encode_text([negative_prompt] * len(prompts) * guided + asked)
         views = condition_on_cameras(self.unet, cameras, height, width, text=text)
@@ -152,7 +154,7 @@ class SPADPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
         if image is not None:
             pixels = picture_tensor(image, cameras.height, cameras.width)
             given = self._encode_picture(pixels)
-        cache = DeepFeatureCache(self.unet, cache_interval)
+        cache = DeepFeatureCache(self.unet, deep_cache_interval)
         with cache, self.progress_bar(total=num_inference_steps) as progress:
             for step, timestep in enumerate(self.scheduler.timesteps):
                 cache.begin(step)
@@ -169,7 +171,7 @@ class SPADPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
                     views,
                 ).sample.float()
                 if guided:
-                    predicted = self.guide(predicted, cfg_scale, guidance_rescale)
+                    predicted = self.guide(predicted, guidance_scale, guidance_rescale)
                 # In float32 whatever the model's type: small steps add up.
                 latents = self.scheduler.step(predicted, timestep, latents).prev_sample.float()
                 if callback_on_step_end is not None:
@@ -181,7 +183,7 @@ class SPADPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
         return SPADOutput(images=[self.decode(one) for one in latents], latents=latents)
 
     @staticmethod
-    def guide(predicted: Tensor, cfg_scale: float, rescale: float = 0.0) -> Tensor:
+    def guide(predicted: Tensor, guidance_scale: float, rescale: float = 0.0) -> Tensor:
         """Classifier-free guidance; the first half of the batch (2 b, v, c, h, w) is without text.
 
         With `rescale` the result's deviation over an object moves that share of the way back to
@@ -189,7 +191,7 @@ class SPADPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
         does not oversaturate models whose schedule ends in noise.
         """
         without_text, with_text = predicted.chunk(2)
-        guided = without_text + cfg_scale * (with_text - without_text)
+        guided = without_text + guidance_scale * (with_text - without_text)
         if rescale == 0:
             return guided
         over = tuple(range(1, guided.ndim))
@@ -228,7 +230,7 @@ class SPADPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
         first = self.scheduler.timesteps[:1]
         return self.scheduler.add_noise(blob, noise, first).float()
 
-    def _check(self, prompts, cameras, num_inference_steps, cfg_scale, blob_sigma) -> None:
+    def _check(self, prompts, cameras, num_inference_steps, guidance_scale, blob_sigma) -> None:
         if not prompts or not all(p.strip() for p in prompts):
             raise ValueError("expected a prompt, got an empty one; describe one object")
         for name, size in (("height", cameras.height), ("width", cameras.width)):
@@ -242,7 +244,7 @@ class SPADPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
         most = config.num_train_timesteps - config.get("steps_offset", 0)
         if not 1 <= num_inference_steps <= most:
             raise ValueError(f"expected 1 to {most} steps, got {num_inference_steps}")
-        if not 0 <= cfg_scale <= 100:
-            raise ValueError(f"expected a guidance scale of 0 to 100, got {cfg_scale}; try 5")
+        if not 0 <= guidance_scale <= 100:
+            raise ValueError(f"expected a guidance scale of 0 to 100, got {guidance_scale}; try 5")
         if not blob_sigma > 0:
             raise ValueError(f"expected a positive blob_sigma, got {blob_sigma}; try 0.2 to 0.7")

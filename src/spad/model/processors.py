@@ -15,21 +15,21 @@ class ViewConditioning:
     A leading b of one serves a batch of any size, such as the two branches of guidance.
 
     Attributes:
-        camera_term: (b, v, width), added to the embedded timestep; None adds nothing.
+        camera_embedding: (b, v, width), added to the embedded timestep; None adds nothing.
         masks: tokens per view -> what each token may attend to; a resolution that is not listed
             sees everything.
-        plucker_terms: layer -> (b, v, c, h, w).
+        plucker_features: layer -> (b, v, c, h, w).
         backend: of the attention between views, see `multiview_attention`.
-        text_terms: layer -> keys and values (b, heads, length, c) of the text; layers that are not
-            listed make them in every step.
+        text_keys_values: layer -> keys and values (b, heads, length, c) of the text; layers not
+            listed compute them in every step.
     """
 
     num_views: int
-    camera_term: Tensor | None = None
+    camera_embedding: Tensor | None = None
     masks: dict[int, AttentionMask] = field(default_factory=dict)
-    plucker_terms: dict[str, Tensor] = field(default_factory=dict)
+    plucker_features: dict[str, Tensor] = field(default_factory=dict)
     backend: str | None = None
-    text_terms: dict[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
+    text_keys_values: dict[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
 
 
 class ViewContext:
@@ -77,7 +77,7 @@ class TextAttnProcessor:
     def __call__(self, attn, hidden_states, encoder_hidden_states=None, **_) -> Tensor:
         """hidden_states: (b * v, n, c); text: (b, length, d), or (b * v, length, d)."""
         query = _per_head(attn.to_q(hidden_states), attn.heads)
-        key, value = self.context.views.text_terms.get(self.name) or self.term(
+        key, value = self.context.views.text_keys_values.get(self.name) or self.term(
             attn, encoder_hidden_states
         )
         views = len(query) // len(key)

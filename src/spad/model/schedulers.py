@@ -9,7 +9,7 @@ from diffusers import (
 )
 
 
-class OriginalDDIMScheduler(DDIMScheduler):
+class ReleasedDDIMScheduler(DDIMScheduler):
     """DDIM at the release's timesteps: every (1000 // n)-th, from 1 upwards.
 
     Where n does not divide 1000 these are more than n: 31 for 30, 334 for 300. diffusers' own
@@ -35,5 +35,5 @@ SCHEDULERS = {
     "dpm++": DPMSolverMultistepScheduler,
     "unipc": UniPCMultistepScheduler,
     "euler": EulerDiscreteScheduler,
-    "original": OriginalDDIMScheduler,
+    "original": ReleasedDDIMScheduler,
 }

@@ -23,7 +23,7 @@ from spad.model.processors import (
 PLUCKER_CHANNELS = 6
 
 # A saved pipeline names this module, and diffusers loads a part by a base class it finds here.
-__all__ = ["ModelMixin", "MultiViewUNet", "PluckerProjection", "let_views_meet"]
+__all__ = ["ModelMixin", "MultiViewUNet", "PluckerProjection", "add_multiview_attention"]
 
 
 class PluckerProjection(nn.Module):
@@ -51,7 +51,7 @@ class PluckerProjection(nn.Module):
     def forward(self, _proj_in: nn.Module, _inputs: tuple, projected: Tensor) -> Tensor:
         """Forward hook of `proj_in`, whose output is (b * v, c, h, w) or (b * v, h * w, c)."""
         views = self.context.views
-        term = views.plucker_terms.get(self.name)
+        term = views.plucker_features.get(self.name)
         if term is None:
             return projected
         if projected.ndim == 3:
@@ -59,7 +59,7 @@ class PluckerProjection(nn.Module):
         return (projected.unflatten(0, (-1, views.num_views)) + term).flatten(0, 1)
 
 
-def let_views_meet(
+def add_multiview_attention(
     transformer: Transformer2DModel, name: str, context: ViewContext, use_plucker: bool = True
 ) -> None:
     """Let the self-attention of a transformer see all views, and Plücker maps enter it."""
@@ -141,7 +141,7 @@ class MultiViewUNet(UNet2DConditionModel):
             nn.init.zeros_(self.camera_embedding.linear_2.bias)
         for name, module in list(self.named_modules()):
             if isinstance(module, Transformer2DModel):
-                let_views_meet(module, name, self.context, use_plucker)
+                add_multiview_attention(module, name, self.context, use_plucker)
 
     @staticmethod
     def _get_init_keys(input_class) -> set[str]:
@@ -179,17 +179,22 @@ class MultiViewUNet(UNet2DConditionModel):
                 if isinstance(module, PluckerProjection):
                     size = sizes[_level(module.name, len(sizes))]
                     terms[module.name] = module.term(plucker, *size)
-        camera_term = None
+        camera_embedding = None
         if self.camera_embedding is not None and camera is not None:
-            camera_term = self.camera_embedding(camera.to(self.dtype))
-        text_terms = {}
+            camera_embedding = self.camera_embedding(camera.to(self.dtype))
+        text_keys_values = {}
         if text is not None:
             for module in self.modules():
                 processor = getattr(module, "processor", None)
                 if isinstance(processor, TextAttnProcessor):
-                    text_terms[processor.name] = processor.term(module, text)
+                    text_keys_values[processor.name] = processor.term(module, text)
         return ViewConditioning(
-            num_views, camera_term, dict(masks or {}), terms, self.attention_backend, text_terms
+            num_views,
+            camera_embedding,
+            dict(masks or {}),
+            terms,
+            self.attention_backend,
+            text_keys_values,
         )
 
     def forward(
@@ -245,7 +250,7 @@ class MultiViewUNet(UNet2DConditionModel):
 
     def get_class_embed(self, sample: Tensor, class_labels: Tensor | None) -> Tensor | None:
         """Camera embedding (b * v, width), which the UNet adds to the timestep embedding."""
-        term = self.context.views.camera_term
+        term = self.context.views.camera_embedding
         if term is None:
             return super().get_class_embed(sample, class_labels)
         copies = len(sample) // (term.shape[0] * term.shape[1])

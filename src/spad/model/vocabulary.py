@@ -134,8 +134,8 @@ def nearest_captions(prompt: str, captions: Sequence[str], count: int = 3) -> li
     def score(caption: str) -> float:
         return sum(weights[word] * rarity[word] for word in words[caption] & weights.keys())
 
-    scored = [(-score(caption), len(words[caption]), caption) for caption in distinct]
-    return [caption for negative, _, caption in sorted(scored)[:count] if negative < 0]
+    loss_mask = [(-score(caption), len(words[caption]), caption) for caption in distinct]
+    return [caption for negative, _, caption in sorted(loss_mask)[:count] if negative < 0]
 
 
 def describe_reading(reading: Reading, captions: Sequence[str], model: str) -> list[str]:

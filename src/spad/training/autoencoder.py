@@ -15,7 +15,7 @@ from spad.images.pixels import image_tensor
 from spad.model import PatchAutoencoder
 from spad.model.conditioning import condition_on_cameras
 from spad.model.word_tokenizer import tokenize
-from spad.training.config import AutoencoderTraining
+from spad.training.config import TrainAutoencoderConfig
 from spad.training.run import TrainingRun, learning_rate_factor, recorded
 
 # Pictures whose patches the principal components are taken from: 64 patches each.
@@ -103,7 +103,7 @@ def image_gradients(images: torch.Tensor) -> torch.Tensor:
     return torch.cat([images.diff(dim=-1).flatten(), images.diff(dim=-2).flatten()])
 
 
-def fit_autoencoder(settings: AutoencoderTraining, images: np.ndarray) -> PatchAutoencoder:
+def fit_autoencoder(settings: TrainAutoencoderConfig, images: np.ndarray) -> PatchAutoencoder:
     """An autoencoder with its linear parts set from `images` (n, v, h, w, 3), untrained else.
 
     Or the one in `settings.init`.
@@ -124,7 +124,7 @@ def fit_autoencoder(settings: AutoencoderTraining, images: np.ndarray) -> PatchA
     return model
 
 
-def train_autoencoder(settings: AutoencoderTraining) -> Path:
+def train_autoencoder(settings: TrainAutoencoderConfig) -> Path:
     """Train from renders, save to `settings.output / "vae"` and return that folder.
 
     The folder is written once before the first step, with the linear parts: a denoiser can train
@@ -184,5 +184,5 @@ def train_autoencoder(settings: AutoencoderTraining) -> Path:
     with run.opened() as start:
         # Now, so that a denoiser can train on its latents while the decoder learns.
         model.save_pretrained(folder)
-        run.run(train_step, start, at_milestone=lambda _: model.save_pretrained(folder))
+        run.run(train_step, start, on_checkpoint=lambda _: model.save_pretrained(folder))
     return folder

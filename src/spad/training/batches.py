@@ -19,7 +19,7 @@ from spad.data.renders import LISTING, base_uid, is_held_out
 from spad.data.seeds import seeded
 from spad.data.shards import Sample, is_shard_folder, read_shard_folder
 from spad.images.pixels import image_tensor, on_white
-from spad.training.config import Training
+from spad.training.config import TrainConfig
 
 METADATA = "metadata.jsonl"
 # More objects than this are not all looked at before the first step.
@@ -56,7 +56,7 @@ class Batch:
             )
 
 
-def open_objects(settings: Training, rank: int = 0, world_size: int = 1) -> ShardDataset:
+def open_objects(settings: TrainConfig, rank: int = 0, world_size: int = 1) -> ShardDataset:
     """The stream of training objects: those asked for, less one in sixteen that is held out.
 
     Raises: ValueError: no shards, none of the objects, too few views, or a damaged shard.

@@ -20,7 +20,7 @@ from spad.model.word_tokenizer import (
     build_tokenizer,
     is_of_whole_words,
 )
-from spad.training.config import Training
+from spad.training.config import TrainConfig
 
 logger = logging.getLogger(__name__)
 
@@ -56,7 +56,7 @@ class Denoiser(nn.Module):
         return {name: p for name, p in self.named_parameters() if p.requires_grad}
 
 
-def build_pipeline(settings: Training, image_size: int, captions: Sequence[str]) -> SPADPipeline:
+def build_pipeline(settings: TrainConfig, image_size: int, captions: Sequence[str]) -> SPADPipeline:
     """The model that training starts from, in float32 on the CPU.
 
     Args:
@@ -98,14 +98,14 @@ def learned_scheduler(pipeline: SPADPipeline) -> DDIMScheduler:
     return DDIMScheduler.from_config(scheduler.config)
 
 
-def choose_what_learns(pipeline: SPADPipeline, settings: Training) -> None:
-    """Freeze everything but what `settings.learn` and `settings.learn_text` name.
+def set_trainable(pipeline: SPADPipeline, settings: TrainConfig) -> None:
+    """Freeze everything but what `settings.learn` and `settings.train_text_encoder` name.
 
     Raises: ValueError: nothing is left. ModuleNotFoundError: LoRA without peft.
     """
     unet = pipeline.unet
     pipeline.vae.requires_grad_(False)
-    pipeline.text_encoder.requires_grad_(settings.learn_text == "on")
+    pipeline.text_encoder.requires_grad_(settings.train_text_encoder == "on")
     if settings.learn == "lora":
         from peft import LoraConfig
 
@@ -119,7 +119,7 @@ def choose_what_learns(pipeline: SPADPipeline, settings: Training) -> None:
         raise ValueError("expected something to learn, but the model has no new layers")
 
 
-def _from_scratch(settings: Training, image_size: int, captions: Sequence[str]) -> SPADPipeline:
+def _from_scratch(settings: TrainConfig, image_size: int, captions: Sequence[str]) -> SPADPipeline:
     vae = load_autoencoder(settings.vae)
     downscale = getattr(vae, "downscale", None) or 2 ** (len(vae.config.block_out_channels) - 1)
     if image_size % downscale:
@@ -154,13 +154,13 @@ def _from_scratch(settings: Training, image_size: int, captions: Sequence[str]) 
         beta_schedule="scaled_linear",
         clip_sample=False,
         prediction_type="sample",
-        rescale_betas_zero_snr=settings.zero_terminal_snr is not False,
+        rescale_betas_zero_snr=settings.rescale_betas_zero_snr is not False,
     )
     text_encoder = build_text_encoder(tokenizer, settings.text_width)
     return SPADPipeline(vae, text_encoder, tokenizer, unet, scheduler)
 
 
-def _learn_words(pipeline: SPADPipeline, settings: Training, captions: Sequence[str]) -> None:
+def _learn_words(pipeline: SPADPipeline, settings: TrainConfig, captions: Sequence[str]) -> None:
     """Tokenizers of word parts know all words; those of whole words are given the new ones."""
     tokenizer = pipeline.tokenizer
     unknown = tokenizer.unk_token
@@ -173,7 +173,7 @@ def _learn_words(pipeline: SPADPipeline, settings: Training, captions: Sequence[
     strange = [c for c in captions if tokenizer.unk_token_id in tokenizer(c).input_ids]
     if not strange:
         return
-    if settings.learn_text == "on" and is_of_whole_words(tokenizer):
+    if settings.train_text_encoder == "on" and is_of_whole_words(tokenizer):
         pipeline.register_modules(tokenizer=add_words(tokenizer, pipeline.text_encoder, captions))
         logger.info(
             "%s learns %d new words, as in %r",
@@ -191,7 +191,7 @@ def _learn_words(pipeline: SPADPipeline, settings: Training, captions: Sequence[
     )
 
 
-def _adapted(unet: MultiViewUNet, settings: Training) -> MultiViewUNet:
+def _adapted(unet: MultiViewUNet, settings: TrainConfig) -> MultiViewUNet:
     """The UNet with other switches; layers that it did not have start at zero."""
     asked = {
         "epipolar": settings.epipolar,
@@ -224,11 +224,11 @@ def _adapted(unet: MultiViewUNet, settings: Training) -> MultiViewUNet:
     return other
 
 
-def _schedule(scheduler: Any, settings: Training) -> Any:
+def _schedule(scheduler: Any, settings: TrainConfig) -> Any:
     """The scheduler, with another target or another end if asked."""
     config: Mapping = scheduler.config
     prediction = settings.prediction_type or config["prediction_type"]
-    ends_in_noise = settings.zero_terminal_snr
+    ends_in_noise = settings.rescale_betas_zero_snr
     if ends_in_noise is None:
         ends_in_noise = bool(config.get("rescale_betas_zero_snr", False))
     if ends_in_noise and prediction == "epsilon":

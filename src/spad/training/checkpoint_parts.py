@@ -22,7 +22,7 @@ from spad.training.build import Denoiser
 _WHOLE = StateDictOptions(full_state_dict=True, cpu_offload=True)
 
 
-def gathered(value: Tensor) -> Tensor:
+def full_tensor(value: Tensor) -> Tensor:
     """A tensor with the parts of all processes; each of them must call this."""
     return value.full_tensor() if isinstance(value, DTensor) else value
 
@@ -43,7 +43,7 @@ class LearnedWeights:
 
     def state_dict(self) -> dict[str, Tensor]:
         """Name -> weight."""
-        return {name: gathered(p.detach()) for name, p in self.denoiser.learned().items()}
+        return {name: full_tensor(p.detach()) for name, p in self.denoiser.learned().items()}
 
     @torch.no_grad()
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
@@ -85,7 +85,7 @@ class AverageState:
     def state_dict(self) -> dict[str, Any]:
         """That of `EMAModel`, with whole weights."""
         state = self.average.state_dict()
-        return state | {"shadow_params": [gathered(w) for w in self.average.shadow_params]}
+        return state | {"shadow_params": [full_tensor(w) for w in self.average.shadow_params]}
 
     @torch.no_grad()
     def load_state_dict(self, state: Mapping[str, Any]) -> None:

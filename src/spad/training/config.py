@@ -10,7 +10,7 @@ Switch = Literal["on", "off"]
 
 
 @dataclass(frozen=True)
-class AutoencoderTraining:
+class TrainAutoencoderConfig:
     """Fit the small autoencoder, train its decoder. Loss: L1 of pixels and of their gradients.
 
     Ctrl-C saves; the same command resumes.
@@ -48,7 +48,7 @@ class AutoencoderTraining:
 
 
 @dataclass(frozen=True)
-class Training:
+class TrainConfig:
     """Train a model on shards, or go on with one. Ctrl-C saves; the same command resumes.
 
     A step takes `batch_size` views on all devices together, whatever their number and memory:
@@ -80,7 +80,7 @@ class Training:
     learn: Literal["all", "new-layers", "lora"] = "all"
     """new-layers: only what a SPAD adds to Stable Diffusion. lora: that, and low-rank updates of
     the attention. Both for small GPUs."""
-    learn_text: Switch = "on"
+    train_text_encoder: Switch = "on"
     """Whether the text encoder learns too."""
     lora_rank: int = 32
     """Of the updates."""
@@ -115,25 +115,25 @@ class Training:
     """Views in a step, on all devices."""
     micro_batch_size: int | None = None
     """Views that a device takes at once; all of its share if left out."""
-    clean_view_share: float = 0.25
+    clean_view_prob: float = 0.25
     """Share of objects whose view 0 is given clean, at timestep 0: image conditioning."""
-    text_dropout: float = 0.1
+    caption_dropout: float = 0.1
     """Share of captions left out, for guidance."""
-    clean_view_text_dropout: float = 0.5
+    clean_view_caption_dropout: float = 0.5
     """The same where view 0 is given: what a caption says need not be looked for in the picture."""
     word_dropout: float = 0.02
     """Share of words replaced by the unknown word; for text encoders from scratch."""
     images: Path | None = None
     """Folder of pictures with metadata.jsonl ({"file_name", "text"} a line): steps of single
     pictures without cameras keep what the base model knows."""
-    image_share: float = 0.3
+    image_batch_prob: float = 0.3
     """Share of such steps, with --images."""
 
     # The loss
     prediction_type: Literal["epsilon", "v_prediction", "sample"] | None = None
     """What the UNet predicts: the noise, the velocity, or the clean latents; as --init has it if
     left out, else sample."""
-    zero_terminal_snr: bool | None = None
+    rescale_betas_zero_snr: bool | None = None
     """End the noise schedule in noise alone (Lin et al. 2024), not with epsilon; as --init has it
     if left out, else so."""
     timestep_shift: float = 2.5
@@ -141,7 +141,7 @@ class Training:
     et al. 2024)."""
     min_snr_gamma: float | None = None
     """Cap on the signal-to-noise weight (Hang et al. 2023); none weighs all timesteps alike."""
-    max_sample_weight: float = 3.0
+    max_x0_weight: float = 3.0
     """With --prediction-type sample: errors weigh as those of the velocity, 1 + signal-to-noise,
     but no more than this, or the least noise would outweigh all else."""
     offset_noise: float = 0.0
@@ -194,12 +194,12 @@ class Training:
     """Steps between sample pictures; 0 draws none."""
     sample_prompts: tuple[str, ...] = ()
     """Four captions of the data if left out."""
-    sample_steps: int = 25
+    num_inference_steps: int = 25
     """Denoising steps of samples."""
     trackers: tuple[str, ...] | None = None
     """Names of accelerate's trackers, such as tensorboard or wandb; tensorboard, where it is
     installed, if left out."""
-    cfg_scale: float = 4.0
+    guidance_scale: float = 4.0
     """Strength of the prompt that samples, and later the model, are drawn with."""
     guidance_rescale: float = 0.7
     """How far it is kept from raising contrast."""
@@ -207,19 +207,26 @@ class Training:
     """Of the saved model."""
     description: str = ""
     """For the model card, as the next two."""
-    licence: str = ""
+    license: str = ""
     author: str = ""
 
     def __post_init__(self) -> None:
-        for name in ("steps", "batch_size", "log_every", "keep_last", "sample_steps", "lora_rank"):
+        for name in (
+            "steps",
+            "batch_size",
+            "log_every",
+            "keep_last",
+            "num_inference_steps",
+            "lora_rank",
+        ):
             if getattr(self, name) < 1:
                 raise ValueError(f"expected {name} of at least 1, got {getattr(self, name)}")
         for name in (
-            "clean_view_share",
-            "text_dropout",
-            "clean_view_text_dropout",
+            "clean_view_prob",
+            "caption_dropout",
+            "clean_view_caption_dropout",
             "word_dropout",
-            "image_share",
+            "image_batch_prob",
         ):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"expected {name} of 0 to 1, got {getattr(self, name)}")
@@ -228,7 +235,7 @@ class Training:
                 raise ValueError(f"expected {name} of at least 0, got {getattr(self, name)}")
         if not 0 <= self.ema_decay < 1:
             raise ValueError(f"expected ema_decay of 0 to below 1, got {self.ema_decay}")
-        for name in ("timestep_shift", "max_grad_norm", "max_sample_weight"):
+        for name in ("timestep_shift", "max_grad_norm", "max_x0_weight"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"expected {name} above 0, got {getattr(self, name)}")
         if not self.num_views or any(n < 1 or self.batch_size % n for n in self.num_views):
@@ -236,7 +243,7 @@ class Training:
                 f"expected batch_size to be a multiple of num_views {self.num_views}, got "
                 f"{self.batch_size}; it counts views"
             )
-        if self.zero_terminal_snr and self.prediction_type == "epsilon":
+        if self.rescale_betas_zero_snr and self.prediction_type == "epsilon":
             raise ValueError(
                 "expected sample or v_prediction where the schedule ends in noise alone, got "
                 "epsilon; try --no-zero-terminal-snr"
@@ -256,9 +263,9 @@ class Training:
         return self.output or Path("runs") / self.preset
 
 
-_PAPER = Training(
+_PAPER = TrainConfig(
     preset="two-views",
-    learn_text="off",
+    train_text_encoder="off",
     epipolar="exact",
     plucker="on",
     camera_embedding="on",
@@ -269,10 +276,10 @@ _PAPER = Training(
     views="random",
     batch_size=1152,
     micro_batch_size=16,
-    clean_view_share=0.0,
+    clean_view_prob=0.0,
     word_dropout=0.0,
     prediction_type="epsilon",
-    zero_terminal_snr=False,
+    rescale_betas_zero_snr=False,
     timestep_shift=1.0,
     learning_rate=1e-4,
     lr_schedule="constant",
@@ -285,14 +292,14 @@ _PAPER = Training(
     num_workers=4,
     save_every_s=1800.0,
     sample_every=1000,
-    cfg_scale=7.5,
+    guidance_scale=7.5,
     guidance_rescale=0.0,
 )
 # Source of the two from the paper: SPAD, section 4 and its supplement; the release's
 # configurations for cameras and learning rates. The paper does not say whether its batch of 1152
 # to 1728 counts objects or views.
-PRESETS: dict[str, Training] = {
-    "mini": Training(),
+PRESETS: dict[str, TrainConfig] = {
+    "mini": TrainConfig(),
     "two-views": _PAPER,
     "four-views": replace(
         _PAPER,
@@ -308,7 +315,7 @@ PRESETS: dict[str, Training] = {
 
 
 @dataclass(frozen=True)
-class Export:
+class ExportConfig:
     """Put a trained model and the record of its training into one folder, ready to ship."""
 
     runs: Positional[tuple[Path, ...]]
@@ -320,21 +327,23 @@ class Export:
     autoencoder: Path | None = None
     """Run folder of another autoencoder than that of the model."""
     description: str = ""
-    licence: str = ""
+    license: str = ""
     author: str = ""
-    cfg_scale: float = 4.0
+    guidance_scale: float = 4.0
     """Strength of the prompt that the model draws with unless told otherwise."""
-    image_cfg_scale: float | None = None
+    guidance_scale_with_image: float | None = None
     """The same where a picture is given; no other if left out."""
     guidance_rescale: float = 0.7
     """How far it is kept from raising contrast, unless told otherwise."""
     scheduler: Literal["ddim", "dpm++", "unipc", "euler"] | None = None
     """Solver that it draws with, unless told otherwise; that of the last run if left out."""
-    sample_steps: int | None = None
+    num_inference_steps: int | None = None
     """Steps that it takes; as the last run's model if left out."""
 
     def __post_init__(self) -> None:
         if not self.runs:
             raise ValueError("expected the run folders of the denoiser, got none")
-        if self.sample_steps is not None and self.sample_steps < 1:
-            raise ValueError(f"expected sample_steps of at least 1, got {self.sample_steps}")
+        if self.num_inference_steps is not None and self.num_inference_steps < 1:
+            raise ValueError(
+                f"expected num_inference_steps of at least 1, got {self.num_inference_steps}"
+            )

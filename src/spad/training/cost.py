@@ -8,7 +8,7 @@ from pathlib import Path
 
 from torch import nn
 
-from spad.training.config import Training
+from spad.training.config import TrainConfig
 from spad.training.run import CHECKPOINTS
 
 _FLOAT32 = 4
@@ -34,7 +34,7 @@ class Sizes:
     model: int
 
 
-def sizes(denoiser: nn.Module, vae: nn.Module, settings: Training) -> Sizes:
+def sizes(denoiser: nn.Module, vae: nn.Module, settings: TrainConfig) -> Sizes:
     """From the numbers of parameters and what the optimiser keeps of each."""
     parameters = [*denoiser.parameters(), *vae.parameters()]
     learned = sum(p.numel() for p in parameters if p.requires_grad)
@@ -50,12 +50,12 @@ def sizes(denoiser: nn.Module, vae: nn.Module, settings: Training) -> Sizes:
     )
 
 
-def disk_needed(sizes: Sizes, settings: Training) -> int:
+def disk_needed(sizes: Sizes, settings: TrainConfig) -> int:
     """Bytes that a run's folder grows to: a new checkpoint is written before an old one goes."""
     return (settings.keep_last + 1) * sizes.checkpoint + 2 * sizes.model
 
 
-def check_space(sizes: Sizes, settings: Training) -> None:
+def check_space(sizes: Sizes, settings: TrainConfig) -> None:
     """Raises: ValueError: the disk has not the space that the run will need."""
     folder = settings.run_folder.absolute()
     held = sum(p.stat().st_size for p in (folder / CHECKPOINTS).glob("*.pt"))

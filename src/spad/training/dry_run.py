@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import time
 
-from spad.training.config import Training
+from spad.training.config import TrainConfig
 from spad.training.cost import check_space, disk_needed, duration
 from spad.training.train import Trainer
 
 
-def dry_run(settings: Training) -> str:
+def dry_run(settings: TrainConfig) -> str:
     """What `train` would cost here, measured on a step that is not kept; writes nothing.
 
     Raises: ValueError: what `train` would raise before its first step.

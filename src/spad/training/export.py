@@ -9,7 +9,7 @@ import torch
 from spad.generation.results import whole_folder
 from spad.hub.registry import SHARD_SIZE, load_model, read_info, save_model_manifest
 from spad.model import PatchAutoencoder
-from spad.training.config import Export
+from spad.training.config import ExportConfig
 from spad.training.model_card import (
     CARD,
     TRAINING,
@@ -21,7 +21,7 @@ from spad.training.model_card import (
 )
 
 
-def export_model(settings: Export) -> Path:
+def export_model(settings: ExportConfig) -> Path:
     """Write `settings.output`: the pipeline in half precision, its manifest and its model card.
 
     Raises: ValueError: a run lacks its model or its record, or the output folder exists.
@@ -53,22 +53,23 @@ def export_model(settings: Export) -> Path:
             captions=info.captions(),
             defaults=replace(
                 info.defaults,
-                cfg_scale=settings.cfg_scale,
-                image_cfg_scale=settings.image_cfg_scale,
+                guidance_scale=settings.guidance_scale,
+                guidance_scale_with_image=settings.guidance_scale_with_image,
                 guidance_rescale=settings.guidance_rescale,
                 scheduler=settings.scheduler or info.defaults.scheduler,
-                steps=settings.sample_steps or info.defaults.steps,
+                num_inference_steps=settings.num_inference_steps
+                or info.defaults.num_inference_steps,
             ),
-            licence=settings.licence,
+            license=settings.license,
             author=settings.author,
         )
     return settings.output
 
 
-def model_card(settings: Export, parts: Sequence[Path]) -> str:
+def model_card(settings: ExportConfig, parts: Sequence[Path]) -> str:
     """Markdown: what the model is, and every run's settings, hardware, time and loss."""
     lines = [
-        *head(settings.output.name, settings.description, settings.licence, settings.author),
+        *head(settings.output.name, settings.description, settings.license, settings.author),
         learned_from(settings.data),
         "",
         *runs_table(parts),

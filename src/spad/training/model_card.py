@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from spad.data.renders import count_objects, data_hash
-from spad.training.config import Training
+from spad.training.config import TrainConfig
 from spad.training.run import LOSSES, RECORD, SAMPLES, SETTINGS
 
 CARD = "README.md"
@@ -18,12 +18,12 @@ TRAINING = "training"
 
 
 def write_card(
-    model: Path, run: Path, settings: Training, description: str, num_objects: int
+    model: Path, run: Path, settings: TrainConfig, description: str, num_objects: int
 ) -> None:
     """`README.md` of a model that `run` has trained, with copies of the run's record beside it."""
     copy_record(run, model / TRAINING)
     samples = sorted((run / SAMPLES).glob("step-*.png"))
-    lines = head(run.name, description, settings.licence, settings.author)
+    lines = head(run.name, description, settings.license, settings.author)
     if samples:
         shutil.copy(samples[-1], model / "samples.png")
         step = int(samples[-1].stem.partition("-")[2])
@@ -42,10 +42,10 @@ def write_card(
     (model / CARD).write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
-def head(name: str, description: str, licence: str, author: str) -> list[str]:
+def head(name: str, description: str, license: str, author: str) -> list[str]:
     """The first lines of a card."""
     lines = [f"# {name}", "", description, ""]
-    said = {"Licence": licence, "Author": author}
+    said = {"License": license, "Author": author}
     known = [f"{title}: {text}." for title, text in said.items() if text]
     return lines + ([" ".join(known), ""] if known else [])
 

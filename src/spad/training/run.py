@@ -159,13 +159,13 @@ class TrainingRun:
         start: int,
         after_log: Callable[[int, Mapping[str, float]], None] | None = None,
         milestone_every: int = 0,
-        at_milestone: Callable[[int], None] | None = None,
+        on_checkpoint: Callable[[int], None] | None = None,
     ) -> None:
         """Call `train_step(step)` from `start` to `total_steps`; it returns the numbers to log.
 
         Args:
             after_log: called with the number of steps done and the means of a row of `loss.csv`.
-            at_milestone: called with the number of steps done, after a checkpoint: every
+            on_checkpoint: called with the number of steps done, after a checkpoint: every
                 `milestone_every` steps, at the end, and when the run is stopped.
 
         Raises: Interrupted: after Ctrl-C or SIGTERM, once the checkpoint is written.
@@ -181,8 +181,8 @@ class TrainingRun:
             disable=not self.is_main,
         )
         with _stop_requests() as stop, progress:
-            if start >= self.total_steps and at_milestone:
-                at_milestone(start)
+            if start >= self.total_steps and on_checkpoint:
+                on_checkpoint(start)
             while done < self.total_steps:
                 numbers = train_step(done)
                 self._check_finite(done, numbers)
@@ -204,8 +204,8 @@ class TrainingRun:
                 if is_milestone or due:
                     self._save(done, time.monotonic() - saved_at)
                     saved_at = time.monotonic()
-                if is_milestone and at_milestone:
-                    at_milestone(done)
+                if is_milestone and on_checkpoint:
+                    on_checkpoint(done)
                 if stopping:
                     break
         if done < self.total_steps:

@@ -10,39 +10,41 @@ import numpy as np
 from PIL import Image
 
 from spad.cameras import Cameras
-from spad.hub.registry import GenerationDefaults, find_model
+from spad.hub.registry import GenerationDefaults, model_info
 from spad.images.grids import prompt_grid
 from spad.model import SPADPipeline
 from spad.model.schedulers import SCHEDULERS
-from spad.training.config import Training
+from spad.training.config import TrainConfig
 
 
-def generation_defaults(settings: Training, pipeline: SPADPipeline) -> GenerationDefaults:
+def generation_defaults(settings: TrainConfig, pipeline: SPADPipeline) -> GenerationDefaults:
     """What a model draws with unless told otherwise: as the one it started from, but for guidance.
 
     Its samples in training are drawn so as well.
     """
-    start = GenerationDefaults() if settings.init is None else find_model(settings.init).defaults
+    start = GenerationDefaults() if settings.init is None else model_info(settings.init).defaults
     solver = start.scheduler
     if solver == "original" and type(pipeline.scheduler) is not SCHEDULERS["original"]:
         # A changed noise schedule is not the one that the release's timesteps were chosen for.
         solver = "ddim"
     return replace(
         start,
-        cfg_scale=settings.cfg_scale,
+        guidance_scale=settings.guidance_scale,
         guidance_rescale=settings.guidance_rescale,
         scheduler=solver,
     )
 
 
-def draw_samples(pipeline: SPADPipeline, settings: Training, prompts: Sequence[str]) -> Image.Image:
+def draw_samples(
+    pipeline: SPADPipeline, settings: TrainConfig, prompts: Sequence[str]
+) -> Image.Image:
     """Fixed prompts from fixed cameras with a fixed seed, as one picture."""
     size, num_views = pipeline.image_size, max(settings.num_views)
     defaults = generation_defaults(settings, pipeline)
-    cameras = Cameras.evenly_round(
+    cameras = Cameras.ring(
         num_views,
         defaults.elevation_deg,
-        defaults.azimuth_start_deg,
+        defaults.start_azimuth_deg,
         defaults.radius,
         math.radians(defaults.fov_deg),
         height=size,
@@ -56,8 +58,8 @@ def draw_samples(pipeline: SPADPipeline, settings: Training, prompts: Sequence[s
     images = drawing(
         list(prompts),
         cameras,
-        num_inference_steps=settings.sample_steps,
-        cfg_scale=defaults.cfg_scale,
+        num_inference_steps=settings.num_inference_steps,
+        guidance_scale=defaults.guidance_scale,
         guidance_rescale=defaults.guidance_rescale,
         blob_sigma=defaults.blob_sigma,
     ).images
@@ -69,7 +71,7 @@ def as_array(picture: Image.Image) -> np.ndarray:
     return np.asarray(picture.convert("RGB"))[None]
 
 
-def sample_prompts(settings: Training, captions: Sequence[str], count: int = 4) -> list[str]:
+def sample_prompts(settings: TrainConfig, captions: Sequence[str], count: int = 4) -> list[str]:
     """Those asked for, or some of the captions, from all over the alphabet."""
     if settings.sample_prompts:
         return list(dict.fromkeys(settings.sample_prompts))

@@ -13,15 +13,15 @@ from transformers.utils.logging import disable_progress_bar
 
 from spad.hub.registry import SHARD_SIZE, save_model_manifest
 from spad.model import SPADPipeline
-from spad.training.checkpoint_parts import gathered
-from spad.training.config import Training
+from spad.training.checkpoint_parts import full_tensor
+from spad.training.config import TrainConfig
 from spad.training.model_card import write_card
 from spad.training.samples import generation_defaults
 
 
-def whole_copy(module: nn.Module) -> Any:
+def unsharded_copy(module: nn.Module) -> Any:
     """A copy on the CPU: weights that processes share out put together, adapters merged."""
-    weights = {name: gathered(weight).cpu() for name, weight in module.state_dict().items()}
+    weights = {name: full_tensor(weight).cpu() for name, weight in module.state_dict().items()}
     # The class that FSDP has put in the place of a module's own is derived from it.
     own = next(c for c in type(module).__mro__ if not c.__name__.startswith("FSDP"))
     copy = own.from_config(module.config) if hasattr(own, "from_config") else own(module.config)
@@ -40,7 +40,7 @@ def save_pipeline(
     pipeline: SPADPipeline,
     unet: nn.Module,
     text_encoder: nn.Module,
-    settings: Training,
+    settings: TrainConfig,
     captions: Sequence[str],
     num_objects: int,
 ) -> None:
@@ -48,7 +48,7 @@ def save_pipeline(
     run_folder = folder.parent
     temporary = folder.with_name(f".{folder.name}.{os.getpid()}")
     shutil.rmtree(temporary, ignore_errors=True)
-    modules = (whole_copy(pipeline.vae), text_encoder, unet)
+    modules = (unsharded_copy(pipeline.vae), text_encoder, unet)
     for module in modules:
         module.half() if settings.save_dtype == "float16" else module.float()
         if hasattr(module, "register_to_config"):
@@ -75,7 +75,7 @@ def save_pipeline(
             description,
             captions,
             generation_defaults(settings, pipeline),
-            licence=settings.licence,
+            license=settings.license,
             author=settings.author,
         )
         shutil.rmtree(folder, ignore_errors=True)

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from spad.data.renders import data_hash
 from spad.data.seeds import seeded
-from spad.hub.registry import choose_device
+from spad.hub.registry import resolve_device
 from spad.model.autoencoder import encode_scaled, encoder_hash
 from spad.model.word_tokenizer import tokenize
 from spad.training.batches import (
@@ -31,23 +31,23 @@ from spad.training.batches import (
     open_objects,
     read_captions,
 )
-from spad.training.build import Denoiser, build_pipeline, choose_what_learns, learned_scheduler
+from spad.training.build import Denoiser, build_pipeline, learned_scheduler, set_trainable
 from spad.training.checkpoint_parts import AverageState, LearnedWeights, OptimizerState, Stream
-from spad.training.config import Training
+from spad.training.config import TrainConfig
 from spad.training.cost import Sizes, check_space, sizes
 from spad.training.muon import Muon
-from spad.training.objective import Objective, Question
+from spad.training.objective import NoisedBatch, Objective
 from spad.training.run import SAMPLES, TrainingRun, cooldown_start, learning_rate_factor, recorded
 from spad.training.samples import as_array, draw_samples, sample_prompts
-from spad.training.save import save_pipeline, whole_copy
+from spad.training.save import save_pipeline, unsharded_copy
 
 logger = logging.getLogger(__name__)
 
 # Settings that change nothing of what is learned, but for rounding.
 MAY_CHANGE = frozenset(
     "micro_batch_size gradient_checkpointing compile device num_workers verify save_every_s "
-    "keep_last log_every sample_every sample_prompts sample_steps trackers cfg_scale "
-    "guidance_rescale save_dtype description licence author".split()
+    "keep_last log_every sample_every sample_prompts num_inference_steps trackers guidance_scale "
+    "guidance_rescale save_dtype description license author".split()
 )
 NOISE_LEVELS = 4
 
@@ -59,7 +59,7 @@ class Trainer:
         or the machine; before the first step, and before anything is written.
     """
 
-    def __init__(self, settings: Training):
+    def __init__(self, settings: TrainConfig):
         self.settings = settings
         self.accelerator = _accelerator(settings)
         self.rank, self.world_size = self.accelerator.process_index, self.accelerator.num_processes
@@ -80,7 +80,7 @@ class Trainer:
         if settings.images is not None:
             self.pictures = Pictures(settings.images, self.image_size, self.image_size)
         self.objective = Objective(learned_scheduler(self.pipeline), settings)
-        choose_what_learns(self.pipeline, settings)
+        set_trainable(self.pipeline, settings)
         self._prepare()
 
     def _check_shares(self) -> None:
@@ -117,7 +117,7 @@ class Trainer:
     def _set_modes(self) -> None:
         """What learns behaves as in training, what is frozen as in use."""
         self.denoiser.unet.train()
-        self.denoiser.text_encoder.train(self.settings.learn_text == "on")
+        self.denoiser.text_encoder.train(self.settings.train_text_encoder == "on")
 
     @property
     def micro_batch_size(self) -> int:
@@ -130,20 +130,20 @@ class Trainer:
         is_picture_step = False
         if self.pictures is not None:
             drawn = torch.rand((), generator=seeded(settings.seed, "kind", step)).item()
-            is_picture_step = drawn < settings.image_share
+            is_picture_step = drawn < settings.image_batch_prob
         if not is_picture_step:
             return self.stream.next()
         return self.pictures.batch(
             settings.seed, step, settings.batch_size, self.rank, self.world_size
         )
 
-    def losses(self, batch: Batch) -> tuple[Tensor, Tensor, Question]:
+    def losses(self, batch: Batch) -> tuple[Tensor, Tensor, NoisedBatch]:
         """Losses of the objects of a (micro-)batch (b,), errors of their views (b, v)."""
         device = self.accelerator.device
         clean = self._latents(batch.views.to(device), batch.are_pixels)
         question = self.objective.ask(clean, batch.keys)
         cameras = None if batch.cameras is None else batch.cameras.to(device)
-        token_ids = self._token_ids(batch, question.is_given).to(device)
+        token_ids = self._token_ids(batch, question.has_clean_view).to(device)
         predicted = self.model(question.noisy, question.timesteps, token_ids, cameras)
         errors = self.objective.errors(predicted, question)
         return self.objective.losses(errors, question), errors, question
@@ -154,19 +154,19 @@ class Trainer:
         flat = encode_scaled(self.pipeline.vae, views.flatten(0, 1))
         return flat.unflatten(0, views.shape[:2]).float()
 
-    def _token_ids(self, batch: Batch, is_given: Tensor) -> Tensor:
+    def _token_ids(self, batch: Batch, has_clean_view: Tensor) -> Tensor:
         """(b, length); captions and words are dropped as often as the settings ask.
 
         Args:
             is_given: (b,) bool, of which objects view 0 is given.
         """
         settings, tokenizer = self.settings, self.pipeline.tokenizer
-        shares = (settings.text_dropout, settings.clean_view_text_dropout)
+        shares = (settings.caption_dropout, settings.clean_view_caption_dropout)
         prefix = "" if batch.cameras is None else self.pipeline.config.prompt_prefix
         generators = [seeded(settings.seed, "text", key) for key in batch.keys]
         dropped = [
             torch.rand((), generator=g).item() < shares[given]
-            for g, given in zip(generators, is_given.tolist(), strict=True)
+            for g, given in zip(generators, has_clean_view.tolist(), strict=True)
         ]
         prompts = [
             "" if drop else prefix + caption
@@ -217,11 +217,11 @@ class Trainer:
             "memory_gb": self.memory_gb(),
         } | _by_noise_level(sums[1:])
 
-    def _sums(self, losses: Tensor, errors: Tensor, question: Question) -> Tensor:
+    def _sums(self, losses: Tensor, errors: Tensor, question: NoisedBatch) -> Tensor:
         """Sum of the losses, then of errors and of views at each level of noise."""
         total = self.objective.scheduler.config.num_train_timesteps
         level = question.timesteps * NOISE_LEVELS // total
-        each = [(level == n) & question.scored for n in range(NOISE_LEVELS)]
+        each = [(level == n) & question.loss_mask for n in range(NOISE_LEVELS)]
         errors = errors.detach()
         numbers = [losses.detach().sum(), *(errors[at].sum() for at in each)]
         return torch.stack([*numbers, *(at.sum().float() for at in each)])
@@ -273,7 +273,7 @@ class Trainer:
         """Write the model with averaged weights and its card to the run's `model` folder."""
         settings, folder = self.settings, self.settings.run_folder / "model"
         with self.averaged():
-            modules = [whole_copy(m) for m in (self.denoiser.unet, self.denoiser.text_encoder)]
+            modules = [unsharded_copy(m) for m in (self.denoiser.unet, self.denoiser.text_encoder)]
         if self.accelerator.is_main_process:
             save_pipeline(
                 folder, self.pipeline, *modules, settings, self.captions, self.objects.num_objects
@@ -330,7 +330,7 @@ class Trainer:
         return bool(self.accelerator.reduce(torch.tensor(float(flag), device=device), "sum"))
 
 
-def train(settings: Training) -> Path:
+def train(settings: TrainConfig) -> Path:
     """Train, or go on where an earlier call stopped; returns the folder of the model.
 
     Raises: ValueError: something does not fit, before the first step. Interrupted: after Ctrl-C or
@@ -347,22 +347,22 @@ def train(settings: Training) -> Path:
         def after_log(done: int, means: Mapping[str, float]) -> None:
             accelerator.log({k: v for k, v in means.items() if not math.isnan(v)}, step=done)
 
-        def at_milestone(done: int) -> None:
+        def on_checkpoint(done: int) -> None:
             if settings.sample_every:
                 trainer.draw_samples(done)
             trainer.save_model()
 
-        run.run(trainer.train_step, start, after_log, settings.sample_every, at_milestone)
+        run.run(trainer.train_step, start, after_log, settings.sample_every, on_checkpoint)
         accelerator.end_training()
     return settings.run_folder / "model"
 
 
-def _accelerator(settings: Training) -> Accelerator:
+def _accelerator(settings: TrainConfig) -> Accelerator:
     if settings.device is not None:
-        device = choose_device(settings.device)
+        device = resolve_device(settings.device)
         if device.type == "cuda" and device.index is not None:
             torch.cuda.set_device(device)
-    is_cpu = settings.device == "cpu" or choose_device(None).type == "cpu"
+    is_cpu = settings.device == "cpu" or resolve_device(None).type == "cpu"
     if settings.mixed_precision == "fp16" and is_cpu:
         raise ValueError("expected --mixed-precision bf16 or no on a CPU, got fp16")
     if settings.optimizer == "adamw-8bit" and is_cpu:
@@ -390,7 +390,7 @@ def _accelerator(settings: Training) -> Accelerator:
 
 
 def _optimizer(
-    learned: Mapping[str, torch.nn.Parameter], settings: Training
+    learned: Mapping[str, torch.nn.Parameter], settings: TrainConfig
 ) -> torch.optim.Optimizer:
     parameters = list(learned.values())
     rate, decay = settings.learning_rate, settings.weight_decay

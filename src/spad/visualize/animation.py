@@ -12,8 +12,8 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from spad.geometry import bands_of
-from spad.images.posed import PosedPictures
+from spad.geometry import pixel_bands
+from spad.images.posed import PosedImages
 from spad.visualize.figures import COLORS, in_rows
 
 FRAME_MS = 60
@@ -33,7 +33,7 @@ def wandering_pixels(height: int, width: int, count: int) -> Tensor:
 
 
 def sweep_frames(
-    views: PosedPictures,
+    views: PosedImages,
     view: int,
     xy: Tensor,
     band_width: float,
@@ -63,7 +63,7 @@ def sweep_frames(
         len(rows) * (cameras.height + _GAP) - _GAP,
     )
     base, palette = _base_frame(views.names, pictures, corners, size)
-    bands = bands_of(cameras, view, xy * scale, near, far)
+    bands = pixel_bands(cameras, view, xy * scale, near, far)
     half = max(band_width * scale / 2, 1.5)
     for index, (x, y) in enumerate((xy * scale).tolist()):
         distance = bands.distance_maps(index)

@@ -35,7 +35,7 @@ class EpipolarConfig:
     """Distance from the origin: one value, or one per view."""
     fov_deg: tuple[float, ...] | None = None
     """Field of view across the picture, degrees: one value, or one per view."""
-    size: int | None = None
+    image_size: int | None = None
     """Side of the bear's pictures in pixels."""
     view: int = 0
     """The view whose pixels are followed."""
@@ -74,7 +74,7 @@ class EpipolarConfig:
     """Farthest depth of the rays, world units."""
 
     def __post_init__(self) -> None:
-        lowest = {"cells": 1, "sweep_pixels": 2, "panel": 32, "views": 1, "size": 1}
+        lowest = {"cells": 1, "sweep_pixels": 2, "panel": 32, "views": 1, "image_size": 1}
         for name, low in lowest.items():
             value = getattr(self, name)
             if value is not None and value < low:

@@ -22,7 +22,7 @@ from spad.cameras.checks import broadcast_views
 from spad.cameras.formats import cameras_record
 from spad.cameras.parsing import write_whole
 from spad.generation.results import RECORD, check_output, slug, whole_folder
-from spad.geometry import mask_of
+from spad.geometry import epipolar_mask
 from spad.geometry.correspondence import (
     PairTable,
     pair_table,
@@ -30,8 +30,8 @@ from spad.geometry.correspondence import (
     twin_views,
     views_at_origin,
 )
-from spad.geometry.released_masks import original_mask_of
-from spad.images.posed import PosedPictures, load_posed_pictures
+from spad.geometry.released_masks import released_mask
+from spad.images.posed import PosedImages, load_posed_pictures
 from spad.visualize.config import EpipolarConfig
 from spad.visualize.figures import (
     band_sheet,
@@ -152,8 +152,8 @@ def _free_folder(settings: EpipolarConfig) -> Path:
     return folder
 
 
-def _views(settings: EpipolarConfig) -> PosedPictures:
-    orbit_flags = ("views", "elevation", "azimuth", "radius", "fov_deg", "size")
+def _views(settings: EpipolarConfig) -> PosedImages:
+    orbit_flags = ("views", "elevation", "azimuth", "radius", "fov_deg", "image_size")
     given = [name for name in orbit_flags if getattr(settings, name) is not None]
     if settings.source is not None:
         if given:
@@ -174,7 +174,7 @@ def _views(settings: EpipolarConfig) -> PosedPictures:
     cameras = _orbit(settings)
     pictures, depth = render_stand_in(cameras)
     names = tuple(f"view {view}" for view in range(len(cameras)))
-    return PosedPictures(cameras, pictures, names, depth)
+    return PosedImages(cameras, pictures, names, depth)
 
 
 def _orbit(settings: EpipolarConfig) -> Cameras:
@@ -195,11 +195,11 @@ def _orbit(settings: EpipolarConfig) -> Cameras:
         if len(values) not in (1, count):
             raise ValueError(f"expected 1 or {count} values of {name}, got {len(values)}")
     spread = broadcast_views(views=[0.0] * count, **orbit)[1:]
-    side = settings.size or 256
+    side = settings.image_size or 256
     return Cameras.orbit(**dict(zip(orbit, spread, strict=True)), height=side, width=side)
 
 
-def _pixels(settings: EpipolarConfig, views: PosedPictures) -> tuple[int, Tensor]:
+def _pixels(settings: EpipolarConfig, views: PosedImages) -> tuple[int, Tensor]:
     """The source view and the positions (n, 2) of its pixels."""
     view, count = settings.view, len(views.cameras)
     for name, index in (("--view", view), *(("--to", other) for other in settings.to)):
@@ -227,7 +227,7 @@ def _pixels(settings: EpipolarConfig, views: PosedPictures) -> tuple[int, Tensor
     return view, torch.tensor([[column + 0.5, row + 0.5]])
 
 
-def _shown(settings: EpipolarConfig, views: PosedPictures, view: int) -> tuple[PosedPictures, int]:
+def _shown(settings: EpipolarConfig, views: PosedImages, view: int) -> tuple[PosedImages, int]:
     """The views to draw, in their own order, and where the source is among them."""
     if not settings.to:
         return views, view
@@ -240,7 +240,7 @@ def _cell(cameras: Cameras, cells: int) -> float:
     return max(cameras.height, cameras.width) / cells
 
 
-def _masks(settings: EpipolarConfig, views: PosedPictures) -> dict[str, Tensor]:
+def _masks(settings: EpipolarConfig, views: PosedImages) -> dict[str, Tensor]:
     grid = cameras_on_grid(views.cameras, settings.cells)
     tokens = len(grid) * grid.height * grid.width
     if tokens > MOST_TOKENS:
@@ -251,22 +251,22 @@ def _masks(settings: EpipolarConfig, views: PosedPictures) -> dict[str, Tensor]:
     masks = {}
     if settings.masks in ("exact", "both"):
         near, far = settings.near, settings.far
-        masks["exact"] = mask_of(
+        masks["exact"] = epipolar_mask(
             views.cameras, grid.height, grid.width, settings.band_width, near, far
         )
     if settings.masks in ("original", "both"):
-        masks["original"] = original_mask_of(views.cameras, settings.cells)
+        masks["original"] = released_mask(views.cameras, settings.cells)
     return masks
 
 
-def _table_masks(settings: EpipolarConfig, views: PosedPictures) -> dict[str, Tensor] | None:
+def _table_masks(settings: EpipolarConfig, views: PosedImages) -> dict[str, Tensor] | None:
     if settings.masks not in ("original", "both"):
         return None
-    return {"original": original_mask_of(views.cameras, settings.cells)}
+    return {"original": released_mask(views.cameras, settings.cells)}
 
 
 def _write_figures(
-    settings: EpipolarConfig, views: PosedPictures, view: int, xy: Tensor, folder: Path
+    settings: EpipolarConfig, views: PosedImages, view: int, xy: Tensor, folder: Path
 ) -> None:
     near, far = settings.near, settings.far
     band = settings.band_width * _cell(views.cameras, settings.cells)

@@ -11,14 +11,14 @@ from importlib.resources import files
 import numpy as np
 from PIL import Image
 
-from spad.images.posed import PosedPictures
+from spad.images.posed import PosedImages
 
 MOST_VIEWS = 16
 LARGEST_PICTURE = 1024
 
 
 def explorer_page(
-    views: PosedPictures,
+    views: PosedImages,
     band_width: float,
     near: float = 0.0,
     far: float = math.inf,

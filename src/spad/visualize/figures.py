@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from spad.cameras.cameras import cameras_on_grid
-from spad.geometry import Bands, bands_of, plucker_of
+from spad.geometry import PixelBands, pixel_bands, plucker_map
 from spad.geometry.correspondence import (
     FOUND,
     HIDDEN,
@@ -17,7 +17,7 @@ from spad.geometry.correspondence import (
     Correspondences,
     corresponding_points,
 )
-from spad.images.posed import PosedPictures
+from spad.images.posed import PosedImages
 from spad.images.sheet import Color, Mark, Panel, Sheet
 
 # Okabe and Ito's colours, which the colour-blind tell apart; without the two that fade on white.
@@ -39,7 +39,7 @@ _SHAPES = {FOUND: "dot", HIDDEN: "circle", MISSING: "cross"}
 
 
 def band_sheet(
-    views: PosedPictures,
+    views: PosedImages,
     view: int,
     xy: Tensor,
     band_width: float,
@@ -57,7 +57,7 @@ def band_sheet(
     """
     cameras, pictures = views.resized(PANEL)
     scale = cameras.width / views.cameras.width
-    bands = bands_of(cameras, view, xy * scale, near, far)
+    bands = pixel_bands(cameras, view, xy * scale, near, far)
     true = None
     if views.depth is not None:
         true = corresponding_points(views.cameras, views.depth, view, xy)
@@ -132,7 +132,7 @@ def mask_sheet(masks: dict[str, Tensor], names: Sequence[str]) -> Sheet:
 
 
 def token_sheet(
-    views: PosedPictures, view: int, pixel: Tensor, cells: int, masks: dict[str, Tensor]
+    views: PosedImages, view: int, pixel: Tensor, cells: int, masks: dict[str, Tensor]
 ) -> Sheet:
     """The tokens that one pixel's token may attend to, by two masks, where they differ in colour.
 
@@ -169,10 +169,10 @@ def token_sheet(
     return Sheet(in_rows(panels), title, legend=legend)
 
 
-def plucker_sheet(views: PosedPictures) -> Sheet:
+def plucker_sheet(views: PosedImages) -> Sheet:
     """Ray direction and moment of every pixel, each with its x, y, z as red, green, blue."""
     cameras, pictures = views.resized(PANEL)
-    rays = plucker_of(cameras, cameras.height, cameras.width)
+    rays = plucker_map(cameras, cameras.height, cameras.width)
     direction, moment = rays[:, :3], rays[:, 3:]
     largest = float(moment.abs().max())
     # Views of cameras at the origin have no moments at all.
@@ -195,10 +195,10 @@ def plucker_sheet(views: PosedPictures) -> Sheet:
     )
 
 
-def plucker_channels_sheet(views: PosedPictures) -> Sheet:
+def plucker_channels_sheet(views: PosedImages) -> Sheet:
     """The six Plücker channels one by one: blue below zero, white at zero, red above."""
     cameras, _ = views.resized(PANEL * 5 // 8)
-    rays = plucker_of(cameras, cameras.height, cameras.width)
+    rays = plucker_map(cameras, cameras.height, cameras.width)
     largest = float(rays[:, 3:].abs().max())
     names = ["dx", "dy", "dz", "mx", "my", "mz"]
     rows = []
@@ -232,7 +232,7 @@ def _diverging(values: np.ndarray) -> np.ndarray:
     return (255 + strength * (end - 255)).round().astype(np.uint8)
 
 
-def _band_alpha(bands: Bands, index: int, half_width: float) -> np.ndarray:
+def _band_alpha(bands: PixelBands, index: int, half_width: float) -> np.ndarray:
     """How much of a band's colour lies on every pixel: a pale band, its middle line, soft edges.
 
     None in the source pixel's own view.

@@ -7,7 +7,7 @@ import torch
 
 from spad.cameras import Cameras
 from spad.cameras.cameras import cameras_on_grid
-from spad.geometry import bands_of, mask_of
+from spad.geometry import epipolar_mask, pixel_bands
 from spad.geometry.rays import pixel_grid
 
 
@@ -22,38 +22,38 @@ def mixed_cameras() -> Cameras:
 def test_bands_are_rows_of_the_mask(depths):
     cameras, (h, w) = mixed_cameras(), (8, 12)
     grid = cameras.resized(h, w)
-    mask = mask_of(cameras, h, w, 3.0, *depths).reshape(5, h * w, 5, h, w)
+    mask = epipolar_mask(cameras, h, w, 3.0, *depths).reshape(5, h * w, 5, h, w)
     centres = pixel_grid(h, w, cameras.intrinsics)[:, :2]
     for view in range(5):
-        bands = bands_of(grid, view, centres, *depths)
+        bands = pixel_bands(grid, view, centres, *depths)
         for pixel in range(h * w):
             assert torch.equal(bands.masks(pixel, 3.0), mask[view, pixel])
 
 
 def test_a_point_on_the_ray_lies_in_the_band_at_any_size():
-    cameras = Cameras.evenly_round(3, elevation_deg=15, height=70, width=50)
+    cameras = Cameras.ring(3, elevation_deg=15, height=70, width=50)
     xy, depth = torch.tensor([[12.25, 40.75]]), torch.linspace(2, 6, 9)
     ray = cameras[1].unproject(xy.expand(1, 9, 2), depth[None])[0]
     places, _ = cameras.project(ray)
-    bands = bands_of(cameras, 1, xy)
+    bands = pixel_bands(cameras, 1, xy)
     for sample in range(9):
         assert float(bands.distances_to(places[None, :, sample]).max()) < 1e-3
 
 
 def test_distance_maps_agree_with_distances_of_points():
     cameras = mixed_cameras().resized(6, 9)
-    bands = bands_of(cameras, 0, torch.tensor([[4.5, 2.5]]))
+    bands = pixel_bands(cameras, 0, torch.tensor([[4.5, 2.5]]))
     maps = bands.distance_maps(0)
     point = torch.tensor([7.5, 4.5]).expand(1, 5, 2)
     torch.testing.assert_close(bands.distances_to(point)[0], maps[:, 4, 7])
 
 
 def test_a_moved_world_changes_no_band():
-    cameras = Cameras.evenly_round(3, height=20, width=20)
+    cameras = Cameras.ring(3, height=20, width=20)
     motion = Cameras.orbit(33, 72, radius=2).world_from_cam[0]
     xy = torch.tensor([[3.5, 8.5]])
-    before = bands_of(cameras, 0, xy).distance_maps(0)
-    after = bands_of(cameras.transformed(motion), 0, xy).distance_maps(0)
+    before = pixel_bands(cameras, 0, xy).distance_maps(0)
+    after = pixel_bands(cameras.transformed(motion), 0, xy).distance_maps(0)
     torch.testing.assert_close(before, after, atol=1e-3, rtol=1e-3)
 
 
@@ -65,9 +65,9 @@ def test_grids_keep_the_shape_of_the_picture():
 @pytest.mark.parametrize(
     "call, message",
     [
-        (lambda c: bands_of(c, 5, torch.ones(1, 2)), "expected a view from 0 to 4, got 5"),
-        (lambda c: bands_of(c, 0, torch.ones(1, 2), 2.0, 1.0), "expected 0 <= near < far"),
-        (lambda c: bands_of(c, 0, torch.ones(2)), r"expected positions of shape \(n, 2\)"),
+        (lambda c: pixel_bands(c, 5, torch.ones(1, 2)), "expected a view from 0 to 4, got 5"),
+        (lambda c: pixel_bands(c, 0, torch.ones(1, 2), 2.0, 1.0), "expected 0 <= near < far"),
+        (lambda c: pixel_bands(c, 0, torch.ones(2)), r"expected positions of shape \(n, 2\)"),
     ],
 )
 def test_what_bands_refuse(call, message):

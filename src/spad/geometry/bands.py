@@ -1,7 +1,7 @@
 """Epipolar bands of a few pixels, on demand: no matrix of all pixels is ever made.
 
-A band here holds exactly the cells of that pixel's row of `spad.geometry.mask_of`, in pictures of
-any size. Needs nothing but torch.
+A band holds exactly the cells of that pixel's row of `spad.geometry.epipolar_mask`, in images of
+any size.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from spad.geometry.rays import pixel_grid
 
 
 @dataclass(frozen=True)
-class Bands:
+class PixelBands:
     """The rays of n pixels of one view as segments in the pictures of all v views.
 
     Attributes:
@@ -61,16 +61,16 @@ class Bands:
     def masks(self, index: int, band_width: float) -> Tensor:
         """Which pixels of every view one source pixel may see: bool (v, h, w).
 
-        The row of `mask_of` for that pixel, without the other rows.
+        The row of `epipolar_mask` for that pixel, without the other rows.
         """
         inside = self.distance_maps(index) <= band_width / 2
         inside[self.view] = True
         return inside
 
 
-def bands_of(
+def pixel_bands(
     cameras: Cameras, view: int, xy: Tensor, near: float = 0.0, far: float = math.inf
-) -> Bands:
+) -> PixelBands:
     """The epipolar bands of pixels (n, 2) of one view, in the pictures of all views.
 
     Args:
@@ -81,7 +81,7 @@ def bands_of(
         near, far: depths along that camera's axis that the rays are cut to, world units.
 
     Raises: ValueError: no such view, positions of another shape, or an empty range of depths.
-    Source: SPAD, section 3.2, as `spad.geometry.epipolar_mask`.
+    Source: SPAD, section 3.2, as `spad.geometry.epipolar_mask_from_matrices`.
     """
     if not 0 <= view < len(cameras):
         raise ValueError(f"expected a view from 0 to {len(cameras) - 1}, got {view}")
@@ -95,4 +95,4 @@ def bands_of(
         cameras.world_from_cam, cameras.intrinsics, pixels, near, far, slice(view, view + 1)
     )
     across, before, after = (f[0].transpose(0, 1).contiguous() for f in functions)
-    return Bands(view, xy, across, before, after, cameras.height, cameras.width)
+    return PixelBands(view, xy, across, before, after, cameras.height, cameras.width)
