@@ -120,7 +120,7 @@ def test_fov_spans_the_width():
         assert_close(xy[0], torch.tensor([90.0, 15.0]))
 
 
-def test_evenly_round_steps_the_azimuth():
+def test_a_ring_steps_the_azimuth():
     cameras = Cameras.ring(8, elevation_deg=20, start_azimuth_deg=10)
     assert_close(cameras.azimuth_deg, 10 + 45.0 * torch.arange(8), atol=1e-3, rtol=0)
     assert_close(cameras.elevation_deg, torch.full((8,), 20.0))

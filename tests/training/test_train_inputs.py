@@ -51,7 +51,7 @@ def test_a_shard_with_other_bytes(training, shards):
 
 
 @pytest.mark.parametrize(
-    ("spoil", "message"),
+    ("corrupt", "message"),
     [
         (lambda about: about.update(captions=[]), "captions"),
         (lambda about: about.update(captions=[" "]), "captions"),
