@@ -43,7 +43,7 @@ DISTRIBUTIONS = {
 # Modules that import an optional package where they use it, and the extra it belongs to.
 EXTRAS = {
     "spad.images.sheet": "plot",
-    "spad.images.posed": "exr",
+    "spad.images.depth_maps": "exr",
     "spad.data.ray_executor": "ray",
     "spad.meshes.blender": "blender",
     "spad.evaluation.tsed": "eval",

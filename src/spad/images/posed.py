@@ -13,11 +13,11 @@ from torch import Tensor
 
 from spad.cameras import Cameras, load_cameras
 from spad.cameras.cameras import cameras_on_grid
+from spad.images.depth_maps import DEPTH_SUFFIXES, read_depth_map
 from spad.images.pixels import read_on_white
 
 # Renderers write so much, or the largest half number, where they see nothing.
 _NOTHING = 65504.0
-_DEPTH_SUFFIXES = (".exr", ".png", ".npy")
 # nerfstudio's unit of 16-bit depth, and that of `spad render`.
 _PNG_UNIT = 1e-3
 
@@ -137,12 +137,12 @@ def _read_picture(path: Path, cameras: Cameras, view: int) -> np.ndarray:
 
 
 def _find_depth(folder: Path, picture: Path, view: int) -> Path:
-    for suffix in _DEPTH_SUFFIXES:
+    for suffix in DEPTH_SUFFIXES:
         path = folder / f"{picture.stem}{suffix}"
         if path.is_file():
             return path
     raise ValueError(
-        f"{folder}: expected a depth map {picture.stem}{{{','.join(_DEPTH_SUFFIXES)}}} of view "
+        f"{folder}: expected a depth map {picture.stem}{{{','.join(DEPTH_SUFFIXES)}}} of view "
         f"{view}, got none; depth maps are named as their pictures"
     )
 
@@ -150,35 +150,15 @@ def _find_depth(folder: Path, picture: Path, view: int) -> Path:
 def _read_depth(path: Path, cameras: Cameras, view: int, scale: float | None) -> Tensor:
     """(h, w) z-depth in world units, infinite where the map has none."""
     try:
-        if path.suffix == ".npy":
-            values = np.load(path, allow_pickle=False)
-        elif path.suffix == ".png":
-            with Image.open(path) as picture:
-                values = np.asarray(picture)
-        else:
-            values = _read_exr(path)
-        values = np.asarray(values, dtype=np.float32)
-    except (OSError, ValueError, RuntimeError, TypeError) as error:
+        values = read_depth_map(path)
+    except ValueError as error:
         raise ValueError(f"{path}: expected a depth map of view {view}: {error}") from error
-    if values.ndim == 3:
-        values = values[..., 0]
     _check_shape(path, values.shape, cameras, view)
     unit = (_PNG_UNIT if path.suffix == ".png" else 1.0) if scale is None else scale
     nothing = ~np.isfinite(values) | (values <= 0)
     if path.suffix != ".png":
         nothing |= values >= _NOTHING
     return torch.from_numpy(np.where(nothing, np.float32(np.inf), values * np.float32(unit)))
-
-
-def _read_exr(path: Path) -> np.ndarray:
-    import OpenEXR
-
-    # Renderers name the one channel that counts in many ways; where there are several, as in a
-    # grey RGB picture, the first is as good as any.
-    with OpenEXR.File(str(path)) as file:
-        channels = file.channels()
-        name = next((n for n in ("Z", "V", "Y", "R", "RGB", "RGBA") if n in channels), None)
-        return channels[name or next(iter(channels))].pixels
 
 
 def _check_shape(path: Path, shape: tuple[int, ...], cameras: Cameras, view: int) -> None:

@@ -101,11 +101,12 @@ def load_object(
 def _build(model: Model, z_up_from_asset: np.ndarray, normalize: str) -> TriangleMesh:
     if not model.parts:
         raise ValueError("expected triangles, got none; is it a point cloud or an empty scene?")
-    points = np.concatenate([part.corners for part in model.parts]) @ z_up_from_asset[:3, :3].T
+    points = np.concatenate([part.corners for part in model.parts])
     if not np.isfinite(points).all():
         raise ValueError("expected finite vertices, got NaN or infinity")
     if np.abs(points).max() > LARGEST:
         raise ValueError(f"expected coordinates within ±{LARGEST:g}, got larger ones")
+    points = points @ z_up_from_asset[:3, :3].T
     keep = visible_triangles(points, normalize)
     points = points[keep]
     center, extent = bounds(points, normalize)
