@@ -91,7 +91,7 @@ class GenerationDefaults:
     guidance_scale: GuidanceScale = 5.0
     guidance_rescale: Share = 0.0
     blob_sigma: PositiveFloat = 0.5
-    steps: Count = 25
+    num_inference_steps: Count = 25
     scheduler: str = "ddim"
     guidance_scale_with_image: GuidanceScale | None = None
 
