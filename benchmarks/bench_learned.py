@@ -1,0 +1,127 @@
+"""How near do views of learned things come to renders of the very things?
+
+    python benchmarks/bench_learned.py MODELS OUTPUT [--model mini] [--most 100]
+
+MODELS is the `models.jsonl` that the model's training data was rendered from
+(`benchmarks/mini/make_things.py` makes it). Each thing is drawn from its first caption at four
+cameras that no training image had, a quarter turn apart, and rendered at the same cameras. PSNR is
+that of the bounding box of the thing in each render; IoU that of the masks, where a pixel belongs
+to the thing if a channel is more than `WHITE_TOLERANCE` below white. Both are means over views,
+then things, with a bootstrap interval over things. OUTPUT gets `scores.json`, and sheets with each
+drawing above its render.
+"""
+
+import argparse
+import json
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from tqdm import tqdm
+
+from spad.cameras import Cameras
+from spad.data.assets import read_index
+from spad.data.view_sets import WHITE_TOLERANCE
+from spad.evaluation.psnr_ssim import psnr
+from spad.evaluation.statistics import estimate_mean
+from spad.hub.registry import load_model, model_info
+from spad.images.grids import prompt_grid
+from spad.images.pixels import to_floats
+from spad.meshes.mesh import load_object
+from spad.meshes.raycast import render_views
+
+ELEVATION_DEG, START_AZIMUTH_DEG = 25.0, -37.0
+THINGS_ON_A_SHEET = 10
+
+
+def rendered(path: Path, cameras: Cameras) -> np.ndarray:
+    """The thing on white, uint8 (v, h, w, 3)."""
+    views = render_views(
+        load_object(path),
+        cameras.world_from_cam.numpy(),
+        cameras.intrinsics.numpy(),
+        cameras.height,
+        cameras.width,
+        background=(1.0, 1.0, 1.0),
+        geometry=False,
+    )
+    return views.rgba[..., :3]
+
+
+def mask_of(images: torch.Tensor) -> torch.Tensor:
+    """(v, h, w) bool: where images (v, 3, h, w) in [0, 1] show more than the white ground."""
+    return images.amin(1) < 1 - WHITE_TOLERANCE
+
+
+def boxes(masks: torch.Tensor) -> torch.Tensor:
+    """(v, h, w) bool: the bounding box of each mask."""
+    rows, columns = masks.any(2), masks.any(1)
+
+    def filled(line: torch.Tensor) -> torch.Tensor:
+        before, after = line.cummax(1).values, line.flip(1).cummax(1).values.flip(1)
+        return before & after
+
+    return filled(rows)[:, :, None] & filled(columns)[:, None, :]
+
+
+def compare(drawn: torch.Tensor, true: torch.Tensor) -> tuple[float, float]:
+    """PSNR over the object's box, and IoU of the masks: means over views (v, 3, h, w)."""
+    masks = [mask_of(images) for images in (drawn, true)]
+    both, either = masks[0] & masks[1], masks[0] | masks[1]
+    iou = both.sum((1, 2)) / either.sum((1, 2)).clamp_min(1)
+    return float(psnr(drawn, true, boxes(masks[1])).mean()), float(iou.mean())
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("models", type=Path)
+    parser.add_argument("output", type=Path)
+    parser.add_argument("--model", default="mini")
+    parser.add_argument("--most", type=int, default=100, help="things drawn")
+    parser.add_argument("--steps", type=int, help="denoising steps; default: the model's own")
+    parser.add_argument("--guidance-scale", type=float, help="default: the model's own")
+    arguments = parser.parse_args()
+    model = model_info(arguments.model)
+    defaults, pipeline = model.defaults, load_model(model.path)
+    pipeline.use_scheduler(defaults.scheduler)
+    pipeline.set_progress_bar_config(disable=True)
+    cameras = Cameras.ring(
+        4, ELEVATION_DEG, START_AZIMUTH_DEG, height=model.image_size, width=model.image_size
+    )
+    guidance = arguments.guidance_scale
+    scores, sheet = {}, {}
+    rows = list(read_index(arguments.models))
+    things = rows[:: -(-len(rows) // arguments.most)] if len(rows) > arguments.most else rows
+    arguments.output.mkdir(parents=True, exist_ok=True)
+    for number, row in enumerate(tqdm(things, unit="thing")):
+        caption = row["captions"][0]
+        images = pipeline(
+            caption,
+            cameras,
+            num_inference_steps=arguments.steps or defaults.num_inference_steps,
+            guidance_scale=defaults.guidance_scale if guidance is None else guidance,
+            guidance_rescale=defaults.guidance_rescale,
+            blob_sigma=defaults.blob_sigma,
+            seed=number,
+        ).images[0]
+        true = rendered(arguments.models.parent / row["file"], cameras)
+        scores[caption] = compare(to_floats(np.stack(images)), to_floats(true))
+        sheet |= {caption: images, f"{caption}: render": [Image.fromarray(one) for one in true]}
+        if len(sheet) == 2 * THINGS_ON_A_SHEET or number == len(things) - 1:
+            prompt_grid(sheet).save(arguments.output / f"{number // THINGS_ON_A_SHEET:03d}.png")
+            sheet = {}
+    summary = {
+        name: vars(estimate_mean([pair[index] for pair in scores.values()]))
+        for index, name in enumerate(("psnr", "iou"))
+    }
+    for name, found in summary.items():
+        print("{0}: {mean:.3f} ({low:.3f} to {high:.3f}) over {count} things".format(name, **found))
+    text = json.dumps({"summary": summary, "things": scores}, indent=1)
+    (arguments.output / "scores.json").write_text(text + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
