@@ -1,6 +1,6 @@
 """Does retrieval find the true caption? Measured on renders, where the answer is known.
 
-    spad render MODELS --cameras orbit --num-views 8 --elevation-deg 20 --output ORBIT
+    spad render MODELS --cameras orbit --views 8 --elevation 20 --output ORBIT
     python benchmarks/bench_retrieval.py RENDERS ORBIT > table.md
 
 Queries of the first table are other views of the gallery's objects (ORBIT), as they are and

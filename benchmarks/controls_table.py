@@ -1,6 +1,6 @@
 """Judge the metrics of `spad evaluate`: renders, and renders spoilt in known ways, as a table.
 
-spad render models --cameras orbit --num-views 12 --output renders
+spad render models --cameras orbit --views 12 --output renders
 python benchmarks/controls_table.py renders --sets 12 --output controls.md
 """
 

@@ -7,14 +7,14 @@ import torch
 
 from spad.cameras import Cameras
 from spad.data.camera_sampling import cameras_of, quarter_turns
-from spad.data.config import CAMERA_PRESETS, RenderConfig
+from spad.data.config import RenderConfig
 
 
 def config(**changes) -> RenderConfig:
     return RenderConfig(assets=Path("a"), output=Path("b"), image_size=32, **changes)
 
 
-@pytest.mark.parametrize("preset", CAMERA_PRESETS)
+@pytest.mark.parametrize("preset", ("training", "paper", "sphere", "orbit"))
 def test_cameras_depend_on_the_object_and_the_seed_alone(preset):
     first = cameras_of(config(cameras=preset), "fish")
     again = cameras_of(config(cameras=preset, workers=3), "fish")
@@ -29,7 +29,7 @@ def test_cameras_depend_on_the_object_and_the_seed_alone(preset):
 
 def test_the_papers_views():
     """SPAD, section 4: 12 views at radius 3.5, all elevations, field of view 40.26 degrees."""
-    cameras = cameras_of(config(cameras="paper", num_views=2000), "fish")
+    cameras = cameras_of(config(cameras="paper", views=2000), "fish")
     assert len(cameras_of(config(cameras="paper"), "fish")) == 12
     assert torch.allclose(cameras.radius, torch.tensor(3.5), atol=1e-4)
     width_over_focal = 32 / cameras.intrinsics[:, 0, 0]
@@ -43,7 +43,7 @@ def test_the_papers_views():
 
 
 def test_sphere_is_uniform_by_area():
-    centers = cameras_of(config(cameras="sphere", num_views=4000), "fish").centers / 3.5
+    centers = cameras_of(config(cameras="sphere", views=4000), "fish").centers / 3.5
     # Archimedes: each coordinate of a uniform point on the sphere is uniform in [-1, 1].
     for axis in range(3):
         ranks = (centers[:, axis].sort().values + 1) / 2
@@ -52,7 +52,7 @@ def test_sphere_is_uniform_by_area():
 
 
 def test_orbit_goes_evenly_round_at_one_elevation():
-    cameras = cameras_of(config(cameras="orbit", num_views=8, elevation_deg=-12.0), "fish")
+    cameras = cameras_of(config(cameras="orbit", views=8, elevation=-12.0), "fish")
     assert torch.allclose(cameras.elevation_deg, torch.tensor(-12.0), atol=1e-3)
     turns = cameras.azimuth_deg.diff().remainder(360)
     assert torch.allclose(turns, torch.tensor(45.0), atol=1e-3)
@@ -61,10 +61,10 @@ def test_orbit_goes_evenly_round_at_one_elevation():
 @pytest.mark.parametrize(
     "changes, message",
     [
-        (dict(cameras="cinema"), "expected cameras in"),
-        (dict(num_views=0), "expected num_views of at least 1"),
-        (dict(elevation_deg=91.0), r"expected elevation_deg in \[-90, 90\]"),
-        (dict(time_limit_s=0.0), "expected a positive time_limit_s"),
+        (dict(cameras="cinema"), "expected cameras to be one of"),
+        (dict(views=0), "expected views of at least 1, got 0"),
+        (dict(elevation=91.0), "expected elevation of at least -90 and at most 90, got 91"),
+        (dict(time_limit_s=0.0), "expected time_limit_s of more than 0"),
     ],
 )
 def test_what_is_refused(changes, message):

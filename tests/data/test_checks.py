@@ -150,7 +150,7 @@ def test_ray_length_in_place_of_depth_is_found(tmp_path):
 
 def test_checks_come_in_order_and_reject_all_but_one_colour():
     assert set(CHECKS) - set(REJECTING_CHECKS) == {"single-color"}
-    with pytest.raises(ValueError, match="expected reject among"):
+    with pytest.raises(ValueError, match="expected reject to be one of"):
         RenderConfig(assets=Path("a"), output=Path("b"), reject=("ugly",))
 
 

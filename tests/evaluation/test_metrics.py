@@ -220,7 +220,7 @@ def test_shared_renders_behave_like_hand_made_ones(shared_models, tmp_path):
     from spad.data.render import render_all
 
     shared_models(4)
-    render_all(RenderConfig(tmp_path, tmp_path / "out", cameras="orbit", num_views=8, workers=1))
+    render_all(RenderConfig(tmp_path, tmp_path / "out", cameras="orbit", views=8, workers=1))
     sets = read_sets(tmp_path / "out")
     assert len(sets) >= 3
     for true, other in zip(sets, sets[1:] + sets[:1], strict=True):

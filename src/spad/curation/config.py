@@ -6,8 +6,10 @@ from typing import Literal
 
 from tyro.conf import Positional
 
-# What the presets of `spad filter` ask for. SPAD, section 4, names the paper's two rules and no
-# thresholds; these are ours.
+from spad.settings import CountOrZero, checked, flag
+
+# Thresholds of the presets. SPAD, section 4, names the two rules of `paper` but no thresholds: these
+# are ours.
 _PAPER = {
     "min_likes": 3,
     "min_views": 100,
@@ -26,58 +28,63 @@ FILTER_PRESETS = {"none": {}, "paper": _PAPER, "commercial": _COMMERCIAL, "clean
 
 
 @dataclass(frozen=True)
+@checked
 class FilterConfig:
-    """Choose objects to learn from: a list of ids, and a table of why the others were left out.
+    """Select objects by their metadata: a list of ids, and a table with the reasons of rejections.
 
-    A threshold that is left out is the preset's. What an object does not tell, no threshold
-    rejects, except its license.
+    Thresholds default to those of the preset. A missing value never fails a threshold; a missing
+    license is rejected.
     """
 
     annotations: Positional[Path]
     """Folder of Objaverse's .json.gz annotations or one such file, or a folder of models or a
     .jsonl index of them."""
     output: Path
-    """Folder to make."""
+    """Output folder, which must be new."""
     preset: Literal["none", "paper", "commercial", "clean"] = "paper"
     """paper: popularity and size. commercial: also the license. clean: also no animation, text,
     scans, point clouds, scenes or duplicates."""
     captions: Path | None = None
-    """Cap3D's CSV; objects without a caption in it are left out."""
+    """Cap3D's CSV of captions; objects without a caption in it are rejected."""
     root: Path | None = None
-    """Folder that the index's paths start from; the index's own if left out."""
+    """Folder that the index's paths are relative to. Default: the index's own folder."""
     overwrite: bool = False
-    """Replace the output folder if an earlier run made it."""
-    min_likes: int | None = None
-    min_views: int | None = None
-    min_comments: int | None = None
-    min_faces: int | None = None
-    """Polygons."""
-    max_faces: int | None = None
-    min_vertices: int | None = None
-    max_vertices: int | None = None
+    """Replace the output folder of an earlier run."""
+    min_likes: CountOrZero | None = None
+    """Least number of likes."""
+    min_views: CountOrZero | None = None
+    """Least number of views on Sketchfab."""
+    min_comments: CountOrZero | None = None
+    """Least number of comments."""
+    min_faces: CountOrZero | None = None
+    """Least number of polygons."""
+    max_faces: CountOrZero | None = None
+    """Most polygons."""
+    min_vertices: CountOrZero | None = None
+    """Least number of vertices."""
+    max_vertices: CountOrZero | None = None
+    """Most vertices."""
     licenses: tuple[str, ...] | None = None
-    """Such as cc0 by by-sa; an object without a license is left out. No value takes any."""
-    max_animations: int | None = None
-    """0 leaves out what moves."""
+    """Accepted licenses, such as cc0 by by-sa; an object without a license is rejected. No value
+    accepts any."""
+    max_animations: CountOrZero | None = None
+    """Most animations; 0 rejects animated models."""
     exclude: tuple[Literal["text", "scan", "point-cloud", "scene"], ...] | None = None
-    """Kinds of objects to leave out, by the words of their name, tags and categories."""
+    """Kinds of objects to reject, recognized by words of their name, tags and categories."""
     duplicates: tuple[Literal["name", "name-and-counts", "geometry"], ...] | None = None
-    """Keep one object, the most liked, of those with the same name, or the same name, polygons and
-    vertices, or the same triangles (of local models only)."""
+    """Keep only the most liked of the objects with the same name, the same name, polygon and vertex
+    counts, or the same triangles (local models only)."""
 
     def __post_init__(self) -> None:
-        if self.preset not in FILTER_PRESETS:
-            raise ValueError(f"expected preset in {tuple(FILTER_PRESETS)}, got {self.preset!r}")
         for low, high in (("min_faces", "max_faces"), ("min_vertices", "max_vertices")):
             least, most = getattr(self, low), getattr(self, high)
             if least is not None and most is not None and least > most:
-                raise ValueError(f"expected {low} of at most {high}, got {least} and {most}")
-        for name, value in vars(self).items():
-            if name.startswith(("min_", "max_")) and value is not None and value < 0:
-                raise ValueError(f"expected {name} of at least 0, got {value}")
+                raise ValueError(
+                    f"expected {flag(low)} of at most {flag(high)}, got {least} and {most}"
+                )
 
     def with_preset(self) -> "FilterConfig":
-        """These settings, with what they leave out taken from the preset.
+        """These settings, with thresholds that are None taken from the preset.
 
         Raises: ValueError: a threshold contradicts one of the preset.
         """

@@ -16,14 +16,14 @@ def cameras_of(config: RenderConfig, uid: str) -> Cameras:
     if config.cameras == "training":
         return training_cameras(seed, config.num_random, config.num_orthogonal_sets, size, size)
     rng = np.random.default_rng(seed)
-    azimuth_deg = rng.uniform(0, 360, config.num_views)
+    azimuth_deg = rng.uniform(0, 360, config.views)
     if config.cameras == "orbit":
-        azimuth_deg = np.arange(config.num_views) * 360.0 / config.num_views
-        elevation_deg = np.full(config.num_views, config.elevation_deg)
+        azimuth_deg = np.arange(config.views) * 360.0 / config.views
+        elevation_deg = np.full(config.views, config.elevation)
     elif config.cameras == "paper":
-        elevation_deg = rng.uniform(-90, 90, config.num_views)
+        elevation_deg = rng.uniform(-90, 90, config.views)
     else:
-        elevation_deg = np.degrees(np.arcsin(rng.uniform(-1, 1, config.num_views)))
+        elevation_deg = np.degrees(np.arcsin(rng.uniform(-1, 1, config.views)))
     return Cameras.orbit(elevation_deg, azimuth_deg, height=size, width=size)
 
 

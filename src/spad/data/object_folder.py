@@ -26,10 +26,12 @@ PARTIAL = ".partial"
 _RECORD = "transforms.json"
 _CAMERA_FIELDS = {
     "training": ("num_random", "num_orthogonal_sets"),
-    "paper": ("num_views",),
-    "sphere": ("num_views",),
-    "orbit": ("num_views", "elevation_deg"),
+    "paper": ("views",),
+    "sphere": ("views",),
+    "orbit": ("views", "elevation"),
 }
+# Names of settings in hashes that older folders hold.
+_HASHED_AS = {"views": "num_views", "elevation": "elevation_deg"}
 _RENDERER_FIELDS = {
     "embree": ("samples_per_side",),
     "blender": ("blender_engine", "blender_samples"),
@@ -56,7 +58,7 @@ def settings_hash(config: RenderConfig) -> str:
     names = ("renderer", "cameras", "image_size", "normalize", "up", "seed")
     names += _CAMERA_FIELDS[config.cameras] + _RENDERER_FIELDS[config.renderer]
     values = vars(config) | vars(config.drawing)
-    settings = {name: values[name] for name in names}
+    settings = {_HASHED_AS.get(name, name): values[name] for name in names}
     settings |= {
         "passes": sorted(set(config.passes)),
         "version": find_renderer(config.renderer).version,
