@@ -230,7 +230,7 @@ def test_overwrite_replaces_an_earlier_run(generate):
         (OSError(28, "No space left on device"), 1, "No space left"),
         (MemoryError(), 1, "out of memory"),
         (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory"), 1, "out of"),
-        (ModuleNotFoundError("No module", name="trimesh"), 1, "pip install 'spad[data]'"),
+        (ModuleNotFoundError("No module", name="embreex"), 1, "pip install 'spad[data]'"),
         (KeyboardInterrupt(), 130, "stopped by Ctrl-C"),
     ],
 )
@@ -342,7 +342,6 @@ def test_models_are_described(tiny_pipeline_folder, capsys):
 
 
 def test_render_without_models_is_one_line(tmp_path, capsys):
-    pytest.importorskip("trimesh")
     assert main(["render", str(tmp_path / "none"), "--output", str(tmp_path / "out")]) == 2
     assert capsys.readouterr().err.startswith("spad: error: expected")
     assert list(tmp_path.iterdir()) == []

@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from spad.cli import _EXTRAS
+
 if sys.version_info >= (3, 11):
     import tomllib
 else:
@@ -27,6 +29,9 @@ PACKAGES = """
 """.split()
 # Nothing heavier than torch.
 TENSOR_PACKAGES = ("spad.files", "spad.cameras", "spad.geometry", "spad.attention")
+
+# Their names are imported when first used.
+LAZY_PACKAGES = ("spad", "spad.model")
 
 # The names on the package index of packages that are imported by another.
 DISTRIBUTIONS = {
@@ -117,7 +122,9 @@ def test_packages_import_one_way(module):
 
 
 def test_modules_import_in_no_circle():
-    TopologicalSorter({module: own_imports(module) for module in PATHS}).prepare()
+    # What the lazy packages import for type checkers is never run.
+    eager = [module for module in PATHS if module not in LAZY_PACKAGES]
+    TopologicalSorter({module: own_imports(module) for module in eager}).prepare()
 
 
 @pytest.mark.parametrize(
@@ -142,13 +149,36 @@ def test_packages_are_declared(module):
     assert needed <= declared
 
 
-@pytest.mark.parametrize("package", ["spad", "spad.model"])
-def test_public_names_live_where_the_package_says(package):
+def test_the_command_line_names_the_extra_of_every_optional_package():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    named = {DISTRIBUTIONS.get(name, name).lower(): extra for name, extra in _EXTRAS.items()}
+    for package, extra in named.items():
+        assert package in requirements(project["optional-dependencies"][extra])
+    imported = {name.split(".")[0] for module in PATHS for name in imports(module)}
+    packages = {DISTRIBUTIONS.get(name, name).lower() for name in imported}
+    optional = packages - sys.stdlib_module_names - requirements(project["dependencies"])
+    assert optional - {"spad"} <= named.keys()
+
+
+@pytest.mark.parametrize("package", LAZY_PACKAGES)
+def test_public_names_are_all_that_a_package_shows_people_and_editors(package):
     public = importlib.import_module(package)
     for name, home in public._HOMES.items():
-        assert home == "diffusers" or name in names_bound_in(home), f"{package}.{name}"
+        assert home.startswith("diffusers.") or name in names_bound_in(home), f"{package}.{name}"
         assert getattr(public, name) is getattr(importlib.import_module(home), name)
-    assert set(public.__all__) <= set(dir(public))
+    assert dir(public) == sorted(public.__all__)
+    assert public._HOMES.keys() <= set(public.__all__)
+    (block,) = (
+        node
+        for node in ast.parse(PATHS[package].read_text(encoding="utf-8")).body
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
+    )
+    seen = {alias.name: node.module for node in block.body for alias in node.names}
+    assert seen == public._HOMES
+
+
+def test_the_package_says_that_it_is_typed():
+    assert (SRC / "spad" / "py.typed").is_file()
 
 
 def test_the_command_line_starts_light():

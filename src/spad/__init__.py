@@ -1,31 +1,53 @@
-"""Text and cameras in, consistent views of one object out.
+"""Multi-view diffusion: text and cameras in, consistent images of one object out.
 
 Names are imported when first used: `import spad` loads neither torch nor diffusers.
 """
 
 from importlib import import_module
+from typing import TYPE_CHECKING
+
+# For editors and type checkers; the same names as in `_HOMES`.
+if TYPE_CHECKING:
+    from spad.cameras.cameras import Cameras
+    from spad.cameras.formats import load_cameras
+    from spad.geometry.epipolar import epipolar_mask
+    from spad.geometry.rays import plucker_map
+    from spad.hub.registry import load_model
+    from spad.model.autoencoder import PatchAutoencoder
+    from spad.model.pipeline import SPADPipeline
+    from spad.model.unet import MultiViewUNet
 
 __version__ = "0.1.0"
 
+__all__ = [
+    "Cameras",
+    "MultiViewUNet",
+    "PatchAutoencoder",
+    "SPADPipeline",
+    "__version__",
+    "epipolar_mask",
+    "load_cameras",
+    "load_model",
+    "plucker_map",
+]
+
 _HOMES = {
     "Cameras": "spad.cameras.cameras",
-    "load_cameras": "spad.cameras.formats",
     "MultiViewUNet": "spad.model.unet",
     "PatchAutoencoder": "spad.model.autoencoder",
     "SPADPipeline": "spad.model.pipeline",
-    "load_model": "spad.hub.registry",
     "epipolar_mask": "spad.geometry.epipolar",
+    "load_cameras": "spad.cameras.formats",
+    "load_model": "spad.hub.registry",
     "plucker_map": "spad.geometry.rays",
 }
 
-__all__ = ["__version__", *_HOMES]
 
-
-def __getattr__(name: str):
+def __getattr__(name: str) -> object:
     if name not in _HOMES:
         raise AttributeError(f"module 'spad' has no attribute {name!r}")
     return getattr(import_module(_HOMES[name]), name)
 
 
-def __dir__():
-    return sorted([*globals(), *_HOMES])
+def __dir__() -> list[str]:
+    return __all__

@@ -30,7 +30,7 @@ from spad.visualize.config import EpipolarConfig
 
 BAD_INPUT, MACHINE_FAILURE, STOPPED = 2, 1, 130
 
-# Modules of optional features, and the extra that installs them.
+# Optional packages, by the name they are imported by, and the extra that installs each.
 _EXTRAS = {
     "embreex": "data",
     "mapbox_earcut": "data",

@@ -1,39 +1,58 @@
-"""The model: networks, schedulers, and the pipeline that draws with them.
+"""The model: networks, schedulers, and the pipeline that samples images with them.
 
 Saved folders name this package for its classes, and diffusers looks here for the base classes too.
 Names are imported when first used: `import spad.model` loads neither torch nor diffusers.
 """
 
 from importlib import import_module
+from typing import TYPE_CHECKING
+
+# For editors and type checkers; the same names as in `_HOMES`.
+if TYPE_CHECKING:
+    from diffusers.models.modeling_utils import ModelMixin
+    from diffusers.schedulers.scheduling_utils import SchedulerMixin
+
+    from spad.model.autoencoder import PatchAutoencoder
+    from spad.model.pipeline import SPADPipeline
+    from spad.model.schedulers import ReleasedDDIMScheduler
+    from spad.model.unet import MultiViewUNet
+
+__all__ = [
+    "ModelMixin",
+    "MultiViewUNet",
+    "PatchAutoencoder",
+    "ReleasedDDIMScheduler",
+    "SPADPipeline",
+    "SchedulerMixin",
+    "current_class",
+]
 
 _HOMES = {
-    "ModelMixin": "diffusers",
+    "ModelMixin": "diffusers.models.modeling_utils",
     "MultiViewUNet": "spad.model.unet",
-    "ReleasedDDIMScheduler": "spad.model.schedulers",
     "PatchAutoencoder": "spad.model.autoencoder",
+    "ReleasedDDIMScheduler": "spad.model.schedulers",
     "SPADPipeline": "spad.model.pipeline",
-    "SchedulerMixin": "diffusers",
+    "SchedulerMixin": "diffusers.schedulers.scheduling_utils",
 }
 
-__all__ = [*_HOMES, "current_class"]
-
-# Classes that folders saved before 0.1 name, and what they are called now.
+# Classes named by folders saved before 0.1, and their present names.
 _FORMER_CLASSES = {
     ("spad.autoencoder", "PatchAutoencoder"): ("spad.model", "PatchAutoencoder"),
     ("spad.original_scheduler", "OriginalDDIMScheduler"): ("spad.model", "ReleasedDDIMScheduler"),
 }
 
 
-def current_class(module: str, name: str) -> list[str]:
-    """Module and class as `model_index.json` names them now, from any version's."""
-    return list(_FORMER_CLASSES.get((module, name), (module, name)))
+def current_class(module: str, name: str) -> tuple[str, str]:
+    """Present module and name of a class in a `model_index.json` of any version."""
+    return _FORMER_CLASSES.get((module, name), (module, name))
 
 
-def __getattr__(name: str):
+def __getattr__(name: str) -> object:
     if name not in _HOMES:
         raise AttributeError(f"module 'spad.model' has no attribute {name!r}")
     return getattr(import_module(_HOMES[name]), name)
 
 
-def __dir__():
-    return sorted([*globals(), *_HOMES])
+def __dir__() -> list[str]:
+    return __all__

@@ -76,7 +76,7 @@ class SPADPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
         config = loaded[0] if isinstance(loaded, tuple) else loaded
         for name, value in config.items():
             if isinstance(value, list) and len(value) == 2:
-                config[name] = current_class(*value)
+                config[name] = list(current_class(*value))
         return loaded
 
     @property
