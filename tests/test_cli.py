@@ -151,7 +151,7 @@ BAD_INPUT = {
     "long negative prompt": (["a", "--negative-prompt", "fish " * 23], "at most 22 words"),
     "no prompts": (["--prompts", "empty.txt"], "empty.txt"),
     "missing prompts": (["--prompts", "missing.txt"], "missing.txt"),
-    "binary prompts": (["--prompts", "binary"], "not UTF-8"),
+    "binary prompts": (["--prompts", "binary"], "text in UTF-8"),
     "zero views": (["a", "--views", "0"], "got 0"),
     "negative views": (["a", "--views", "-2"], "got -2"),
     "unequal lists": (["a", "--elevation", "1", "2", "--azimuth", "1", "2", "3"], "3 values"),

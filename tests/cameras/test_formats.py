@@ -195,7 +195,7 @@ def bad_frame(**fields):
 @pytest.mark.parametrize(
     ("data", "message"),
     [
-        ([], "expected a JSON object, got"),
+        ([], "expected an object, got"),
         ({}, "'frames' .nerfstudio. or 'cameras' .Blender., got neither"),
         (GOOD | {"frames": []}, "a list 'frames' with at least 1 entry"),
         (GOOD | {"frames": {"a": 1}}, "a list 'frames' with at least 1 entry"),
@@ -213,7 +213,7 @@ def bad_frame(**fields):
         (bad_frame(fl_x="9"), r"frames\[1\]: expected fl_x to be a finite number, got '9'"),
         (bad_frame(fl_x=True), "fl_x to be a finite number, got True"),
         (bad_frame(fl_x=None), "fl_x to be a finite number, got None"),
-        (bad_frame(fl_x=math.nan), "fl_x to be a finite number, got nan"),
+        (bad_frame(fl_x=math.nan), "frames\\[1\\].fl_x to be finite, got NaN"),
         (bad_frame(fl_x=10**400), "fl_x to be a finite number, got 1000"),
         (bad_frame(fl_x=-9), "focal lengths above 0 pixels for camera 1"),
         (bad_frame(fl_y=0), "focal lengths above 0 pixels for camera 1"),
@@ -253,9 +253,9 @@ def test_malformed_json_is_refused_in_one_line_naming_the_file(tmp_path, data, m
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"", "expected JSON, line 1"),
-        (b'{"frames": [\n{]}', "expected JSON, line 2"),
-        (b"\xff\xfe\x00", "a text file in UTF-8"),
+        (b"", "expected JSON, got none"),
+        (b'{"frames": [\n{]}', "expected JSON, got other text in line 2"),
+        (b"\xff\xfe\x00", "text in UTF-8"),
         (b"[" * 200_000, "expected JSON"),
         (b'{"frames": ' + b"9" * 5000 + b"}", "expected (JSON|a list 'frames')"),
     ],
@@ -316,17 +316,17 @@ def test_colmap_images_with_points_names_with_blanks_and_windows_lines(tmp_path)
     [
         (["1 OPENCV 8 6 9 10 4 3 0.1 0 0 0"], None, "cameras.txt", "no lens distortion.*undistort"),
         (["1 OPENCV_FISHEYE 8 6 9 9 4 3 0 0 0 0"], None, "cameras.txt", "a perspective model"),
-        (["1 PINHOLE 8 6 9 10 4"], None, "cameras.txt: line 2", "4 PARAMS of PINHOLE, got 3"),
+        (["1 PINHOLE 8 6 9 10 4"], None, "cameras.txt, line 2", "4 PARAMS of PINHOLE, got 3"),
         (["1 PINHOLE 8 6 9 10 4 x"], None, "cameras.txt", "finite numbers PARAMS"),
         (["1 PINHOLE 8 0 9 10 4 3"], None, "cameras.txt", "whole positive WIDTH HEIGHT"),
         (["1 PINHOLE 8"], None, "cameras.txt", "CAMERA_ID MODEL WIDTH HEIGHT PARAMS"),
         (["1 PINHOLE 8 6 -9 10 4 3"], None, "images.txt", "focal lengths above 0"),
-        (["2 PINHOLE 8 6 9 10 4 3"], None, "images.txt: line 2", "a CAMERA_ID of cameras.txt"),
+        (["2 PINHOLE 8 6 9 10 4 3"], None, "images.txt, line 2", "a CAMERA_ID of cameras.txt"),
         (None, [], "images.txt", "at least 1 image"),
-        (None, ["1 1 0 0 0 0 0 2 1", ""], "images.txt: line 2", "QW QX QY QZ TX TY TZ"),
+        (None, ["1 1 0 0 0 0 0 2 1", ""], "images.txt, line 2", "QW QX QY QZ TX TY TZ"),
         (None, ["1 0 0 0 0 0 0 2 1 a.png", ""], "images.txt", "a quaternion .* got zeros"),
         (None, ["1 nan 0 0 0 0 0 2 1 a.png", ""], "images.txt", "finite numbers QW QX QY QZ"),
-        (None, [IMAGE_LINE, IMAGE_LINE], "images.txt: line 3", "the 2D points .* or an empty line"),
+        (None, [IMAGE_LINE, IMAGE_LINE], "images.txt, line 3", "the 2D points .* or an empty line"),
         (
             [LENS_LINE, "2 PINHOLE 9 6 9 10 4 3"],
             [IMAGE_LINE, "", "2 1 0 0 0 0 0 2 2 b.png", ""],

@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -184,15 +185,12 @@ def test_writers_of_one_file_do_not_meet(tmp_path):
     texts = [str(number) * 10_000 for number in range(8)]
 
     def write(text: str) -> None:
-        for _ in range(5):
+        for _ in range(20):
             write_text(tmp_path / "a", text)
             assert (tmp_path / "a").read_text() in texts
 
-    threads = [threading.Thread(target=write, args=(text,)) for text in texts]
-    for each in threads:
-        each.start()
-    for each in threads:
-        each.join()
+    with ThreadPoolExecutor(len(texts)) as pool:
+        list(pool.map(write, texts))
     assert names(tmp_path) == ["a"]
     assert (tmp_path / "a").read_text() in texts
 
@@ -233,6 +231,15 @@ def test_one_command_works_in_a_folder(tmp_path):
         write_text(tmp_path / "o" / "a", "")
     assert names(tmp_path) == ["o", "o/a"]
     kill(process)
+
+
+def test_no_command_works_in_a_file(tmp_path):
+    write_text(tmp_path / "a", "")
+    (tmp_path / "b").symlink_to("nowhere")
+    for place in (tmp_path / "a", tmp_path / "b", tmp_path / "a" / "c"):
+        with pytest.raises(OSError), exclusive(place):
+            pytest.fail("no folder")
+    assert names(tmp_path) == ["a", "b"]
 
 
 def test_a_folder_that_stays_empty_goes_again_if_it_was_made(tmp_path):
@@ -318,5 +325,6 @@ def test_numbers_in_json_are_finite(tmp_path):
 
 def test_slugs_are_names():
     assert slug("A blue fish!") == "a-blue-fish"
-    assert slug("…") == "object"
+    assert slug("../../etc") == "etc"
+    assert slug("日本") == "object"
     assert slug("a " * 99, longest=5) == "a-a-a"

@@ -173,7 +173,7 @@ def scale_pose(index, by):
         (lambda d: d.update(frames=[]), "transforms.json: expected a list 'frames'"),
         (set_in_frame(1, "file_path", "gone.png"), "picture gone.png of view 1, got no such file"),
         (lambda d: [f.pop("file_path") for f in d["frames"]], "got a file that names none"),
-        (scale_pose(2, float("nan")), "frames[2]: expected transform_matrix to be a finite"),
+        (scale_pose(2, float("nan")), "expected frames[2].transform_matrix[0][0] to be finite"),
         (scale_pose(2, 1.5), "transforms.json: expected a rotation in the pose of camera 2"),
         (scale_pose(2, -1), "transforms.json: expected a right-handed pose of camera 2"),
         (set_in_frame(1, "fl_x", 0), "expected focal lengths above 0 pixels for camera 1"),

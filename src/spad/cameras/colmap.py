@@ -20,11 +20,9 @@ from spad.cameras.parsing import (
     image_names,
     is_number,
     numbers_of,
-    read_text,
-    short,
     tensor,
-    write_whole,
 )
+from spad.files import read_lines, short, write_texts
 
 # (number of focal lengths, of distortion coefficients) by model. Fisheye models are left out: with
 # zero coefficients they still are no pinhole.
@@ -118,8 +116,7 @@ def save_colmap(
         for lens, number in lenses.items()
     ]
     folder = Path(path)
-    folder.mkdir(parents=True, exist_ok=True)
-    write_whole(
+    write_texts(
         {
             folder / "cameras.txt": "# CAMERA_ID MODEL WIDTH HEIGHT FX FY CX CY\n"
             + "".join(lens_lines),
@@ -133,11 +130,10 @@ def save_colmap(
 def _read_lenses(file: Path) -> dict[str, tuple[tuple[int, int], list[list[float]]]]:
     """(height, width) and intrinsics by CAMERA_ID."""
     lenses = {}
-    for number, line in enumerate(read_text(file).split("\n"), start=1):
+    for where, line in read_lines(file):
         words = line.split()
         if not words or words[0].startswith("#"):
             continue
-        where = f"{file}: line {number}"
         if len(words) < 5:
             raise ValueError(f"{where}: expected CAMERA_ID MODEL WIDTH HEIGHT PARAMS, got {line!r}")
         name, model = words[:2]
@@ -168,21 +164,20 @@ def _read_lenses(file: Path) -> dict[str, tuple[tuple[int, int], list[list[float
 
 def _read_images(file: Path) -> Iterator[tuple[str, list[str]]]:
     """The ten words of each image (the last may hold blanks), with their place in the file."""
-    lines = enumerate(read_text(file).split("\n"), start=1)
-    for number, line in lines:
+    lines = read_lines(file)
+    for where, line in lines:
         if not line.strip() or line.lstrip().startswith("#"):
             continue
-        where = f"{file}: line {number}"
         words = line.strip().split(maxsplit=9)
         if len(words) < 10:
             raise ValueError(
                 f"{where}: expected IMAGE_ID QW QX QY QZ TX TY TZ CAMERA_ID NAME, got {short(line)}"
             )
-        next_number, points = next(lines, (number + 1, ""))
+        below, points = next(lines, (where, ""))
         # Editors that drop empty lines would otherwise cost every second view.
         if len(points.split()) % 3 or not all(map(is_number, points.split())):
             raise ValueError(
-                f"{file}: line {next_number}: expected the 2D points X Y POINT3D_ID of the image "
+                f"{below}: expected the 2D points X Y POINT3D_ID of the image "
                 "above or an empty line, got something else"
             )
         yield where, words

@@ -15,7 +15,8 @@ from spad.cameras.blender import blender_from_json
 from spad.cameras.cameras import Cameras
 from spad.cameras.colmap import load_colmap
 from spad.cameras.nerfstudio import load_transforms, transforms_from_json
-from spad.cameras.parsing import LoadedCameras, read_json
+from spad.cameras.parsing import LoadedCameras
+from spad.files import read_json
 
 
 def load_cameras(
@@ -40,7 +41,7 @@ def load_cameras(
         return load_colmap(path)
     if path.name in ("cameras.txt", "images.txt"):
         return load_colmap(path.parent)
-    data = read_json(path)
+    data = read_json(path, dict)
     if "frames" in data:
         return transforms_from_json(path, data, height, width)
     if "cameras" in data:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import os
 from collections.abc import Mapping, Sequence
@@ -20,11 +19,9 @@ from spad.cameras.parsing import (
     number_of,
     paths_of,
     picture_size,
-    read_json,
-    short,
     tensor,
-    write_whole,
 )
+from spad.files import json_text, read_json, short, write_text
 
 _DISTORTION = ("k1", "k2", "k3", "k4", "k5", "k6", "p1", "p2")
 _PINHOLE_MODELS = ("PINHOLE", "SIMPLE_PINHOLE", "SIMPLE_RADIAL", "RADIAL", "OPENCV")
@@ -47,7 +44,7 @@ def load_transforms(
         perspective, pictures of different sizes, or no way to know the size.
     """
     path = Path(path)
-    return transforms_from_json(path, read_json(path), height, width)
+    return transforms_from_json(path, read_json(path, dict), height, width)
 
 
 def save_transforms(
@@ -81,7 +78,11 @@ def save_transforms(
     for frame, pose in zip(frames, poses.tolist(), strict=True):
         frame["transform_matrix"] = pose
     _add_fields(frames, extra, {*shared, *frames[0], *fields[0]})
-    write_whole({Path(path): _json_text(shared | {"frames": frames})})
+    try:
+        text = json_text(shared | {"frames": frames})
+    except TypeError as error:
+        raise ValueError(f"expected extra fields of text, numbers and lists: {error}") from error
+    write_text(Path(path), text)
 
 
 def transforms_from_json(
@@ -153,10 +154,3 @@ def _add_fields(
             )
         for frame, value in zip(frames, values, strict=True):
             frame[name] = value
-
-
-def _json_text(data: Mapping) -> str:
-    try:
-        return json.dumps(data, indent=2, allow_nan=False, default=os.fspath) + "\n"
-    except TypeError as error:
-        raise ValueError(f"expected extra fields of text, numbers and lists: {error}") from error

@@ -1,11 +1,10 @@
-"""Reading camera files strictly and writing them whole: what all their formats share.
+"""Reading camera files strictly: what all their formats share.
 
 A function that reads takes as `where` the file and the place in it, which start its message.
 """
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import struct
@@ -13,13 +12,13 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from spad.cameras.cameras import Cameras
 from spad.cameras.checks import check_size
+from spad.files import short
 
 # OpenCV's camera axes (y down, z forward) and OpenGL's (y up, z back) differ by this sign.
 FLIP_YZ = torch.tensor([1.0, -1.0, -1.0, 1.0])
@@ -91,12 +90,6 @@ def is_number(word: str) -> bool:
         return False
 
 
-def short(value: Any) -> str:
-    """One short line that shows `value` in a message."""
-    text = repr(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."
-
-
 def image_names(cameras: Cameras, image_paths: Sequence[str | os.PathLike]) -> list[str]:
     """One path per view as text with forward slashes, or a `ValueError`."""
     if isinstance(image_paths, (str, os.PathLike)) or len(image_paths) != len(cameras):
@@ -104,29 +97,6 @@ def image_names(cameras: Cameras, image_paths: Sequence[str | os.PathLike]) -> l
         raise ValueError(f"expected {len(cameras)} image paths, one per view, got {count}")
     # Every reader of these files understands forward slashes, also on Windows.
     return [Path(path).as_posix() for path in image_paths]
-
-
-def read_text(path: Path) -> str:
-    """The text of a file; a `ValueError` if it cannot be read."""
-    try:
-        return path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise ValueError(f"{path}: expected a readable file, got {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path}: expected a text file in UTF-8, got other bytes") from error
-
-
-def write_whole(texts: Mapping[Path, str]) -> None:
-    """Write every file, or none of them if one cannot be written."""
-    parts = {path.with_name(f".{path.name}.{os.getpid()}.part"): path for path in texts}
-    try:
-        for part, path in parts.items():
-            part.write_text(texts[path], encoding="utf-8", newline="\n")
-        for part, path in parts.items():
-            os.replace(part, path)
-    finally:
-        for part in parts:
-            part.unlink(missing_ok=True)
 
 
 def list_of_objects(path: Path, data: Mapping, name: str) -> list[tuple[str, Mapping]]:
@@ -215,18 +185,3 @@ def matrix_of(where: str, fields: Mapping, name: str) -> list[list[float]]:
     ):
         raise ValueError(f"{where}: expected {name} to be 4 rows of 4 numbers, got {short(rows)}")
     return [[number_of(where, {name: entry}, name) for entry in row] for row in rows]
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    text = read_text(path)
-    try:
-        data = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path}: expected JSON, line {error.lineno}: {error.msg}") from error
-    except (ValueError, RecursionError) as error:
-        raise ValueError(
-            f"{path}: expected JSON with numbers and nesting of a usual size, got {short(text)}"
-        ) from error
-    if not isinstance(data, dict):
-        raise ValueError(f"{path}: expected a JSON object, got {short(data)}")
-    return data

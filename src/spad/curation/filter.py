@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import shutil
 from collections import Counter
@@ -20,7 +19,7 @@ from spad.curation.config import FilterConfig
 from spad.curation.external_sort import SortedRuns, join
 from spad.curation.histograms import Histograms
 from spad.data.assets import read_captions
-from spad.generation.results import RECORD, whole_folder
+from spad.files import RECORD, json_text, whole_folder, write_text
 
 Reason = Callable[[Annotation], "str | None"]
 
@@ -309,8 +308,7 @@ def filter_objects(config: FilterConfig) -> FilterReport:
         for place in ("output", "overwrite"):
             del record["settings"][place]
         del record["folder"]
-        text = json.dumps(record, indent=1, default=str, ensure_ascii=False)
-        (folder / RECORD).write_text(text + "\n", encoding="utf-8")
+        write_text(folder / RECORD, json_text(record))
     return report
 
 

@@ -26,7 +26,6 @@ from filelock import FileLock, Timeout
 from PIL import Image
 from tqdm import tqdm
 
-from spad.cameras.parsing import write_whole
 from spad.data.config import PackConfig
 from spad.data.recolor import LEAST_SHARE, recolored, share_of, variants
 from spad.data.renders import is_held_out, read_image, read_listing, rendered_object
@@ -41,6 +40,7 @@ from spad.data.shards import (
     key_of,
     object_json,
 )
+from spad.files import write_text
 from spad.hub.registry import load_model, model_info, weights_hash
 from spad.images.pixels import image_tensor, on_white, open_image
 
@@ -163,7 +163,7 @@ def pack(config: PackConfig) -> PackSummary:
         num_kept = len(records)
         if num_kept < len(plan) or len(before) > len(plan) or not (output / INDEX).is_file():
             lines = [{"settings": settings}, *records.values()]
-            write_whole({output / JOURNAL: "".join(json.dumps(line) + "\n" for line in lines)})
+            write_text(output / JOURNAL, "".join(json.dumps(line) + "\n" for line in lines))
             (output / INDEX).unlink(missing_ok=True)
             _write_missing(config, plan, records, encoder)
             for file in before.keys() - records.keys():
@@ -458,7 +458,7 @@ def _write_index(
         "latents": latents,
         "shards": shards,
     }
-    write_whole({output / INDEX: json.dumps(index) + "\n"})
+    write_text(output / INDEX, json.dumps(index) + "\n")
     (output / JOURNAL).unlink()
 
 

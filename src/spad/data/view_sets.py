@@ -22,7 +22,7 @@ from torch import Tensor
 from spad.cameras import Cameras, load_cameras
 from spad.data.renders import LISTING, read_renders
 from spad.data.shards import Sample, is_shard_folder
-from spad.generation.results import RECORD
+from spad.files import RECORD
 from spad.images.modes import rgba_pixels
 from spad.images.pixels import open_image
 from spad.images.posed import find_images

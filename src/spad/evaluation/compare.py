@@ -34,7 +34,7 @@ from spad.evaluation.report import (
     write_texts,
 )
 from spad.evaluation.statistics import Difference, estimate_mean, paired_difference
-from spad.generation.results import RECORD, whole_folder
+from spad.files import RECORD, whole_folder
 
 _HEADINGS = ("metric", "first", "other", "difference", "95 % interval", "n", "better at", "")
 

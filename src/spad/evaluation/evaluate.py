@@ -32,7 +32,7 @@ from spad.evaluation.protocol import load_gallery
 from spad.evaluation.report import Column, Report, ScoredObject, json_text, write_report
 from spad.evaluation.retrieval import RETRIEVAL_COLUMNS, Gallery, score_retrieval
 from spad.evaluation.sampling import ModelSampler, plan_evaluation
-from spad.generation.results import RECORD, check_output, slug
+from spad.files import RECORD, check_output, slug
 from spad.hub.registry import check_files, model_info, resolve_device, weights_hash
 from spad.images.grids import view_grid
 from spad.images.pixels import to_floats, to_levels

@@ -18,7 +18,8 @@ from spad.evaluation.config import EvaluateConfig
 from spad.evaluation.novel_views import NovelViews, matched, read_truth
 from spad.evaluation.protocol import Protocol, load_gallery, load_protocol
 from spad.evaluation.retrieval import Gallery
-from spad.generation.results import slug, whole_folder, write_views
+from spad.files import slug, whole_folder
+from spad.generation.results import write_views
 from spad.hub.registry import ModelInfo, load_model
 from spad.images.pixels import to_floats, to_levels
 from spad.model.vocabulary import read_prompt

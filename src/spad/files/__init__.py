@@ -25,6 +25,7 @@ from spad.files.writing import (
     whole_file,
     whole_folder,
     write_text,
+    write_texts,
 )
 
 __all__ = [
@@ -50,4 +51,5 @@ __all__ = [
     "whole_file",
     "whole_folder",
     "write_text",
+    "write_texts",
 ]

@@ -107,6 +107,11 @@ def parse_json(data: bytes, kind: type[T], where: object) -> T:
         raise ValueError(f"{where}: expected JSON, got {got if text.strip() else 'none'}") from None
     except UnicodeEncodeError:
         raise ValueError(f"{where}: expected JSON of whole letters, got half of one") from None
+    except _NotFinite as error:
+        name = "every number"
+        with suppress(ValueError, RecursionError):
+            name = _not_finite(json.loads(text), "") or name
+        raise ValueError(f"{where}: expected {name} to be finite, got {error}") from None
     except ValueError as error:
         raise ValueError(f"{where}: expected JSON, got {error}") from None
     except RecursionError:
@@ -162,7 +167,7 @@ def _opened(path: Path) -> Iterator[BinaryIO]:
         with open(path, "rb") as file:
             yield file
     except OSError as error:
-        raise ValueError(f"{path}: expected a readable file, got: {error.strerror}") from error
+        raise ValueError(f"{path}: expected a readable file, got {error.strerror}") from error
 
 
 def _raw_lines(path: Path) -> Iterator[tuple[str, bytes]]:
@@ -193,14 +198,30 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
+class _NotFinite(ValueError):
+    """A number of JSON is NaN or infinite."""
+
+
 def _no_constant(name: str) -> Any:
-    raise ValueError(f"{name}, which is not finite")
+    raise _NotFinite(name)
 
 
 def _finite(text: str) -> float:
     if math.isinf(number := float(text)):
-        raise ValueError(f"{short(text)}, which is not finite")
+        raise _NotFinite(text[:20])
     return number
+
+
+def _not_finite(value: Any, name: str) -> str | None:
+    """The name of the first number in `value` that is not finite."""
+    if isinstance(value, dict):
+        names = ((f"{name}.{key}".lstrip("."), item) for key, item in value.items())
+    elif isinstance(value, list):
+        names = ((f"{name}[{i}]", item) for i, item in enumerate(value))
+    else:
+        return name if isinstance(value, float) and not math.isfinite(value) else None
+    found = (_not_finite(item, inner) for inner, item in names)
+    return next((place for place in found if place is not None), None)
 
 
 _DECODER = json.JSONDecoder(

@@ -15,7 +15,8 @@ import os
 import re
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,7 @@ _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _FULL_BELOW = 1 << 16
 # Whoever looks for what was left behind holds a lock no longer than this.
 _PATIENCE_S = 1.0
+_ATTEMPTS = 100
 
 
 def json_text(data: Any, indent: int | None = 2) -> str:
@@ -43,8 +45,15 @@ def json_text(data: Any, indent: int | None = 2) -> str:
 
 def write_text(path: Path, text: str) -> None:
     """Write a text file in UTF-8, whole or not at all; `whole_file` says what is raised."""
-    with whole_file(path) as unfinished:
-        unfinished.write_text(text, encoding="utf-8", newline="\n")
+    write_texts({path: text})
+
+
+def write_texts(texts: Mapping[Path, str]) -> None:
+    """Write text files as `write_text`: all of them, or none if one cannot be written."""
+    with ExitStack() as files:
+        for path, text in texts.items():
+            unfinished = files.enter_context(whole_file(path))
+            unfinished.write_text(text, encoding="utf-8", newline="\n")
 
 
 def append_json(path: Path, row: Mapping[str, Any]) -> None:
@@ -216,11 +225,15 @@ def _held(folder: Path, patience: float, shown: Path) -> Iterator[None]:
     """
     made = [each for each in (folder, *folder.parents) if not each.exists()]
     lock = FileLock(folder / LOCK)
-    while not lock.is_locked:
-        folder.mkdir(parents=True, exist_ok=True)
-        # Its last holder may have removed the folder since.
-        with suppress(FileNotFoundError):
+    for attempt in count():
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
             _acquire(lock, patience, shown)
+            break
+        # Its last holder may remove the folder at any moment.
+        except (FileNotFoundError, FileExistsError):
+            if attempt == _ATTEMPTS:
+                raise
     try:
         yield
     finally:

@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Any
 from PIL import Image, ImageOps
 
 import spad
+from spad.files import check_output, read_lines, slug
 from spad.generation.config import GenerateConfig
-from spad.generation.results import check_output, save_many_results, save_results, slug
+from spad.generation.results import save_many_results, save_results
 from spad.hub.registry import (
     ModelInfo,
     check_files,
@@ -167,13 +168,7 @@ def _prompts(settings: GenerateConfig) -> tuple[str, ...]:
     if settings.prompts is None:
         lines = [settings.prompt]
     else:
-        try:
-            lines = settings.prompts.read_text(encoding="utf-8-sig").splitlines()
-        except (OSError, UnicodeDecodeError) as error:
-            raise ValueError(
-                f"expected a readable text file of prompts, got {settings.prompts}: "
-                f"{getattr(error, 'strerror', None) or 'not UTF-8 text'}"
-            ) from error
+        lines = [line for _, line in read_lines(settings.prompts)]
     prompts = tuple(dict.fromkeys(line.strip() for line in lines if line.strip()))
     if not prompts:
         where = "" if settings.prompts is None else f" in {settings.prompts}"

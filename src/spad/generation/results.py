@@ -2,83 +2,17 @@
 
 from __future__ import annotations
 
-import json
-import os
-import re
-import shutil
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
+from spad.files import RECORD, json_text, slug, whole_folder, write_text
 from spad.images.grids import prompt_grid, save_turntable, view_grid
 
 if TYPE_CHECKING:
     from spad.cameras import Cameras
-
-RECORD = "run.json"
-
-
-def slug(text: str, longest: int = 40) -> str:
-    """A text as part of a file name: lower-case words and hyphens, never empty."""
-    words = re.findall(r"[a-z0-9]+", text.lower())
-    return "-".join(words)[:longest].strip("-") or "object"
-
-
-def check_output(folder: Path, overwrite: bool) -> None:
-    """Raises: ValueError: `folder` may not be made or replaced; the message says what to do."""
-    folder = Path(folder)
-    if folder.is_symlink() or folder.exists():
-        if not folder.is_dir() or folder.is_symlink():
-            raise ValueError(f"expected a new output folder, got {folder}, which is no folder")
-        is_ours = (folder / RECORD).is_file() or not any(folder.iterdir())
-        if overwrite and not is_ours:
-            raise ValueError(
-                f"expected --overwrite to replace the folder of an earlier run, got {folder}, "
-                f"which holds no {RECORD}; choose another --output"
-            )
-        if not overwrite:
-            advice = "use --overwrite or another --output" if is_ours else "use another --output"
-            raise ValueError(f"expected a new output folder, got {folder}, which exists; {advice}")
-    parent = folder.absolute().parent
-    while not parent.exists():
-        parent = parent.parent
-    if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK):
-        raise ValueError(
-            f"expected an output folder that can be made, got {folder}: cannot write in {parent}"
-        )
-
-
-@contextmanager
-def whole_folder(folder: Path, overwrite: bool = False) -> Iterator[Path]:
-    """A temporary folder beside `folder` that takes its place when the block ends well.
-
-    On any error, Ctrl-C included, nothing of it is left and an older `folder` stays.
-    """
-    check_output(folder, overwrite)
-    folder = Path(folder).absolute()
-    new_parents = [parent for parent in folder.parents if not parent.exists()]
-    temporary = folder.with_name(f".{folder.name}.{os.getpid()}.part")
-    replaced = folder.with_name(f".{folder.name}.{os.getpid()}.old")
-    try:
-        temporary.mkdir(parents=True)
-        yield temporary
-        if folder.exists():
-            os.rename(folder, replaced)
-        os.rename(temporary, folder)
-    except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
-        if replaced.exists() and not folder.exists():
-            os.rename(replaced, folder)
-        for parent in new_parents:
-            with suppress(OSError):
-                parent.rmdir()
-        raise
-    finally:
-        if folder.exists():
-            shutil.rmtree(replaced, ignore_errors=True)
 
 
 def save_results(
@@ -139,5 +73,4 @@ def _write_record(folder: Path, cameras: Cameras, run: Mapping[str, Any]) -> Non
     from spad.cameras.formats import cameras_record
 
     record = {**run, "cameras": cameras_record(cameras)}
-    text = json.dumps(record, indent=2, ensure_ascii=False, default=os.fspath)
-    (folder / RECORD).write_text(text + "\n", encoding="utf-8")
+    write_text(folder / RECORD, json_text(record))

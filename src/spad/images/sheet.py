@@ -7,7 +7,6 @@ SVG the text and the marks stay vectors.
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,6 +14,8 @@ from typing import Literal
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
+
+from spad.files import whole_file
 
 Color = tuple[int, int, int]
 
@@ -65,15 +66,11 @@ class Sheet:
 
         Raises: ModuleNotFoundError: PDF and SVG need matplotlib, the extra `plot`.
         """
-        part = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
-        try:
+        with whole_file(path) as unfinished:
             if path.suffix == ".png":
-                draw_sheet(self).save(part)
+                draw_sheet(self).save(unfinished)
             else:
-                _save_vector(self, part)
-            os.replace(part, path)
-        finally:
-            part.unlink(missing_ok=True)
+                _save_vector(self, unfinished)
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from spad.generation.results import whole_folder
+from spad.files import whole_folder
 from spad.hub.registry import SHARD_SIZE, load_model, read_info, save_model_manifest
 from spad.model import PatchAutoencoder
 from spad.training.config import ExportConfig

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,6 +11,7 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
+from spad.files import whole_file
 from spad.geometry import pixel_bands
 from spad.images.posed import PosedImages
 from spad.visualize.figures import COLORS, in_rows
@@ -82,19 +82,15 @@ def sweep_frames(
 
 def save_sweep(path: Path, frames: Iterator[Image.Image]) -> None:
     """Write frames as an endless GIF or WebP, by the path's suffix, whole or not at all."""
-    part = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
     if path.suffix == ".webp":
         frames = (frame.convert("RGB") for frame in frames)
         how = {"quality": 82, "method": 2}
     else:
         how = {"optimize": False, "disposal": 1}
-    try:
+    with whole_file(path) as unfinished:
         next(frames).save(
-            part, save_all=True, append_images=frames, duration=FRAME_MS, loop=0, **how
+            unfinished, save_all=True, append_images=frames, duration=FRAME_MS, loop=0, **how
         )
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def _base_frame(names, pictures, corners, size) -> tuple[np.ndarray, list[int]]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import io
 import itertools
-import json
 import logging
 import math
 from collections.abc import Sequence
@@ -20,8 +19,7 @@ from spad.cameras import Cameras
 from spad.cameras.cameras import cameras_on_grid
 from spad.cameras.checks import broadcast_views
 from spad.cameras.formats import cameras_record
-from spad.cameras.parsing import write_whole
-from spad.generation.results import RECORD, check_output, slug, whole_folder
+from spad.files import RECORD, check_output, json_text, slug, whole_folder, write_text
 from spad.geometry import epipolar_mask
 from spad.geometry.correspondence import (
     PairTable,
@@ -90,11 +88,10 @@ def run_epipolar(settings: EpipolarConfig, command: Sequence[str] = ()) -> Repor
         with whole_folder(folder, settings.overwrite) as temporary:
             _write_figures(settings, shown, source, xy, temporary)
             if table is not None:
-                write_whole({temporary / "pairs.csv": table_csv(table)})
+                write_text(temporary / "pairs.csv", table_csv(table))
             record = {"spad": spad.__version__, "command": list(command)}
             record |= {"cameras": cameras_record(views.cameras)}
-            text = json.dumps(record, indent=2, ensure_ascii=False) + "\n"
-            write_whole({temporary / RECORD: text})
+            write_text(temporary / RECORD, json_text(record))
             names = sorted(p.name for p in temporary.iterdir() if p.name != RECORD)
         files += [folder / name for name in names]
     if settings.html is not None:
@@ -102,7 +99,7 @@ def run_epipolar(settings: EpipolarConfig, command: Sequence[str] = ()) -> Repor
 
         band = settings.band_width * _cell(shown.cameras, settings.cells)
         page = explorer_page(shown, band, settings.near, settings.far, source)
-        write_whole({settings.html: page})
+        write_text(settings.html, page)
         files.append(settings.html)
     return Report(tuple(files), tuple(lines))
 
