@@ -6,7 +6,6 @@ import pytest
 import torch
 
 from spad.cameras import Cameras
-from spad.cameras.cameras import cameras_on_grid
 from spad.geometry import epipolar_mask, pixel_bands
 from spad.geometry.rays import pixel_grid
 
@@ -58,7 +57,7 @@ def test_a_moved_world_changes_no_band():
 
 
 def test_grids_keep_the_shape_of_the_picture():
-    grid = cameras_on_grid(Cameras.orbit(0, 0, height=96, width=128), 32)
+    grid = Cameras.orbit(0, 0, height=96, width=128).fit(32)
     assert (grid.height, grid.width) == (24, 32)
 
 

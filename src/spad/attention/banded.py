@@ -115,7 +115,7 @@ def make_plan(mask: AttentionMask, block: int = BLOCK) -> BandedPlan:
                         continue
                     keys, allowed = pad(keys, (0, lacking)), pad(allowed, (0, lacking))
                     computed += allowed.numel()
-                    group = found.setdefault(tuple(allowed.shape), [])
+                    group = found.setdefault((len(queries), len(keys)), [])
                     group.append((queries, other, keys, allowed))
             objects[-1].append([_joined_blocks(group) for group in found.values()])
     total = num_objects * (num_views * tokens) ** 2
@@ -242,8 +242,10 @@ class _Banded(torch.autograd.Function):
         return attended
 
     @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
+    @once_differentiable  # which hides the parameters' names from the type checker
+    def backward(  # pyright: ignore[reportIncompatibleMethodOverride]
+        ctx: Any, gradient: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor, None]:
         query, key, value, attended, sums = ctx.saved_tensors
         plan: BandedPlan = ctx.plan
         to_query, to_key, to_value = (torch.zeros_like(x) for x in (query, key, value))
@@ -252,17 +254,21 @@ class _Banded(torch.autograd.Function):
             for view, groups in enumerate(views):
                 own = slice(view * plan.tokens, (view + 1) * plan.tokens)
                 # All that is known of the queries.
-                known = [x[part, own] for x in (query, attended, sums, gradient)]
+                q, out, total, change = (x[part, own] for x in (query, attended, sums, gradient))
                 if plan.sees_itself:
-                    found = _backward(*known, k[:, own], v[:, own], None)
+                    found = _backward(q, out, total, change, k[:, own], v[:, own], None)
                     for sink, x in zip((to_query, to_key, to_value), found, strict=True):
                         sink[part, own] += x
                 for blocks in _cut(groups):
                     rows = blocks.queries.flatten()
                     columns = (blocks.keys + blocks.others[:, None] * plan.tokens).flatten()
                     found = _backward(
-                        *(_gathered(x, rows, blocks) for x in known),
-                        *(_gathered(x, columns, blocks) for x in (k, v)),
+                        _gathered(q, rows, blocks),
+                        _gathered(out, rows, blocks),
+                        _gathered(total, rows, blocks),
+                        _gathered(change, rows, blocks),
+                        _gathered(k, columns, blocks),
+                        _gathered(v, columns, blocks),
                         _bias(blocks, k),
                     )
                     to_rows, to_k, to_v = (
@@ -297,10 +303,12 @@ def _of_view(
         columns = (blocks.keys + blocks.others[:, None] * tokens).flatten()
         found = _forward(
             _gathered(q, rows, blocks),
-            *(_gathered(x, columns, blocks) for x in (k, v)),
+            _gathered(k, columns, blocks),
+            _gathered(v, columns, blocks),
             _bias(blocks, k),
         )
-        pieces.append((rows, *(x.unflatten(0, (batch, -1)).flatten(1, 2) for x in found)))
+        part, total = (x.unflatten(0, (batch, -1)).flatten(1, 2) for x in found)
+        pieces.append((rows, part, total))
     most = torch.full(q.shape[:-1], _NEVER, dtype=_sum_dtype(q), device=q.device)
     for rows, _, logs in pieces:
         most.scatter_reduce_(1, rows[None, :, None].expand_as(logs), logs, "amax")
@@ -370,7 +378,8 @@ def _backward(
         change = (weights * (ahead - inner)).to(q.dtype) / math.sqrt(q.shape[-1])
         to_value = weights.to(v.dtype).transpose(-1, -2) @ gradient
         found = change @ k, change.transpose(-1, -2) @ q, to_value
-    return tuple(x.transpose(1, 2) for x in found)
+    to_query, to_key, to_value = (x.transpose(1, 2) for x in found)
+    return to_query, to_key, to_value
 
 
 def _logits(q: Tensor, k: Tensor, bias: Tensor | None) -> Tensor:

@@ -250,12 +250,13 @@ class Cameras:
     def __getitem__(self, index: int | slice | Sequence[int] | Tensor) -> Cameras:
         """The chosen views, always as `Cameras` (one integer gives a set of one)."""
         if isinstance(index, Integral):
-            if not -len(self) <= index < len(self):
-                raise IndexError(f"expected a view below {len(self)}, got {index}")
-            index = [int(index)]
+            number = int(index)
+            if not -len(self) <= number < len(self):
+                raise IndexError(f"expected a view below {len(self)}, got {number}")
+            index = [number]
         elif isinstance(index, Tensor):
             index = index.reshape(-1)
-        elif not isinstance(index, slice):
+        elif not isinstance(index, int | slice):
             index = list(index)
         return replace(
             self, world_from_cam=self.world_from_cam[index], intrinsics=self.intrinsics[index]
@@ -270,6 +271,11 @@ class Cameras:
             world_from_cam=self.world_from_cam.to(device=device, dtype=dtype),
             intrinsics=self.intrinsics.to(device=device, dtype=dtype),
         )
+
+    def fit(self, longer_side: int) -> Cameras:
+        """Cameras for images whose longer side is `longer_side`; both sides are rounded."""
+        scale = longer_side / max(self.height, self.width)
+        return self.resized(*(max(1, round(side * scale)) for side in (self.height, self.width)))
 
     def resized(self, height: int, width: int) -> Cameras:
         """The same cameras for pictures resized to `height` by `width` pixels."""
@@ -419,12 +425,3 @@ def _poses(right: Tensor, down: Tensor, forward: Tensor, center: Tensor) -> Tens
     poses = torch.eye(4, dtype=center.dtype).repeat(len(center), 1, 1)
     poses[:, :3] = torch.stack([right, down, forward, center], dim=-1)
     return poses
-
-
-def cameras_on_grid(cameras: Cameras, cells: int) -> Cameras:
-    """The cameras for pictures whose longer side is `cells` cells, sides rounded to whole cells."""
-    longer = max(cameras.height, cameras.width)
-    height, width = (
-        max(1, round(side * cells / longer)) for side in (cameras.height, cameras.width)
-    )
-    return cameras.resized(height, width)

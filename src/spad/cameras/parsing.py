@@ -129,9 +129,10 @@ def picture_size(
                 f"{where}: expected whole positive {names[0]} and {names[1]}, got {size}"
             )
         return int(size[0]), int(size[1])
-    if given != (None, None):
-        check_size(*given)
-        return given
+    height, width = given
+    if height is not None and width is not None:
+        check_size(height, width)
+        return height, width
     image = fields.get(image_field)
     if isinstance(image, str):
         # NeRF-synthetic files leave the ".png" out.

@@ -15,7 +15,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from spad.cameras import Cameras
-from spad.cameras.cameras import cameras_on_grid
 from spad.geometry.bands import pixel_bands
 
 # States of a surface point in another view.
@@ -174,10 +173,11 @@ def pair_table(
         masks: by name, other masks of these tokens to ask as well: bool (v h w, v h w).
         points_per_view: surface pixels taken of each view, evenly spread; fewer if it has fewer.
     """
-    grid = cameras_on_grid(cameras, cells)
+    grid = cameras.fit(cells)
     num_views, num_cells = len(cameras), grid.height * grid.width
     scale = torch.tensor([grid.width / cameras.width, grid.height / cameras.height])
-    names = ("exact", *(masks or {}))
+    masks = masks or {}
+    names = ("exact", *masks)
     points, found, *inside = torch.zeros(2 + len(names), num_views, num_views, dtype=torch.long)
     for view in range(num_views):
         pixels = depth[view].isfinite().nonzero()

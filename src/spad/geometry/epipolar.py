@@ -153,8 +153,11 @@ def ray_segments(
     before = torch.where(start_at_infinity, never, anchored(-unit, start))
     after = torch.where(end_at_infinity, never, anchored(unit, end))
     nowhere = travel.new_tensor([0.0, 0.0, 1e6])
-    result = [torch.where(empty[..., None], nowhere, x) for x in (across, before, after)]
-    return tuple(x.to(world_from_cam) for x in result)
+    across, before, after = (
+        torch.where(empty[..., None], nowhere, x).to(world_from_cam)
+        for x in (across, before, after)
+    )
+    return across, before, after
 
 
 def _clip_to_front(at_zero, per_depth, near, far) -> tuple[Tensor, Tensor, Tensor]:

@@ -28,7 +28,9 @@ def rgba_pixels(picture: Image.Image) -> np.ndarray:
         return _from_wide(picture)
     if picture.mode == "LAB":
         srgb, lab = ImageCms.createProfile("sRGB"), ImageCms.createProfile("LAB")
-        picture = ImageCms.profileToProfile(picture, lab, srgb, outputMode="RGB")
+        converted = ImageCms.profileToProfile(picture, lab, srgb, outputMode="RGB")
+        assert converted is not None, "None is what conversions in place return"
+        picture = converted
     elif picture.mode == "La":  # premultiplied gray
         picture = picture.convert("LA")
     return np.asarray(picture.convert("RGBA"))

@@ -12,7 +12,6 @@ from PIL import Image
 from torch import Tensor
 
 from spad.cameras import Cameras, load_cameras
-from spad.cameras.cameras import cameras_on_grid
 from spad.images.depth_maps import DEPTH_SUFFIXES, read_depth_map
 from spad.images.pixels import read_on_white
 
@@ -40,7 +39,7 @@ class PosedImages:
 
     def resized(self, longer_side: int) -> tuple[Cameras, np.ndarray]:
         """Cameras and pictures whose longer side has so many pixels."""
-        cameras = cameras_on_grid(self.cameras, longer_side)
+        cameras = self.cameras.fit(longer_side)
         size = (cameras.width, cameras.height)
         pictures = [
             np.asarray(Image.fromarray(p).resize(size, Image.Resampling.LANCZOS))

@@ -18,6 +18,8 @@ from PIL import Image, ImageDraw, ImageFont
 from spad.files import whole_file
 
 Color = tuple[int, int, int]
+Shape = Literal["ring", "dot", "circle", "cross"]
+Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
 # Of panels 400 pixels wide; larger panels have somewhat larger text.
 _TEXT_SIZE = 20
@@ -36,7 +38,7 @@ class Mark:
     x: float
     y: float
     color: Color
-    shape: Literal["ring", "dot", "circle", "cross"]
+    shape: Shape
 
 
 @dataclass(frozen=True)
@@ -59,7 +61,7 @@ class Sheet:
     rows: tuple[tuple[Panel, ...], ...]
     title: str = ""
     row_labels: tuple[str, ...] = ()
-    legend: tuple[tuple[Color | str, str], ...] = ()
+    legend: tuple[tuple[Color | Shape, str], ...] = ()
 
     def save(self, path: Path) -> None:
         """Write the sheet whole; the suffix .png, .pdf or .svg says how.
@@ -137,6 +139,7 @@ def _save_vector(sheet: Sheet, path: Path) -> None:
     from matplotlib.backends.backend_pdf import FigureCanvasPdf
     from matplotlib.backends.backend_svg import FigureCanvasSVG
     from matplotlib.figure import Figure
+    from matplotlib.patches import Rectangle
 
     layout = _layout(sheet)
     size = (layout.width / _PIXELS_PER_INCH, layout.height / _PIXELS_PER_INCH)
@@ -186,7 +189,7 @@ def _save_vector(sheet: Sheet, path: Path) -> None:
         if isinstance(key, str):
             _plot_mark(place, side / 2, side / 2, Mark(0, 0, _TEXT, key))
         else:
-            square = matplotlib.patches.Rectangle((0, 0), side, side, color=_fraction(key))
+            square = Rectangle((0, 0), side, side, color=_fraction(key))
             place.add_patch(square)
         text(x + layout.text + 6, y, words)
     # Text as text, so that a journal's editor can change it; no date, so that a file is repeatable.
@@ -219,7 +222,7 @@ def _layout(sheet: Sheet) -> _Layout:
     body = max(
         columns * (width + label_space + _GAP) - _GAP,
         large.getlength(_plain(sheet.title)),
-        *(_entry_length(font, words) for _, words in sheet.legend),
+        *(_entry_length(font, size, words) for _, words in sheet.legend),
     )
     total_width = int(left + body + _MARGIN)
     layout = _Layout(height, width, size, left, tuple(tops), label_space, total_width, bottom)
@@ -233,23 +236,23 @@ def _plain(text: str) -> str:
     return text.translate({ord("ü"): "ue", ord("×"): "x"})
 
 
-def _entry_length(font: ImageFont.FreeTypeFont, words: str) -> float:
-    return font.size + 6 + font.getlength(_plain(words)) + 26
+def _entry_length(font: Font, size: int, words: str) -> float:
+    return size + 6 + font.getlength(_plain(words)) + 26
 
 
-def _flow(sheet: Sheet, layout: _Layout) -> Iterator[tuple[int, float, Color | str, str]]:
+def _flow(sheet: Sheet, layout: _Layout) -> Iterator[tuple[int, float, Color | Shape, str]]:
     """The legend's entries with their line and x, as many to a line as fit."""
     font = ImageFont.load_default(layout.text)
     line, x = 0, float(layout.left)
     for key, words in sheet.legend:
-        length = _entry_length(font, words)
+        length = _entry_length(font, layout.text, words)
         if x > layout.left and x + length > layout.width:
             line, x = line + 1, float(layout.left)
         yield line, x, key, words
         x += length
 
 
-def _legend(sheet: Sheet, layout: _Layout) -> Iterator[tuple[float, float, Color | str, str]]:
+def _legend(sheet: Sheet, layout: _Layout) -> Iterator[tuple[float, float, Color | Shape, str]]:
     top = layout.tops[-1] + layout.panel_height + 16
     for line, x, key, words in _flow(sheet, layout):
         yield x, top + line * (layout.text + 10), key, words
@@ -258,7 +261,7 @@ def _legend(sheet: Sheet, layout: _Layout) -> Iterator[tuple[float, float, Color
 def _draw_mark(canvas: Image.Image, x: float, y: float, mark: Mark) -> None:
     """Drawn four times as large and shrunk: Pillow's lines have no soft edges."""
     zoom, half = 4, 13
-    stamp = Image.new("RGBA", (2 * half * zoom,) * 2)
+    stamp = Image.new("RGBA", (2 * half * zoom, 2 * half * zoom))
     draw = ImageDraw.Draw(stamp)
     left, top = round(x - half), round(y - half)
     middle = ((x - left) * zoom, (y - top) * zoom)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -84,7 +85,7 @@ def save_sweep(path: Path, frames: Iterator[Image.Image]) -> None:
     """Write frames as an endless GIF or WebP, by the path's suffix, whole or not at all."""
     if path.suffix == ".webp":
         frames = (frame.convert("RGB") for frame in frames)
-        how = {"quality": 82, "method": 2}
+        how: dict[str, Any] = {"quality": 82, "method": 2}
     else:
         how = {"optimize": False, "disposal": 1}
     with whole_file(path) as unfinished:
@@ -108,11 +109,11 @@ def _base_frame(names, pictures, corners, size) -> tuple[np.ndarray, list[int]]:
             stroke_fill="white",
         )
     numbers = canvas.quantize(_BASE_COLORS, Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)
-    colors = np.float32(numbers.getpalette()).reshape(-1, 3)[:_BASE_COLORS]
+    colors = np.array(numbers.getpalette() or [], np.float32).reshape(-1, 3)[:_BASE_COLORS]
     colors = np.concatenate([colors, np.zeros((_BASE_COLORS - len(colors), 3), np.float32)])
-    accent = np.float32(COLORS[0])
+    accent = np.array(COLORS[0], np.float32)
     tinted = [colors + share * (accent - colors) for share in (0, 0.42, 0.92)]
-    marks = np.float32([(20, 20, 20), (255, 255, 255), COLORS[0], (0, 0, 0)])
+    marks = np.array([(20, 20, 20), (255, 255, 255), COLORS[0], (0, 0, 0)], np.float32)
     palette = np.concatenate([*tinted, marks]).round().astype(np.uint8)
     return np.asarray(numbers), palette.flatten().tolist()
 

@@ -16,7 +16,6 @@ from torch import Tensor
 
 import spad
 from spad.cameras import Cameras
-from spad.cameras.cameras import cameras_on_grid
 from spad.cameras.checks import broadcast_views
 from spad.cameras.formats import cameras_record
 from spad.files import RECORD, check_output, json_text, slug, whole_folder, write_text
@@ -238,7 +237,7 @@ def _cell(cameras: Cameras, cells: int) -> float:
 
 
 def _masks(settings: EpipolarConfig, views: PosedImages) -> dict[str, Tensor]:
-    grid = cameras_on_grid(views.cameras, settings.cells)
+    grid = views.cameras.fit(settings.cells)
     tokens = len(grid) * grid.height * grid.width
     if tokens > MOST_TOKENS:
         raise ValueError(

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from spad.cameras.cameras import cameras_on_grid
 from spad.geometry import PixelBands, pixel_bands, plucker_map
 from spad.geometry.correspondence import (
     FOUND,
@@ -18,7 +18,7 @@ from spad.geometry.correspondence import (
     corresponding_points,
 )
 from spad.images.posed import PosedImages
-from spad.images.sheet import Color, Mark, Panel, Sheet
+from spad.images.sheet import Color, Mark, Panel, Shape, Sheet
 
 # Okabe and Ito's colours, which the colour-blind tell apart; without the two that fade on white.
 COLORS: tuple[Color, ...] = (
@@ -35,7 +35,9 @@ BOTH, ONLY_FIRST, ONLY_SECOND = (70, 70, 70), COLORS[1], COLORS[0]
 PANEL = 400
 _MOST_COLUMNS = 4
 _LARGEST_MATRIX = 1100
-_SHAPES = {FOUND: "dot", HIDDEN: "circle", MISSING: "cross"}
+_SHAPES: dict[int, Shape] = {FOUND: "dot", HIDDEN: "circle", MISSING: "cross"}
+
+T = TypeVar("T")
 
 
 def band_sheet(
@@ -63,7 +65,7 @@ def band_sheet(
         true = corresponding_points(views.cameras, views.depth, view, xy)
     canvas = pictures.astype(np.float32)
     for index in range(len(xy)):
-        color = np.float32(COLORS[index % len(COLORS)])
+        color = np.array(COLORS[index % len(COLORS)], np.float32)
         alpha = _band_alpha(bands, index, band_width * scale / 2)
         canvas += alpha[..., None] * (color - canvas)
     drawn = canvas.round().astype(np.uint8)
@@ -71,8 +73,8 @@ def band_sheet(
     for other, name in enumerate(views.names):
         if other == view:
             marks = tuple(
-                Mark(*(position * scale).tolist(), COLORS[i % len(COLORS)], "ring")
-                for i, position in enumerate(xy)
+                Mark(x, y, COLORS[i % len(COLORS)], "ring")
+                for i, (x, y) in enumerate((xy * scale).tolist())
             )
             panels.append(Panel(drawn[other], f"{name}, source", marks))
         else:
@@ -80,13 +82,13 @@ def band_sheet(
             panels.append(Panel(drawn[other], name, marks))
     place = ", ".join(f"row {int(y)} column {int(x)}" for x, y in xy[:1].tolist())
     what, whose = (f"{len(xy)} pixels", "their") if len(xy) > 1 else (f"Pixel {place}", "its")
-    legend = []
+    legend: list[tuple[Shape | Color, str]] = []
     if true is not None:
         states = {
             _SHAPES.get(int(s))
             for s in true.state[:, torch.arange(len(views.names)) != view].flatten()
         }
-        words = {
+        words: dict[Shape, str] = {
             "dot": "the same surface point, seen",
             "circle": "hidden behind something",
             "cross": "missing: a wrong camera or depth",
@@ -142,7 +144,7 @@ def token_sheet(
         masks: by name, two of bool (v h w, v h w).
     """
     _, pictures = views.resized(PANEL)
-    grid = cameras_on_grid(views.cameras, cells)
+    grid = views.cameras.fit(cells)
     h, w = grid.height, grid.width
     column, row = (pixel * (w / views.cameras.width)).long().clamp(max=max(h, w) - 1).tolist()
     (first, a), (second, b) = (
@@ -161,7 +163,7 @@ def token_sheet(
             chosen = [(part[other], color) for part, color in parts]
         for cell_mask, color in chosen:
             pixels = _upsampled(cell_mask, canvas.shape[:2])
-            canvas[pixels] += 0.62 * (np.float32(color) - canvas[pixels])
+            canvas[pixels] += 0.62 * (np.array(color, np.float32) - canvas[pixels])
         title = f"{name}, source" if other == view else name
         panels.append(Panel(canvas.round().astype(np.uint8), title))
     legend = ((BOTH, "both masks"), (ONLY_FIRST, f"only {first}"), (ONLY_SECOND, f"only {second}"))
@@ -215,7 +217,7 @@ def plucker_channels_sheet(views: PosedImages) -> Sheet:
     return Sheet(tuple(rows), "The six Plücker channels", tuple(names), legend)
 
 
-def in_rows(panels: Sequence[Panel]) -> tuple[tuple[Panel, ...], ...]:
+def in_rows(panels: Sequence[T]) -> tuple[tuple[T, ...], ...]:
     """Panels in rows of up to four, as even as they can be."""
     num_rows = -(-len(panels) // _MOST_COLUMNS)
     columns = -(-len(panels) // num_rows)
@@ -228,7 +230,7 @@ _BLUE, _RED = (33, 102, 172), (178, 24, 43)
 def _diverging(values: np.ndarray) -> np.ndarray:
     """Values in [-1, 1] as uint8 colours (..., 3): blue, white, red."""
     strength = np.abs(values)[..., None].clip(0, 1)
-    end = np.where(values[..., None] < 0, np.float32(_BLUE), np.float32(_RED))
+    end = np.where(values[..., None] < 0, np.array(_BLUE, np.float32), np.array(_RED, np.float32))
     return (255 + strength * (end - 255)).round().astype(np.uint8)
 
 
@@ -270,7 +272,7 @@ def _matrix_picture(parts: Sequence[tuple[Tensor, Color]]) -> np.ndarray:
             else blocks[:, 0, :, 0].numpy()
         )
         cover = np.kron(cover, np.ones((zoom, zoom))) if zoom > 1 else cover
-        canvas += cover[..., None].astype(np.float32) * (np.float32(color) - canvas)
+        canvas += cover[..., None].astype(np.float32) * (np.array(color, np.float32) - canvas)
     return canvas.clip(0, 255).round().astype(np.uint8)
 
 
