@@ -32,6 +32,7 @@ from spad.images.posed import find_images
 WHITE_TOLERANCE = 0.1
 # An object that stays inside the picture leaves most of its border white.
 LEAST_WHITE_BORDER = 0.5
+_MASK_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 _CAMERA_FILES = ("transforms.json", "cameras.json", "images.txt", "images.bin")
 
 
@@ -98,8 +99,11 @@ class SetFiles:
     pictures: tuple[Path | str, ...]
     sample: Sample | None = None
 
-    def read(self) -> ViewSet:
+    def read(self, masks: Path | None = None) -> ViewSet:
         """Read the pictures.
+
+        Args:
+            masks: folder of pictures named as these, white where the object is, in place of alpha.
 
         Raises: ValueError: one is missing, unreadable, of another size or depth, or some have
             alpha and others not, or all are opaque and their background is not white.
@@ -122,7 +126,27 @@ class SetFiles:
                     f"{place}: expected {expected[1]}x{expected[0]} pixels (width x height), as "
                     f"its camera has, got {width}x{height}"
                 )
-        return set_from_pictures(self.name, np.stack(arrays), self.cameras, self.prompt)
+        pictures = np.stack(arrays)
+        if masks is not None:
+            pictures[..., 3] = [self._mask(masks, Path(name).stem) for name in self.pictures]
+        return set_from_pictures(self.name, pictures, self.cameras, self.prompt)
+
+    def _mask(self, folder: Path, stem: str) -> np.ndarray:
+        """uint8 (h, w): the mask of one picture."""
+        path = next(filter(Path.is_file, (folder / f"{stem}{s}" for s in _MASK_SUFFIXES)), None)
+        if path is None:
+            raise ValueError(
+                f"{folder}: expected a mask {stem}{{{','.join(_MASK_SUFFIXES)}}}, got none; masks "
+                "are named as their pictures"
+            )
+        mask = _read_picture(path)
+        if mask.shape[:2] != (self.cameras.height, self.cameras.width):
+            raise ValueError(
+                f"{path}: expected {self.cameras.width}x{self.cameras.height} pixels (width x "
+                f"height), as its picture has, got {mask.shape[1]}x{mask.shape[0]}"
+            )
+        # What is transparent is no part of the object, whatever its color.
+        return np.minimum(mask[..., :3].max(-1), mask[..., 3])
 
 
 def set_from_pictures(

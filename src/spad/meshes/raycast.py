@@ -34,6 +34,19 @@ class Light:
     fill_direction: tuple[float, float, float] = (0.8, 0.6, 0.1)
     wrap: float = 0.25
 
+    def irradiance(self, normals: np.ndarray) -> np.ndarray:
+        """Light (n,) that surfaces of unit normals (n, 3) get, for what is white about 1."""
+        height = 0.5 + 0.5 * normals[:, 2]
+        total = self.ground + (self.sky - self.ground) * height
+        for strength, towards in (
+            (self.key, self.key_direction),
+            (self.fill, self.fill_direction),
+        ):
+            direction = _unit(np.array(towards, dtype=np.float32))
+            cosine = (normals @ direction + self.wrap) / (1 + self.wrap)
+            total += strength * np.maximum(cosine, 0)
+        return total
+
 
 @dataclass(frozen=True)
 class RenderBuffers:
@@ -214,8 +227,6 @@ class _Caster:
         self._opaque = np.array([m.alpha_mode == "OPAQUE" for m in materials])
         self._masked = np.array([m.alpha_mode == "MASK" for m in materials])
         self._cutoffs = np.array([m.alpha_cutoff for m in materials], dtype=np.float32)
-        self._key = _unit(np.array(light.key_direction, dtype=np.float32))
-        self._fill = _unit(np.array(light.fill_direction, dtype=np.float32))
 
     def colors(self, origin: np.ndarray, rays: np.ndarray) -> np.ndarray:
         """Premultiplied linear colour and coverage (n, 4) that rays from one point meet."""
@@ -326,12 +337,7 @@ class _Caster:
         material = self._obj.face_materials[faces]
         base = self._base(faces, weights)
         normals = self._normals(faces, weights, self._behind(faces, rays))
-        light = self._light
-        height = 0.5 + 0.5 * normals[:, 2]
-        irradiance = light.ground + (light.sky - light.ground) * height
-        for strength, direction in ((light.key, self._key), (light.fill, self._fill)):
-            cosine = (normals @ direction + light.wrap) / (1 + light.wrap)
-            irradiance += strength * np.maximum(cosine, 0)
+        irradiance = self._light.irradiance(normals)
         irradiance = np.where(self._unlit[material], np.float32(1), irradiance)
         rgb = base[:, :3] * irradiance[:, None]
         if self._emissive.any():
