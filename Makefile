@@ -51,7 +51,7 @@ clean:
 
 # One file for every set of packages says that it is installed as these two files ask.
 $(VENV)/.core: EXTRAS :=
-$(VENV)/.test: EXTRAS := [data,test]
+$(VENV)/.test: EXTRAS := [data,mesh,test]
 $(VENV)/.dev: EXTRAS := [dev]
 $(VENV)/.docs: EXTRAS := [docs]
 $(VENV)/.core $(VENV)/.test $(VENV)/.dev $(VENV)/.docs: pyproject.toml constraints.txt

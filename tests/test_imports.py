@@ -42,6 +42,8 @@ DISTRIBUTIONS = {
     "torch_fidelity": "torch-fidelity",
     "mathutils": "bpy",
     "cv2": "opencv-python-headless",
+    "skimage": "scikit-image",
+    "fast_simplification": "fast-simplification",
 }
 
 
@@ -142,6 +144,8 @@ def test_packages_are_declared(module):
     declared = requirements(project["dependencies"])
     if module.startswith(("spad.data.", "spad.curation.", "spad.meshes.")):
         declared |= requirements(project["optional-dependencies"]["data"])
+    if module.startswith("spad.reconstruction."):
+        declared |= requirements(project["optional-dependencies"]["mesh"])
     if module in EXTRAS:
         declared |= requirements(project["optional-dependencies"][EXTRAS[module]])
     packages = {name.split(".")[0] for name in imports(module)} - sys.stdlib_module_names

@@ -14,7 +14,8 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import Annotated
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 import tyro
 from tyro.conf import Positional, subcommand
@@ -24,9 +25,13 @@ from spad.data.config import InspectConfig, PackConfig, RenderConfig
 from spad.evaluation.config import EvaluateConfig
 from spad.generation.config import GenerateConfig
 from spad.hub.config import ConvertConfig, DownloadConfig, InitFromSDConfig
+from spad.reconstruction.config import ReconstructConfig
 from spad.settings import parsed
 from spad.training.config import PRESETS, ExportConfig, TrainAutoencoderConfig, TrainConfig
 from spad.visualize.config import EpipolarConfig
+
+if TYPE_CHECKING:
+    from spad.reconstruction.reconstruct import Reconstruction
 
 BAD_INPUT, MACHINE_FAILURE, STOPPED = 2, 1, 130
 
@@ -45,6 +50,12 @@ _EXTRAS = {
     "bpy": "blender",
     "cv2": "eval",
     "torch_fidelity": "fidelity",
+    "trimesh": "mesh",
+    "skimage": "mesh",
+    "scipy": "mesh",
+    "manifold3d": "mesh",
+    "fast_simplification": "mesh",
+    "xatlas": "mesh",
 }
 
 
@@ -62,6 +73,7 @@ def command_type(preset: str) -> object:
     """What the parser reads; the settings of `spad train` start from a preset."""
     return (
         Annotated[GenerateConfig, subcommand("generate")]
+        | Annotated[ReconstructConfig, subcommand("reconstruct")]
         | Annotated[FilterConfig, subcommand("filter")]
         | Annotated[RenderConfig, subcommand("render")]
         | Annotated[PackConfig, subcommand("pack")]
@@ -117,6 +129,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _fail(str(error), BAD_INPUT)
     run: dict[type, Callable] = {
         GenerateConfig: _generate,
+        ReconstructConfig: _reconstruct,
         FilterConfig: _filter,
         RenderConfig: _render,
         PackConfig: _pack,
@@ -142,7 +155,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         except ValueError as error:
             return _fail(str(error), BAD_INPUT)
         except ModuleNotFoundError as error:
-            extra = _EXTRAS.get((error.name or "").split(".")[0])
+            extra = _extra((error.name or "").split(".")[0], command)
             if extra is None:
                 raise
             message = f"this needs {error.name}; install it with: pip install 'spad[{extra}]'"
@@ -161,10 +174,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
+def _extra(package: str, command: object) -> str | None:
+    """The extra that brings an optional package; that of models from views has some of others."""
+    extra = _EXTRAS.get(package)
+    makes_model = isinstance(command, ReconstructConfig) or getattr(command, "mesh", False)
+    return "mesh" if makes_model and extra == "data" else extra
+
+
 def _generate(settings: GenerateConfig, argv: list[str]) -> None:
     started = time.monotonic()
     # Loading packages makes a million objects and no garbage: not looking for it saves 4 %.
     gc.set_threshold(100_000, 50, 50)
+    if settings.mesh:
+        # A package that is missing is better missed before than after the views are drawn.
+        from spad.reconstruction.reconstruct import run_reconstruct
     from spad.generation.generate import draw, plan_generation
 
     plan = plan_generation(settings)
@@ -174,7 +197,24 @@ def _generate(settings: GenerateConfig, argv: list[str]) -> None:
             print(folder / name)
     pictures = "images" if len(plan.prompts) == 1 else "*"
     print(f"{folder / pictures}{os.sep}")
+    if settings.mesh:
+        several = sorted(each for each in folder.iterdir() if each.is_dir())
+        for one in [folder] if len(plan.prompts) == 1 else several:
+            output, turntable = one / "model.glb", one / "model.webp"
+            _print_model(*run_reconstruct(ReconstructConfig(one, output, turntable=turntable)))
     print(f"{time.monotonic() - started:.1f} s")
+
+
+def _reconstruct(settings: ReconstructConfig, _argv: list[str]) -> None:
+    started = time.monotonic()
+    from spad.reconstruction.reconstruct import run_reconstruct
+
+    _print_model(*run_reconstruct(settings))
+    print(f"{time.monotonic() - started:.1f} s")
+
+
+def _print_model(result: Reconstruction, files: Sequence[Path]) -> None:
+    print("\n".join([*result.notes, str(result.scores), *map(str, files)]))
 
 
 def _filter(settings: FilterConfig, _argv: list[str]) -> None:

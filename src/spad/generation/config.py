@@ -36,7 +36,7 @@ class GenerateConfig:
     negative_prompt: str = ""
     """What to lead away from."""
     views: Count | None = None
-    """Number of pictures of each object; 4 if nothing else says."""
+    """Number of pictures of each object; 4 if nothing else says, 8 with --mesh."""
     elevation: Annotated[tuple[ElevationDeg, ...], MinLen(1)] | None = None
     """Degrees above the horizon: one value, or one per view."""
     azimuth: Annotated[tuple[AzimuthDeg, ...], MinLen(1)] | None = None
@@ -50,6 +50,8 @@ class GenerateConfig:
     """Poses instead of an orbit: transforms.json, a COLMAP text model or Blender cameras."""
     image: Path | None = None
     """Picture of the object as the first camera sees it; the other views are drawn to fit."""
+    mesh: bool = False
+    """Also make a 3D model of the views: model.glb, and model.webp, which turns it."""
     model: str = "mini"
     """Name of a model (see `spad models`) or a folder."""
     output: Path | None = None

@@ -39,6 +39,8 @@ logger = logging.getLogger(__name__)
 
 SCHEDULER_NAMES = ("ddim", "dpm++", "unipc", "euler", "original")
 DEFAULT_VIEWS = 4
+# A model is made of more views, and of three at least.
+MESH_VIEWS, FEWEST_MESH_VIEWS = 8, 3
 MANY_VIEWS = 40
 OBJECT_RADIUS = 1.0
 
@@ -203,6 +205,10 @@ def _check_numbers(settings: GenerateConfig, model: ModelInfo) -> None:
     if settings.scheduler not in SCHEDULER_NAMES:
         names = ", ".join(SCHEDULER_NAMES)
         raise ValueError(f"expected a scheduler among {names}, got {settings.scheduler!r}")
+    if settings.mesh and settings.views is not None and settings.views < FEWEST_MESH_VIEWS:
+        raise ValueError(
+            f"expected {FEWEST_MESH_VIEWS} or more --views with --mesh, got {settings.views}"
+        )
     if settings.steps > model.max_steps:
         raise ValueError(f"expected 1 to {model.max_steps} --steps, got {settings.steps}; try 25")
     multiple = model.image_multiple
@@ -229,7 +235,8 @@ def _orbit(settings: GenerateConfig, model: ModelInfo) -> Orbit:
         "--fov-deg": (settings.fov_deg, model.defaults.fov_deg),
     }
     lengths = [len(values) for values, _ in flags.values() if values is not None]
-    views = settings.views or max([n for n in lengths if n > 1], default=DEFAULT_VIEWS)
+    default_views = MESH_VIEWS if settings.mesh else DEFAULT_VIEWS
+    views = settings.views or max([n for n in lengths if n > 1], default=default_views)
     start = model.defaults.start_azimuth_deg
     ring = tuple(start + 360.0 * i / views for i in range(views))
     orbit = []

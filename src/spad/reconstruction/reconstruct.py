@@ -1,0 +1,282 @@
+"""From posed images to a watertight, textured 3D model: what `spad reconstruct` does."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from spad.cameras import Cameras
+from spad.data.view_sets import SetFiles, ViewSet, list_sets, resized
+from spad.files import read_json, slug, whole_file
+from spad.geometry.focus import Ball, object_ball
+from spad.meshes.raycast import Light
+from spad.reconstruction.agreement import Disagreement, disagreeing_views
+from spad.reconstruction.config import ReconstructConfig
+from spad.reconstruction.hull_field import cuts_off, outline_distance
+from spad.reconstruction.mesh_extraction import extract_mesh
+from spad.reconstruction.model_views import draw_model, on_white, turntable
+from spad.reconstruction.scores import FITTED, HELD_OUT, LEFT_OUT, Scores, score_views
+from spad.reconstruction.surface import fit_surface
+from spad.reconstruction.texture import texture_mesh
+from spad.reconstruction.textured_mesh import TexturedMesh
+
+log = logging.getLogger(__name__)
+
+FEWEST_VIEWS = 3
+_LONGEST_SIDE = 1024
+# Views within so many degrees of each other see one side of the object.
+_ONE_SIDE_DEG = 75.0
+# Share of the outlines' area that may be missing before it is said.
+_MISSING = 0.03
+
+
+@dataclass(frozen=True, eq=False)
+class Reconstruction:
+    """A model made from views, and how well it agrees with them.
+
+    Attributes:
+        mesh: in the cameras' world: z up, their units.
+        scores: by view, of those that were read.
+        notes: sentences on what the views left open, or had wrong.
+    """
+
+    mesh: TexturedMesh
+    scores: Scores
+    notes: tuple[str, ...]
+
+    def save(self, path: str | Path) -> list[Path]:
+        """Write the model as .glb, .obj, .ply or .stl; returns the files, for .obj three.
+
+        Raises: ValueError: another suffix. OSError: it cannot be written.
+        """
+        path = Path(path)
+        written = []
+        for name, data in self.mesh.files(path.name).items():
+            with whole_file(path.with_name(name)) as unfinished:
+                unfinished.write_bytes(data)
+            written.append(path.with_name(name))
+        return written
+
+    def save_turntable(self, path: str | Path) -> None:
+        """Write an animation of the model that turns, as .webp or .gif."""
+        path = Path(path)
+        with whole_file(path) as unfinished:
+            unfinished.write_bytes(turntable(self.mesh, path.suffix[1:].lower()))
+
+
+def reconstruct(
+    views: ViewSet,
+    faces: int = 10_000,
+    texture_size: int | None = None,
+    cells: int | None = None,
+    light: Light | None = None,
+    hold_out: int = 0,
+    device: torch.device | str | None = None,
+    names: Sequence[str] | None = None,
+) -> Reconstruction:
+    """Make a watertight, textured model from views of one object.
+
+    A visual hull of the masks is refined to a signed-distance grid that shows the images' colors
+    and masks, then made a mesh, unwrapped and textured. A view that disagrees with the others is
+    left out and named.
+
+    Args:
+        views: three or more, from different sides, with alpha.
+        faces, texture_size, cells, hold_out, device: as in `ReconstructConfig`.
+        light: the one the views were made under, to be divided out of the colors.
+        names: of the views, for notes and scores; "view 0", "view 1" and so on if None.
+
+    Raises: ValueError: too few views, one that shows nothing, or masks that agree on nothing.
+    """
+    names = [f"view {view}" for view in range(len(views))] if names is None else list(names)
+    uses = _uses(len(views), hold_out)
+    images, alpha, cameras = _premultiplied(views, names)
+    ball = object_ball(cameras)
+    fitted = _fitted(uses)
+    notes = _notes_on(alpha[fitted], cameras[fitted], ball, [names[i] for i in fitted])
+    for one in _disagreements(alpha[fitted], cameras[fitted], ball):
+        view = fitted[one.view]
+        uses[view] = LEFT_OUT
+        notes.append(
+            f"{names[view]} is left out: the others' outlines are filled to "
+            f"{one.filled_without:.0%} without it, to {one.filled_with:.0%} with it; "
+            "is its camera right?"
+        )
+    fitted = _fitted(uses)
+    used = images[fitted], alpha[fitted], cameras[fitted]
+    target = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    surface = fit_surface(
+        *(part.to(target) for part in used), Ball(ball.center.to(target), ball.radius), cells
+    )
+    closed = extract_mesh(surface, faces)
+    if closed.num_parts > 1:
+        notes.append(f"the model has {closed.num_parts} separate parts")
+    mesh = texture_mesh(closed, *used, texture_size or _texture_size(cameras), light)
+    drawn = on_white(draw_model(mesh, cameras, light or Light()))
+    scores = score_views(*drawn, images + 1 - alpha[:, None], alpha, names, uses)
+    lost = (alpha - drawn[1]).clamp(min=0).sum((1, 2)) / alpha.sum((1, 2))
+    if float(lost[fitted].mean()) > _MISSING:
+        notes.append(
+            f"{float(lost[fitted].mean()):.0%} of the outlines' area is missing: parts thinner "
+            f"than a cell, {surface.grid.cell:.2g} world units, or views that disagree"
+        )
+    return Reconstruction(mesh, scores, tuple(notes))
+
+
+def run_reconstruct(config: ReconstructConfig) -> tuple[Reconstruction, list[Path]]:
+    """Read views, make the model, write it; returns it and the files.
+
+    Raises: ValueError: what `list_sets`, `read` and `reconstruct` raise, several objects in the
+        folder, or a file that is there already. OSError: a file cannot be written.
+    """
+    output = config.output or Path("spad-out") / f"{slug(config.source.resolve().stem)}.glb"
+    for path in filter(None, (output, config.turntable)):
+        if path.exists() and not config.overwrite:
+            raise ValueError(f"expected a new file, got {path}, which exists; use --overwrite")
+    files, names = _chosen_files(config)
+    light = _light_of(config.source) if config.delight else None
+    views = files.read(config.masks)
+    result = reconstruct(
+        views,
+        config.faces,
+        config.texture_size,
+        config.cells,
+        light,
+        config.hold_out,
+        config.device,
+        names,
+    )
+    written = result.save(output)
+    if config.turntable is not None:
+        result.save_turntable(config.turntable)
+        written.append(config.turntable)
+    return result, written
+
+
+def _chosen_files(config: ReconstructConfig) -> tuple[SetFiles, list[str]]:
+    """The one object of a folder, and of many views those from the most different sides."""
+    sets = list_sets(config.source)
+    if len(sets) > 1:
+        some = ", ".join(each.name for each in sets[:3])
+        raise ValueError(
+            f"expected views of one object, got {len(sets)} objects in {config.source} "
+            f"({some}, …); give the folder of one of them"
+        )
+    files = sets[0]
+    chosen = list(range(len(files.cameras)))
+    if len(chosen) > config.most_views:
+        log.info("%d of %d views are used", config.most_views, len(chosen))
+        chosen = spread_out(files.cameras, config.most_views)
+    pictures = tuple(files.pictures[view] for view in chosen)
+    files = replace(files, cameras=files.cameras[chosen], pictures=pictures)
+    return files, [f"view {view}" for view in chosen]
+
+
+def spread_out(cameras: Cameras, count: int) -> list[int]:
+    """The numbers, ascending, of `count` cameras that look at the object from sides far apart.
+
+    From the first on, each next one is the farthest from those chosen before.
+    """
+    directions = F.normalize(cameras.centers - object_ball(cameras).center, dim=1)
+    chosen = [0]
+    nearest = directions @ directions[0]
+    while len(chosen) < count:
+        # A camera beside a chosen one is never as good as any other, so none is taken twice.
+        nearest[chosen] = torch.inf
+        chosen.append(int(nearest.argmin()))
+        nearest = torch.maximum(nearest, directions @ directions[chosen[-1]])
+    return sorted(chosen)
+
+
+def _uses(count: int, hold_out: int) -> list[str]:
+    uses = [FITTED] * count
+    if count - hold_out < FEWEST_VIEWS:
+        held = f" beside {hold_out} held out" if hold_out else ""
+        raise ValueError(
+            f"expected {FEWEST_VIEWS} views or more{held}, got {count}; give views from more sides"
+        )
+    for view in np.linspace(0, count, hold_out, endpoint=False).astype(int).tolist():
+        uses[view] = HELD_OUT
+    return uses
+
+
+def _fitted(uses: Sequence[str]) -> list[int]:
+    return [view for view, use in enumerate(uses) if use == FITTED]
+
+
+def _premultiplied(views: ViewSet, names: Sequence[str]) -> tuple[Tensor, Tensor, Cameras]:
+    """Images times alpha, alpha and cameras, no larger than is of use.
+
+    Raises: ValueError: a view shows nothing.
+    """
+    for name, alpha in zip(names, views.alpha, strict=True):
+        if not (alpha > 0.5).any():
+            raise ValueError(
+                f"expected the object in every view, got {name} with nothing in it; a white object "
+                "on white cannot be told from it: give images with alpha, or --masks"
+            )
+    images, alpha, cameras = resized(views, _LONGEST_SIDE)
+    return (images - 1 + alpha[:, None]).clamp(0, 1), alpha, cameras
+
+
+def _notes_on(alpha: Tensor, cameras: Cameras, ball: Ball, names: Sequence[str]) -> list[str]:
+    """What the views leave open before anything is fitted."""
+    notes = []
+    directions = F.normalize(cameras.centers - ball.center, dim=1)
+    widest = float(torch.rad2deg(torch.acos((directions @ directions.T).clamp(-1, 1))).max())
+    if widest < _ONE_SIDE_DEG:
+        notes.append(
+            f"all views are from one side, within {widest:.0f} degrees: the back is a guess"
+        )
+    cut = [name for name, is_cut in zip(names, cuts_off(alpha), strict=True) if is_cut]
+    if cut:
+        notes.append(f"the object is cut off at the border of {', '.join(cut)}")
+    return notes
+
+
+def _disagreements(alpha: Tensor, cameras: Cameras, ball: Ball) -> list[Disagreement]:
+    if len(cameras) <= FEWEST_VIEWS:
+        return []
+    return disagreeing_views(outline_distance(alpha), cameras, cuts_off(alpha), ball)
+
+
+def _texture_size(cameras: Cameras) -> int:
+    """Four times the images' side, a power of two."""
+    longer = max(cameras.height, cameras.width)
+    return min(2048, max(512, 2 ** round(math.log2(4 * longer))))
+
+
+@dataclass(frozen=True)
+class _RenderRecord:
+    """What is of use here in a `transforms.json`.
+
+    Attributes:
+        renderer: that `spad render` used; none in others' files.
+        rest: everything else.
+    """
+
+    rest: dict[str, Any]
+    renderer: str | None = None
+
+
+def _light_of(source: Path) -> Light:
+    """The light that the views were made under, as their record says.
+
+    Raises: ValueError: it says nothing of a light that is known.
+    """
+    record = (source if source.is_dir() else source.parent) / "transforms.json"
+    if not record.is_file() or read_json(record, _RenderRecord).renderer != "embree":
+        raise ValueError(
+            f"expected views of spad render (embree) for --delight, whose light is known, got "
+            f"others in {source}; leave --delight out"
+        )
+    return Light()

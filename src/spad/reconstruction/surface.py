@@ -1,0 +1,355 @@
+"""A surface from posed images: a signed-distance grid fitted to their masks and colors."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from spad.cameras import Cameras
+from spad.geometry.focus import Ball
+from spad.reconstruction.hull_field import cuts_off, hull_distance, outline_distance
+from spad.reconstruction.volume_rendering import (
+    Grid,
+    RaySamples,
+    TableMix,
+    composite,
+    interpolation,
+    occupied_blocks,
+    samples_along,
+)
+
+# Cells along the longest side of the finest grid, unless told otherwise.
+_FEWEST_CELLS, _MOST_CELLS = 48, 128
+# The box around the hull is found in this many cells, in so much more than the cameras' ball: one
+# wrong camera moves that.
+_BOX_CELLS, _ROOM = 44, 1.2
+# Cells around that box, for the distance outside.
+_MARGIN = 4
+# Grid points within so many pixels of the surface are fitted, the others only say in or out.
+_BAND = 2.5
+_FAR = 6.0
+# Rays start from pixels so near to a mask.
+_AROUND_MASK = 3
+
+
+@dataclass(frozen=True)
+class FitSettings:
+    """How a grid is fitted; weights are of terms that are means over rays or grid points.
+
+    Attributes:
+        coarse_steps, fine_steps: of the optimizer, at half the cells and at all.
+        rays: in a step.
+        most_rays: that are gone through before new ones are chosen, for memory.
+        learning_rate, final_rate: in cells; the first, and the share of it that is left at the end.
+        mask: weight of the masks beside the colors.
+        eikonal: that the distance grows by one a cell.
+        smoothness: that the surface does not bend.
+        area: that it is small; flattens what no view sees, such as the side an object stands on.
+        color_smoothness: that colors change little from cell to cell.
+        sharpness: of the surface, per pixel: how soft the edges of masks are.
+        sample_step: cells from one sample on a ray to the next.
+        seed: of the choice of rays.
+    """
+
+    coarse_steps: int = 60
+    fine_steps: int = 120
+    rays: int = 4096
+    most_rays: int = 60_000
+    learning_rate: float = 0.1
+    final_rate: float = 0.1
+    mask: float = 1.0
+    eikonal: float = 0.02
+    smoothness: float = 0.3
+    area: float = 0.2
+    color_smoothness: float = 0.02
+    sharpness: float = 4.0
+    sample_step: float = 0.8
+    seed: int = 0
+
+
+@dataclass(frozen=True, eq=False)
+class DistanceGrid:
+    """Signed distance, negative inside, and color, at the points of a grid.
+
+    Attributes:
+        grid: where.
+        distance: (n,) in cells; beyond a few cells only its sign counts.
+        color: (n, 3) sRGB; of use near the surface.
+        hull: (n,) distance to the visual hull, in cells, likewise.
+    """
+
+    grid: Grid
+    distance: Tensor
+    color: Tensor
+    hull: Tensor
+
+
+def fit_surface(
+    images: Tensor,
+    alpha: Tensor,
+    cameras: Cameras,
+    ball: Ball,
+    cells: int | None = None,
+    settings: FitSettings = FitSettings(),
+) -> DistanceGrid:
+    """Fit a signed-distance grid to masks and colors, from their visual hull on, coarse to fine.
+
+    Rays through the images' pixels are drawn by volume rendering of the grid and compared with
+    them, while the surface is kept smooth and small. Only grid points near the surface are computed
+    with, so the cost grows with its area.
+
+    Args:
+        images: (v, 3, h, w) sRGB in [0, 1], premultiplied by alpha.
+        alpha: (v, h, w).
+        cameras: v, on the images' device.
+        ball: where the object is.
+        cells: of the finest grid, along the longest side; about one a pixel if None.
+
+    Raises: ValueError: the masks agree on nothing.
+    Source: NeuS (Wang et al. 2021), with a grid of distances and colors in place of networks.
+    """
+    generator = torch.Generator(device=images.device).manual_seed(settings.seed)
+    outlines, cut_off = outline_distance(alpha), cuts_off(alpha)
+    box = box_of_hull(outlines, cameras, cut_off, ball)
+    if box is None:
+        raise ValueError(
+            "expected views of one object, got masks that no point in space agrees with; are the "
+            "cameras those of these views?"
+        )
+    if cells is None:
+        across = float((box[1] - box[0]).amax()) / _pixel_size(cameras, ball.center)
+        cells = min(_MOST_CELLS, max(_FEWEST_CELLS, round(across)))
+    result = None
+    for count, steps in ((cells // 2, settings.coarse_steps), (cells, settings.fine_steps)):
+        grid = grid_over(*box, count)
+        hull = hull_distance(grid.points(), outlines, cameras, cut_off) / grid.cell
+        hull = hull.clamp(max=_FAR)
+        views = _resized(images, alpha, cameras, grid.cell, ball.center)
+        if result is None:
+            color = torch.full((len(grid), 3), 0.5, device=hull.device)
+            start, deepest = DistanceGrid(grid, hull.clone(), color, hull), math.inf
+        else:
+            start, deepest = _finer(result, grid, hull), _BAND
+        fit = _Fit(start, deepest, *views, ball.center, settings)
+        fit.run(steps, generator)
+        result = fit.result()
+    return result
+
+
+def box_of_hull(
+    outlines: Tensor, cameras: Cameras, cut_off: list[bool], ball: Ball
+) -> tuple[Tensor, Tensor] | None:
+    """Lowest and highest corner (3,) of a box around the visual hull; None if that is empty."""
+    radius = _ROOM * ball.radius
+    grid = Grid(ball.center - radius, 2 * radius / (_BOX_CELLS - 1), (_BOX_CELLS,) * 3)
+    points = grid.points()
+    # Half a cell's diagonal: parts between the points count.
+    inside = points[hull_distance(points, outlines, cameras, cut_off) < 0.87 * grid.cell]
+    if not len(inside):
+        return None
+    return inside.amin(0) - grid.cell, inside.amax(0) + grid.cell
+
+
+def grid_over(low: Tensor, high: Tensor, cells: int) -> Grid:
+    """A grid over a box and a margin, `cells` points along its longest side."""
+    size = high - low
+    cell = float(size.amax()) / (cells - 1 - 2 * _MARGIN)
+    shape = [math.ceil(side / cell) + 1 + 2 * _MARGIN for side in size.tolist()]
+    half = cell * (torch.tensor(shape, device=low.device) - 1) / 2
+    return Grid((low + high) / 2 - half, cell, (shape[0], shape[1], shape[2]))
+
+
+def _finer(coarse: DistanceGrid, grid: Grid, hull: Tensor) -> DistanceGrid:
+    """A fitted grid on the points of a finer one.
+
+    What is handed on is how far the surface lies inside of the hull, so that parts of the hull that
+    are thinner than a coarse cell stay.
+    """
+    carved = (coarse.distance - coarse.hull) * (coarse.grid.cell / grid.cell)
+    volume = coarse.grid.volume(torch.cat([carved[:, None], coarse.color], dim=1).T)
+    last = torch.tensor(coarse.grid.shape, device=hull.device) - 1
+    place = (grid.points() - coarse.grid.low) / coarse.grid.cell / last * 2 - 1
+    found = F.grid_sample(
+        volume[None], place[None, None, None], align_corners=True, padding_mode="border"
+    )[0, :, 0, 0]
+    return DistanceGrid(grid, hull + found[0], found[1:].T, hull)
+
+
+def _resized(
+    images: Tensor, alpha: Tensor, cameras: Cameras, cell: float, center: Tensor
+) -> tuple[Tensor, Tensor, Cameras]:
+    """Views made smaller by a whole factor, if their pixels are finer than cells."""
+    factor = math.floor(cell / _pixel_size(cameras, center))
+    if factor <= 1:
+        return images, alpha, cameras
+    size = [math.ceil(side / factor) for side in (cameras.height, cameras.width)]
+    small = F.interpolate(torch.cat([images, alpha[:, None]], dim=1), size, mode="area")
+    return small[:, :3], small[:, 3], cameras.resized(*size)
+
+
+def _pixel_size(cameras: Cameras, center: Tensor) -> float:
+    """Width of a pixel at the object, world units, mean over views."""
+    distance = (cameras.centers - center).norm(dim=1)
+    return float((distance / cameras.intrinsics[:, 0, 0]).mean())
+
+
+class _Fit:
+    """The values near the surface of one grid, in a table, and the rays they are fitted to."""
+
+    def __init__(
+        self,
+        start: DistanceGrid,
+        deepest: float,
+        images: Tensor,
+        alpha: Tensor,
+        cameras: Cameras,
+        center: Tensor,
+        settings: FitSettings,
+    ):
+        """`deepest`: points so many pixels inside are fitted too."""
+        self._start, self._settings = start, settings
+        grid, device = start.grid, alpha.device
+        pixel = max(_pixel_size(cameras, center) / grid.cell, 1.0)
+        self._band = _BAND * pixel
+        self._sharpness = settings.sharpness / pixel
+        near = (start.distance < self._band) & (start.hull < self._band)
+        near &= start.distance > -deepest * pixel
+        self._blocks = occupied_blocks(grid.volume(near))
+        self._points = near.nonzero()[:, 0]
+        count = len(self._points)
+        # Two more rows of the table stand for all that is far outside, and far inside.
+        self._row = torch.where(start.distance > 0, count, count + 1)
+        self._row[self._points] = torch.arange(count, device=device)
+        far = torch.tensor([[_FAR, 0, 0, 0], [-_FAR, 0, 0, 0]], device=device)
+        values = torch.cat([start.distance[:, None], start.color], dim=1)[self._points]
+        self._table = torch.cat([values, far]).requires_grad_()
+        self._neighbors = self._rows_beside()
+        self._inner = (self._neighbors < count).all(1).float()[:, None]
+        self._origins, self._directions, self._targets = _rays_near_masks(images, alpha, cameras)
+        self._optimizer = torch.optim.Adam([self._table], settings.learning_rate, (0.9, 0.99))
+
+    def run(self, steps: int, generator: torch.Generator) -> None:
+        settings, done = self._settings, 0
+        while done < steps:
+            rays = torch.randperm(
+                len(self._origins), generator=generator, device=self._origins.device
+            )[: settings.most_rays]
+            samples = self._samples(rays, generator)
+            batches = math.ceil(len(rays) / settings.rays)
+            firsts = torch.arange(batches + 1, device=rays.device) * settings.rays
+            ends = torch.searchsorted(samples.ray, firsts).tolist()
+            # The surface has not left its samples behind after so many steps.
+            for number in range(min(steps - done, max(batches, 40))):
+                batch = number % batches
+                part = samples.between(ends[batch], ends[batch + 1], batch * settings.rays)
+                chosen = rays[batch * settings.rays : (batch + 1) * settings.rays]
+                self._optimizer.param_groups[0]["lr"] = (
+                    settings.learning_rate * settings.final_rate ** (done / steps)
+                )
+                if len(part.ray) > 1:
+                    self._step(part, self._targets[chosen])
+                done += 1
+
+    def result(self) -> DistanceGrid:
+        distance = self._start.distance.clamp(-_FAR, _FAR)
+        color = self._start.color.clone()
+        values = self._table.detach()[: len(self._points)]
+        distance[self._points], color[self._points] = values[:, 0], values[:, 1:]
+        return DistanceGrid(self._start.grid, distance, color, self._start.hull)
+
+    def _rows_beside(self) -> Tensor:
+        """(a, 6): rows of the points before and after along x, y and z; a where none is fitted."""
+        grid, count = self._start.grid, len(self._points)
+        place = grid.index(self._points)
+        rows = []
+        for axis, stride in enumerate(grid.strides):
+            for sign in (-1, 1):
+                moved = place[:, axis] + sign
+                there = (moved >= 0) & (moved < grid.shape[axis])
+                row = self._row[torch.where(there, self._points + sign * stride, 0)]
+                rows.append(torch.where(there, row, count).clamp(max=count))
+        return torch.stack(rows, dim=1)
+
+    @torch.no_grad()
+    def _samples(self, rays: Tensor, generator: torch.Generator) -> RaySamples:
+        """Samples of rays near the surface as it is now, none behind where a ray enters it."""
+        grid = self._start.grid
+        jitter = torch.rand(len(rays), generator=generator, device=rays.device)
+        ray, place = samples_along(
+            self._origins[rays],
+            self._directions[rays],
+            grid,
+            self._blocks,
+            jitter,
+            self._settings.sample_step,
+        )
+        distance = self._start.distance.clone()
+        distance[self._points] = self._table[: len(self._points), 0]
+        strides = torch.tensor(grid.strides, device=ray.device)
+        value = distance[((place + 0.5).long() * strides).sum(1)]
+        # The nearest grid point is less than a cell away.
+        reach = self._band + 1
+        deep = (value < -reach).long()
+        count = deep.cumsum(0)
+        is_first = torch.cat([torch.ones_like(ray[:1], dtype=torch.bool), ray[1:] != ray[:-1]])
+        before_ray = (count - deep)[is_first][is_first.cumsum(0) - 1]
+        kept = (value < reach) & (count == before_ray)
+        rows, weights = interpolation(place[kept], grid)
+        return RaySamples(ray[kept], self._row[rows], weights)
+
+    def _step(self, samples: RaySamples, target: Tensor) -> None:
+        values = TableMix.apply(self._table, samples.rows, samples.weights)
+        drawn = composite(values[:, 0], values[:, 1:], samples.ray, len(target), self._sharpness)
+        loss = 3 * F.smooth_l1_loss(drawn[:, :3], target[:, :3], beta=0.1)
+        loss = loss + self._settings.mask * F.mse_loss(drawn[:, 3], target[:, 3])
+        self._optimizer.zero_grad()
+        loss.backward()
+        gradient = self._table.grad
+        gradient[: len(self._points)] += self._regularization()
+        gradient[len(self._points) :] = 0
+        self._optimizer.step()
+
+    @torch.no_grad()
+    def _regularization(self) -> Tensor:
+        """(a, 4) gradient of the terms that only neighbors take part in, by sums over them."""
+        settings, count, inner = self._settings, len(self._points), self._inner
+        # A last row of nothing stands for neighbors that are not fitted.
+        table = F.pad(self._table[:count], (0, 0, 0, 1))
+        bend = (F.embedding_bag(self._neighbors, table, mode="sum") / 6 - table[:count]) * inner
+        spread = F.embedding_bag(self._neighbors, F.pad(bend, (0, 0, 0, 1)), mode="sum") / 6
+        weights = [settings.smoothness, *[settings.color_smoothness] * 3]
+        gradient = 2 * bend.new_tensor(weights) * (spread - bend)
+        # Where the distance bends outward, the surface is drawn in: its area falls fastest so.
+        gradient[:, 0] -= settings.area * bend[:, 0]
+        around = table[:, 0][self._neighbors]
+        slope = (around[:, 1::2] - around[:, ::2]) / 2
+        length = (slope.square().sum(1, keepdim=True) + 1e-8).sqrt()
+        push = F.pad(inner * (1 - 1 / length) * slope, (0, 0, 0, 1))
+        for axis in range(3):
+            before, after = self._neighbors[:, 2 * axis], self._neighbors[:, 2 * axis + 1]
+            gradient[:, 0] += settings.eikonal * (push[before, axis] - push[after, axis])
+        return gradient / count
+
+
+def _rays_near_masks(
+    images: Tensor, alpha: Tensor, cameras: Cameras
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Origins and unit directions (r, 3) of pixels in or near masks, and their values (r, 4)."""
+    height, width = alpha.shape[-2:]
+    y, x = torch.meshgrid(
+        torch.arange(height, device=alpha.device) + 0.5,
+        torch.arange(width, device=alpha.device) + 0.5,
+        indexing="ij",
+    )
+    pixels = torch.stack([x, y, torch.ones_like(x)], dim=-1).reshape(-1, 3)
+    side = 2 * _AROUND_MASK + 1
+    near = F.max_pool2d(alpha[:, None], side, stride=1, padding=_AROUND_MASK)[:, 0] > 0.02
+    view, pixel = near.flatten(1).nonzero(as_tuple=True)
+    world_from_pixel = cameras.world_from_cam[:, :3, :3] @ torch.linalg.inv(cameras.intrinsics)
+    directions = (world_from_pixel[view] @ pixels[pixel][..., None])[..., 0]
+    values = torch.cat([images, alpha[:, None]], dim=1).flatten(2)[view, :, pixel]
+    return cameras.centers[view], F.normalize(directions, dim=1), values
