@@ -65,7 +65,7 @@ def test_every_face_keeps_its_color(tmp_path, suffix):
     assert len(loaded.faces) == 4
     texture = loaded.textures[0].pixels[..., :3]
     middle = loaded.base_uvs.mean(1) * texture.shape[0]
-    seen = texture[middle[:, 1].astype(int), middle[:, 0].astype(int)]
+    seen = texture[middle[:, 1].astype(int), middle[:, 0].astype(int)].astype(int)
     # The longest channel of each: red looks down, green along -y, blue along -x.
     for normal, channel in (((0, 0, -1), 0), ((0, -1, 0), 1), ((-1, 0, 0), 2)):
         face = (loaded.face_normals @ np.array(normal)).argmax()

@@ -17,11 +17,12 @@ from spad.meshes.model_file import Material, Texture
 from spad.meshes.raycast import Light, RenderBuffers, render_views
 from spad.reconstruction.textured_mesh import TexturedMesh
 
-def draw_model(mesh: TexturedMesh, cameras: Cameras, light: Light = Light()) -> RenderBuffers:
+
+def draw_model(mesh: TexturedMesh, cameras: Cameras, light: Light | None = None) -> RenderBuffers:
     """Images of a model from every camera, transparent where it is not.
 
     Args:
-        light: that falls on the model, if it is lit.
+        light: that falls on the model, if it is lit; that of `spad render` if None.
     """
     corners = mesh.vertices[mesh.faces].astype(np.float64)
     across = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
@@ -48,7 +49,7 @@ def draw_model(mesh: TexturedMesh, cameras: Cameras, light: Light = Light()) -> 
         cameras.intrinsics.cpu().numpy(),
         cameras.height,
         cameras.width,
-        light=light,
+        light=light or Light(),
         geometry=False,
     )
 

@@ -121,7 +121,7 @@ def reconstruct(
     if closed.num_parts > 1:
         notes.append(f"the model has {closed.num_parts} separate parts")
     mesh = texture_mesh(closed, *used, texture_size or _texture_size(cameras), light)
-    drawn = on_white(draw_model(mesh, cameras, light or Light()))
+    drawn = on_white(draw_model(mesh, cameras, light))
     scores = score_views(*drawn, images + 1 - alpha[:, None], alpha, names, uses)
     lost = (alpha - drawn[1]).clamp(min=0).sum((1, 2)) / alpha.sum((1, 2))
     if float(lost[fitted].mean()) > _MISSING:

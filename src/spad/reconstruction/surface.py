@@ -64,7 +64,7 @@ class FitSettings:
     mask: float = 1.0
     eikonal: float = 0.02
     smoothness: float = 0.3
-    area: float = 0.2
+    area: float = 0.3
     color_smoothness: float = 0.02
     sharpness: float = 4.0
     sample_step: float = 0.8
