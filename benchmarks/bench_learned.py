@@ -27,7 +27,7 @@ from spad.evaluation.psnr_ssim import psnr
 from spad.evaluation.statistics import estimate_mean
 from spad.hub.registry import load_model, model_info
 from spad.images.grids import prompt_grid
-from spad.images.pixels import to_floats
+from spad.images.pixels import on_white, to_floats
 from spad.meshes.mesh import load_object
 from spad.meshes.raycast import render_views
 
@@ -37,16 +37,8 @@ THINGS_ON_A_SHEET = 10
 
 def rendered(path: Path, cameras: Cameras) -> np.ndarray:
     """The thing on white, uint8 (v, h, w, 3)."""
-    views = render_views(
-        load_object(path),
-        cameras.world_from_cam.numpy(),
-        cameras.intrinsics.numpy(),
-        cameras.height,
-        cameras.width,
-        background=(1.0, 1.0, 1.0),
-        geometry=False,
-    )
-    return views.rgba[..., :3]
+    rgba = render_views(load_object(path), cameras).rgba
+    return np.stack([on_white(Image.fromarray(view)) for view in rgba])
 
 
 def mask_of(images: torch.Tensor) -> torch.Tensor:

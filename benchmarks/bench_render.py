@@ -50,19 +50,13 @@ def processor_seconds(function: Callable, *arguments, **options) -> tuple[float,
     return used() - before, result
 
 
-def draw_by_rays(obj, cameras: Cameras, geometry: bool) -> None:
-    poses, intrinsics = cameras.world_from_cam.numpy(), cameras.intrinsics.numpy()
-    render_views(obj, poses, intrinsics, SIZE, SIZE, geometry=geometry)
-
-
-def measure_embree(job: tuple[Path, int]) -> tuple[int, float, float, float]:
-    """Triangles; seconds to load a model, to draw its views, and to draw them with geometry."""
+def measure_embree(job: tuple[Path, int]) -> tuple[int, float, float]:
+    """Triangles; seconds to load a model, and to render its views."""
     path, views = job
     loading, obj = processor_seconds(load_object, path)
     cameras = cameras_for(path, views)
-    colors, _ = processor_seconds(draw_by_rays, obj, cameras, geometry=False)
-    everything, _ = processor_seconds(draw_by_rays, obj, cameras, geometry=True)
-    return len(obj.faces), loading, colors, everything
+    rendering, _ = processor_seconds(render_views, obj, cameras)
+    return len(obj.faces), loading, rendering
 
 
 def draw_model(job: tuple[Path, int]) -> None:
@@ -118,21 +112,20 @@ def measure(options: argparse.Namespace) -> str:
     with multiprocessing.get_context("spawn").Pool(1) as pool:
         # The first model is drawn twice: what is imported on demand is no part of it.
         times = pool.map(measure_embree, [(path, views) for path in (paths[0], *paths)])[1:]
-    faces, loading, colors, everything = (list(column) for column in zip(*times, strict=True))
-    both = [a + b for a, b in zip(loading, everything, strict=True)]
+    faces, loading, rendering = (list(column) for column in zip(*times, strict=True))
+    both = [a + b for a, b in zip(loading, rendering, strict=True)]
     lines = [
         "| views a second a core | median model | slowest | fastest | all together |",
         "|---|---|---|---|---|",
-        row("embree, colour", views, colors),
-        row("embree, colour and geometry", views, everything),
-        row("embree, colour and geometry, with loading", views, both),
+        row("embree", views, rendering),
+        row("embree, with loading", views, both),
         *(blender_rows(paths[: options.blender_objects], views) if options.blender_objects else ()),
         "",
     ]
     if options.workers > 1:
         one, many = (clock_seconds(paths, views, workers) for workers in (1, options.workers))
         lines.append(
-            f"- embree with geometry and loading, {options.workers} workers against 1: "
+            f"- embree with loading, {options.workers} workers against 1: "
             f"{one / many:.2f} times as fast ({len(paths) * views / one:.0f} and "
             f"{len(paths) * views / many:.0f} views a second on the clock)"
         )

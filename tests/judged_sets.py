@@ -47,15 +47,7 @@ def rendered_set(name: str, cameras: Cameras) -> ViewSet:
     with TemporaryDirectory() as folder:
         path = write_gltf(Path(folder) / "model.gltf", [_part(*box, name) for box in MODELS[name]])
         model = load_object(path)
-    shown = render_views(
-        model,
-        cameras.world_from_cam.numpy(),
-        cameras.intrinsics.numpy(),
-        cameras.height,
-        cameras.width,
-        geometry=False,
-    )
-    return set_from_pictures(name, shown.rgba, cameras, f"a {name}")
+    return set_from_pictures(name, render_views(model, cameras).rgba, cameras, f"a {name}")
 
 
 def white_set(cameras: Cameras) -> ViewSet:

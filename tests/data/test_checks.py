@@ -31,8 +31,7 @@ def scene_of_boxes() -> trimesh.Trimesh:
 def rendered(mesh: trimesh.Trimesh, tmp_path: Path, cameras: Cameras) -> RenderBuffers:
     path = tmp_path / "model.ply"
     mesh.export(path)
-    poses, intrinsics = cameras.world_from_cam.numpy(), cameras.intrinsics.numpy()
-    return render_views(load_object(path), poses, intrinsics, cameras.height, cameras.width)
+    return render_views(load_object(path), cameras)
 
 
 @pytest.fixture
@@ -54,7 +53,7 @@ def test_an_empty_picture_is_blank(views, cameras):
     rgba = views.rgba.copy()
     rgba[3] = 0
     failed = check_views(replace(views, rgba=rgba), cameras)
-    assert failed["blank"] == "nothing is to be seen in view 3"
+    assert failed["blank"] == "nothing is visible in view 3"
     empty = replace(views, rgba=np.zeros_like(rgba), mask=np.zeros_like(views.mask))
     assert list(check_views(empty, cameras)) == ["blank"]
 
@@ -167,7 +166,5 @@ def test_real_models_pass(shared_models):
     config = RenderConfig(assets=Path("a"), output=Path("b"), num_random=6, num_orthogonal_sets=1)
     for path in shared_models(3):
         cameras = cameras_of(config, path.stem)
-        obj = load_object(path)
-        poses, intrinsics = cameras.world_from_cam.numpy(), cameras.intrinsics.numpy()
-        views = render_views(obj, poses, intrinsics, cameras.height, cameras.width)
+        views = render_views(load_object(path), cameras)
         assert check_views(views, cameras) == {}, path.name

@@ -257,7 +257,7 @@ def test_only_the_objects_asked_for_come(shards):
     dataset = ShardDataset(shards, uids=chosen, epochs=2, parts=())
     assert dataset.num_objects == len(chosen)
     assert sorted(uids(stream(dataset))) == sorted([*chosen, *chosen])
-    with pytest.raises(ValueError, match="none of the 1 objects"):
+    with pytest.raises(ValueError, match="none of the 1 selected objects"):
         ShardDataset(shards, uids=["unknown"])
 
 

@@ -86,8 +86,7 @@ def test_job_writes_folders_that_read_back(models):
     expected = training_cameras(object_seed(0, "r1"), 1, 1, 16, 16)
     assert torch.allclose(loaded.cameras.world_from_cam, expected.world_from_cam, atol=1e-6)
     assert torch.allclose(loaded.cameras.intrinsics, expected.intrinsics, atol=1e-4)
-    poses, intrinsics = expected.world_from_cam.numpy(), expected.intrinsics.numpy()
-    views = render_views(load_object(models / "red.gltf"), poses, intrinsics, 16, 16)
+    views = render_views(load_object(models / "red.gltf"), expected)
     folder = config.output / "r1"
     for view in range(5):
         name = f"{view:03d}.png"

@@ -4,12 +4,15 @@ import json
 import tarfile
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from spad.data.renders import is_held_out
 from spad.evaluation.protocol import load_gallery, load_protocol
 from spad.evaluation.retrieval import Gallery, fit_discriminant, picture_features
+from spad.images.pixels import on_white, to_floats
 
 COLORS = torch.tensor([[0.8, 0.1, 0.1], [0.1, 0.6, 0.2], [0.1, 0.2, 0.8], [0.9, 0.8, 0.1]])
 SHAPES = 3
@@ -153,14 +156,7 @@ def test_renders_of_held_out_objects_find_their_caption(shared_dir, tmp_path):
                 continue
             path = tmp_path / Path(member.name).name
             path.write_bytes(archive.extractfile(member).read())
-            views = render_views(
-                load_object(path),
-                *(x.numpy() for x in (cameras.world_from_cam, cameras.intrinsics)),
-                64,
-                64,
-                background=(1, 1, 1),
-                geometry=False,
-            )
-            images = torch.from_numpy(views.rgba[..., :3]).movedim(-1, 1).float() / 255
+            rgba = render_views(load_object(path), cameras).rgba
+            images = to_floats(np.stack([on_white(Image.fromarray(view)) for view in rgba]))
             ranks.append(gallery.rank(images, protocol.captions[uid_of[member.name]]))
     assert len(ranks) == 5 and ranks.count(1) >= 4 and max(ranks) <= 3

@@ -93,7 +93,7 @@ def test_which_program_runs_the_script(tmp_path, monkeypatch):
         "--background", "--factory-startup", "--python", str(SCRIPT), "--"
     ]  # fmt: skip
     monkeypatch.setenv("SPAD_BLENDER", str(tmp_path / "none"))
-    with pytest.raises(ValueError, match="SPAD_BLENDER.*no program"):
+    with pytest.raises(ValueError, match="SPAD_BLENDER.*not a program"):
         blender_command()
 
 
@@ -138,7 +138,7 @@ def test_pictures_are_read_as_blender_writes_them(cone, stand_in, capfd):
         ("result = {'kind': 'missing', 'error': 'bpy'}", ModuleNotFoundError, "bpy"),
         ("result = {'kind': 'machine', 'error': 'libSM.so.6'}", OSError, "here: libSM.so.6"),
         ("result = {'kind': 'model', 'error': 'one\\n two '}", ValueError, "cone.ply: one two$"),
-        ("print('noise'); print('the end'); sys.exit(3)", ValueError, "status 3.*said: the end"),
+        ("print('noise'); print('the end'); sys.exit(3)", ValueError, "status 3.*message: the end"),
         ("import os, signal; os.kill(os.getpid(), signal.SIGSEGV)", ValueError, "SIGSEGV$"),
         ("import os, signal; os.kill(os.getpid(), signal.SIGKILL)", MemoryError, "cone.ply"),
     ],

@@ -41,8 +41,7 @@ def shown(gltf: Gltf, tmp_path, light: Light = FULL) -> list[int]:
     """RGBA in the middle of a quad's picture."""
     obj = load_object(gltf.save(tmp_path / "m.gltf"))
     cameras = Cameras.orbit(0.0, -90.0, height=16, width=16)
-    poses, intrinsics = cameras.world_from_cam.numpy(), cameras.intrinsics.numpy()
-    return render_views(obj, poses, intrinsics, 16, 16, light=light).rgba[0, 8, 8].tolist()
+    return render_views(obj, cameras, light=light).rgba[0, 8, 8].tolist()
 
 
 def test_what_has_no_material_is_gray_and_an_empty_material_is_white(tmp_path):

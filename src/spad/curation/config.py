@@ -8,8 +8,7 @@ from tyro.conf import Positional
 
 from spad.settings import CountOrZero, checked, flag
 
-# Thresholds of the presets. SPAD, section 4, names the two rules of `paper` but no thresholds: these
-# are ours.
+# SPAD, section 4, filters by popularity and size but gives no thresholds: these are ours.
 _PAPER = {
     "min_likes": 3,
     "min_views": 100,

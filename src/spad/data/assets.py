@@ -1,4 +1,4 @@
-"""The models a job is about: their ids, files and captions."""
+"""Find the 3D models to render: their ids, files and captions."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from pathlib import Path
 from spad.data.config import RenderConfig
 from spad.data.lists import read_ids, read_rows
 
-# Beside the objects' folders stand the lists and the folder of rejected ones.
+# Names that `spad render` uses itself beside the folders of the objects.
 _RESERVED = ("objects.jsonl", "failed.jsonl", "rejected")
-_NAMED = 5
+_MOST_NAMED = 5
 
 
 @dataclass(frozen=True)
 class Asset:
-    """A model file below `root`, and what it shows."""
+    """A model file below `root`, with its captions."""
 
     uid: str
     path: Path
@@ -26,29 +26,28 @@ class Asset:
     root: Path
 
     def check_place(self) -> None:
-        """An index may come from anywhere, and what it names is opened.
+        """Check that the file is inside `root`: an index from elsewhere may name any file.
 
-        Raises: ValueError: the file lies outside `root`, or a link leads there.
+        Raises: ValueError: the file is outside `root`, by its path or by a link.
         """
         if not self.path.resolve().is_relative_to(self.root.resolve()):
             raise ValueError(
-                f"expected a file below {self.root}, got {self.path}, which lies outside; give a "
-                "--root that holds all files"
+                f"expected a file inside {self.root}, got {self.path}; give a --root that contains "
+                "all files"
             )
 
 
 def find_assets(config: RenderConfig) -> list[Asset]:
-    """The models a configuration names, in the index's order or sorted by path.
+    """The models of `config.assets`, in the index's order or sorted by path.
 
-    An index has one JSON object a line: `file` (relative to `config.root`, else to the index's
+    An index has one JSON object per line: `file` (relative to `config.root`, else to the index's
     folder), and optionally `uid`, `caption`, `short`, `captions` (a list) and `skip`. In a folder,
     a model's id is its relative path. Captions are those of `config.captions`, then those of the
-    index; where there are none, the words of the file's name.
+    index; without any, the words of the file name.
 
-    Raises: ValueError: nothing there, a malformed line, two models of one id, or ids that no
-        model has.
+    Raises: ValueError: no models, a malformed line, two models with one id, or ids without a model.
     """
-    # It loads what draws, which an index need not wait for to be refused.
+    # Imported late: it loads the renderers, and a wrong index is refused sooner without them.
     from spad.meshes.renderers import find_renderer
 
     source = Path(config.assets)
@@ -69,19 +68,19 @@ def find_assets(config: RenderConfig) -> list[Asset]:
         asset = _asset(row, root)
         if asset.uid in assets:
             raise ValueError(
-                f"expected one model for each id, got {assets[asset.uid].path} and {asset.path} "
+                f"expected one model per id, got {assets[asset.uid].path} and {asset.path} "
                 f"for {asset.uid!r}"
             )
         assets[asset.uid] = asset
     if not assets:
         raise ValueError(f"expected models ({', '.join(suffixes)}) in {source}, got none")
     if config.ids is not None:
-        assets = _chosen(assets, config.ids)
+        assets = _selected(assets, config.ids)
     return list(_captioned(assets, config.captions))[: config.limit]
 
 
 def read_index(path: Path) -> Iterator[dict]:
-    """The lines of an index of models. Raises: ValueError: a line is something else."""
+    """The lines of an index of models. Raises: ValueError: a line is malformed."""
     for number, row in read_rows(path):
         if not isinstance(row.get("file"), str):
             raise ValueError(f"{path}, line {number}: expected an object with a 'file'")
@@ -89,14 +88,14 @@ def read_index(path: Path) -> Iterator[dict]:
 
 
 def check_uid(uid: str) -> str:
-    """`uid`, if it can name a folder and a line of a list.
+    """Return `uid` if it can name a folder.
 
-    Raises: ValueError: it cannot, as something in it would lead elsewhere or hide it.
+    Raises: ValueError: it has other characters, starts with a dot, or is reserved.
     """
     if not re.fullmatch(r"[A-Za-z0-9_-][A-Za-z0-9._-]*", uid):
         raise ValueError(f"expected a uid of letters, digits, '.', '_' and '-', got {uid!r}")
     if uid.lower() in _RESERVED:
-        raise ValueError(f"expected another uid than {uid!r}, which `spad render` has taken")
+        raise ValueError(f"expected another uid than {uid!r}, a name that spad render uses")
     return uid
 
 
@@ -105,24 +104,26 @@ def _asset(row: dict, root: Path) -> Asset:
     uid = str(row.get("uid") or re.sub(r"[^A-Za-z0-9._-]+", "_", name.replace("/", "__")))
     listed = row.get("captions", [])
     if not isinstance(listed, list) or not all(isinstance(c, str) and c.strip() for c in listed):
-        raise ValueError(f"expected a list of texts as captions of {row['file']}, got {listed!r}")
+        raise ValueError(
+            f"expected the captions of {row['file']} to be a list of texts, got {listed!r}"
+        )
     captions = (*(str(row[key]) for key in ("caption", "short") if row.get(key)), *listed)
     return Asset(check_uid(uid), root / row["file"], captions, root)
 
 
-def _chosen(assets: dict[str, Asset], ids: Path) -> dict[str, Asset]:
-    """The assets that a file of ids names, in their own order."""
+def _selected(assets: dict[str, Asset], ids: Path) -> dict[str, Asset]:
+    """The assets whose ids are in the file `ids`, in their own order."""
     names = read_ids(ids)
     if unknown := sorted(names - assets.keys()):
-        some = ", ".join(unknown[:_NAMED]) + (", ..." if len(unknown) > _NAMED else "")
+        some = ", ".join(unknown[:_MOST_NAMED]) + (", …" if len(unknown) > _MOST_NAMED else "")
         raise ValueError(
-            f"expected ids of the models, got {len(unknown):,} in {ids} that no model has: {some}"
+            f"expected a model for every id in {ids}, got none for {len(unknown):,}: {some}"
         )
     return {uid: asset for uid, asset in assets.items() if uid in names}
 
 
 def _captioned(assets: dict[str, Asset], table: Path | None) -> Iterator[Asset]:
-    """The assets with their captions, each of which has at least one."""
+    """The assets with at least one caption each; those of `table` come first."""
     first: dict[str, str] = {}
     for uid, _, caption in read_captions(table) if table else ():
         if uid in assets:
@@ -134,12 +135,12 @@ def _captioned(assets: dict[str, Asset], table: Path | None) -> Iterator[Asset]:
 
 
 def read_captions(path: Path) -> Iterator[tuple[str, int, str]]:
-    """(uid, line, caption) of Cap3D's table: `uid,caption` a line, no header.
+    """(uid, line, caption) of Cap3D's table: a CSV of `uid,caption` without a header.
 
-    Raises: ValueError: no such file, or a line that is something else.
+    Raises: ValueError: no such file, or a malformed line.
     """
     if not path.is_file():
-        raise ValueError(f"expected Cap3D's .csv file of captions, got {path}, which is no file")
+        raise ValueError(f"expected Cap3D's .csv file of captions, got {path}, which is not a file")
     with open(path, encoding="utf-8-sig", newline="") as file:
         lines = csv.reader(file, strict=True)
         try:

@@ -1,4 +1,4 @@
-"""Where the cameras of a render stand: presets, the same for an object wherever it is drawn."""
+"""Camera presets of `spad render`, seeded by the object's id."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from spad.data.seeds import object_seed
 
 
 def cameras_of(config: RenderConfig, uid: str) -> Cameras:
-    """The cameras that `config` asks for, for one object: seeded by its id and the run's seed."""
+    """Cameras of one object by the preset `config.cameras`, seeded by its id and `config.seed`."""
     size = config.image_size
     seed = object_seed(config.seed, uid)
     if config.cameras == "training":
@@ -24,21 +24,20 @@ def cameras_of(config: RenderConfig, uid: str) -> Cameras:
         elevation_deg = rng.uniform(-90, 90, config.views)
     else:
         elevation_deg = np.degrees(np.arcsin(rng.uniform(-1, 1, config.views)))
-    return Cameras.orbit(elevation_deg, azimuth_deg, height=size, width=size)
+    return Cameras.orbit(elevation_deg.tolist(), azimuth_deg.tolist(), height=size, width=size)
 
 
 def training_cameras(
     seed: int, num_random: int, num_orthogonal_sets: int, height: int, width: int
 ) -> Cameras:
-    """Cameras to learn from: random ones first, then sets of four a quarter turn apart.
+    """Training cameras: random ones first, then sets of four 90° apart.
 
-    Random cameras have any azimuth; seven in ten an elevation of -10 to 40 degrees, the others
-    -15 to 75, uniform on the sphere; radius and field of view vary by a tenth or so around the
-    defaults. The four cameras of a set share one elevation of -5 to 40 degrees and have the
-    default radius and field of view.
+    Random cameras have any azimuth; 70 % have an elevation of -10° to 40°, the others of -15° to
+    75°, uniform on the sphere; radius and field of view vary by about 10 % around the defaults. The
+    four cameras of a set have one elevation of -5° to 40° and the default radius and field of view.
 
     Source: SPAD, section 4 (random and orthogonal viewpoints). Differs: the paper's elevations
-    reach the poles; this range is where people look from.
+    reach the poles; these are the usual directions to look from.
     """
     rng = np.random.default_rng(seed)
     common = rng.random(num_random) < 0.7
@@ -53,17 +52,17 @@ def training_cameras(
     quarters = np.arange(4) * 90.0
     num_in_sets = 4 * num_orthogonal_sets
     return Cameras.orbit(
-        elevation_deg=np.concatenate([elevation, np.repeat(set_elevation, 4)]),
-        azimuth_deg=np.concatenate([azimuth, (set_azimuth[:, None] + quarters).ravel() % 360]),
-        radius=np.concatenate([radius, np.full(num_in_sets, DEFAULT_RADIUS)]),
-        fov_rad=np.concatenate([fov, np.full(num_in_sets, DEFAULT_FOV_RAD)]),
+        elevation_deg=[*elevation, *np.repeat(set_elevation, 4)],
+        azimuth_deg=[*azimuth, *((set_azimuth[:, None] + quarters).ravel() % 360)],
+        radius=[*radius, *[DEFAULT_RADIUS] * num_in_sets],
+        fov_rad=[*fov, *[DEFAULT_FOV_RAD] * num_in_sets],
         height=height,
         width=width,
     )
 
 
 def quarter_turns(cameras: Cameras) -> list[list[int]]:
-    """Runs of four neighbouring views at one elevation, each a quarter turn after the last."""
+    """Groups of four consecutive views at one elevation, 90° apart, as view numbers."""
     azimuth, elevation = cameras.azimuth_deg, cameras.elevation_deg
     turns = (azimuth.diff() - 90).remainder(360)
     is_quarter = (turns.minimum(360 - turns) < 0.1) & (elevation.diff().abs() < 0.1)

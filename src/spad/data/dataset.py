@@ -1,9 +1,8 @@
-"""Objects from shards for training: shuffled, shared out among processes, resumable exactly."""
+"""The training stream of shards: shuffled, split over processes, exactly resumable."""
 
 from __future__ import annotations
 
 import copy
-import hashlib
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from io import BytesIO
@@ -16,6 +15,7 @@ import torch
 from torch.utils.data import DataLoader, IterableDataset, default_collate, get_worker_info
 
 from spad.data.camera_sampling import quarter_turns
+from spad.data.seeds import seeded
 from spad.data.shards import ShardedObject, read_shard_folder
 from spad.images.pixels import image_tensor, on_white, open_image
 
@@ -26,36 +26,36 @@ _PARTS = ("images", "depth", "latents", "text")
 class ShardDataset(IterableDataset):
     """A stream of samples, or of batches, from a folder of shards.
 
-    The stream has a position: epoch e, sample i is position e · n + i, n being the number of
-    objects. In each epoch the shards are shuffled, and then the objects of `window` neighbouring
-    shards, so that reading stays within a few files. Rank r of w takes the positions r, r + w, …
-    from the start on, so each object comes once an epoch, on one rank. What a position holds
-    (object, views, caption) depends on it and on the seed alone. Iterating again starts again: go
-    to the next epoch by `at`, or let one iteration go through all of them.
+    Sample i of epoch e has the position e · n + i, where n is the number of objects. Each epoch
+    shuffles the shards, then the objects of `window` consecutive shards, so that reading stays
+    within a few files. Rank r of w takes the positions r, r + w, …, so each object occurs once per
+    epoch, on one rank. The sample at a position (object, views, caption) depends only on the
+    position and the seed. Iterating again starts again: use `at` for the next epoch, or one
+    iteration over all epochs.
 
     With workers, use `loader`, or a `DataLoader` with `batch_size=None` and this dataset's own
-    `batch_size`: worker k then makes every k-th batch, and the stream is the same for any number of
-    workers. (A `DataLoader` that makes the batches itself also gives each object once, but in an
-    order that depends on the workers, and cannot be resumed exactly.)
+    `batch_size`: worker k makes every k-th batch, and the stream does not depend on the number of
+    workers. (A `DataLoader` that makes the batches itself also yields each object once, but in an
+    order that depends on the workers and cannot be resumed exactly.)
 
-    A sample is a dictionary; a batch of b has one more dimension before those below, and lists of
-    `uid` and `caption`:
+    A sample is a dictionary. In a batch, tensors have one more dimension in front, and `uid` and
+    `caption` are lists:
 
         uid, caption: text.
-        view: (v,) int64, which of the object's views these are.
-        world_from_cam: (v, 4, 4), and intrinsics: (v, 3, 3), of pictures of the shards' size.
+        view: (v,) int64, numbers of the views.
+        world_from_cam: (v, 4, 4), and intrinsics: (v, 3, 3) for the shards' image size.
         images: (v, 3, h, w) in [-1, 1], on white.
-        depth: (v, h, w) z-depth in world units, 0 for nothing.
+        depth: (v, h, w) z-depth in world units, 0 where nothing is visible.
         latents: (v, c, h', w') float32, scaled to about unit variance.
         text: (l, d) float32, embedding of the caption.
-        number: int64, its place in the stream, from which randomness of its own can be drawn.
-        position: int, where to go on after it; in a batch one number for all.
+        number: int64, position in the stream, to seed randomness of the sample.
+        position: int, position after it, for `state_dict`; one number per batch.
 
-    `num_objects` is the number of samples in an epoch, over all ranks.
+    `num_objects` is the number of samples per epoch, over all ranks.
 
-    To stop and go on: keep `state_dict(after=batch)` of the last batch that was used, and
-    `load_state_dict` it into a dataset of the same settings. The number of workers may be another
-    then, and so may the number of ranks if all of them had used as many batches.
+    To resume, keep `state_dict(after=batch)` of the last batch used and `load_state_dict` it into a
+    dataset with the same settings. The number of workers may differ, and so may the number of
+    ranks if all had used equally many batches.
     """
 
     def __init__(
@@ -78,25 +78,25 @@ class ShardDataset(IterableDataset):
     ):
         """
         Args:
-            folder: that `spad pack` wrote.
-            num_views: of a sample; of several numbers one is drawn for each batch.
-            views: random ones without repetition; four a quarter turn apart; either with equal
-                chance where four are asked for and the object has such; or the first.
-            captions: a random one of the object's, or its first.
-            parts: what to load.
-            batch_size: None streams single samples. The last batch may be smaller.
-            views_per_batch: instead of batch_size, so that batches of any number of views cost
-                about the same; a multiple of every one of `num_views`.
-            epochs: that one iteration goes through; None never ends. Without an end all ranks
-                get as many batches; else the last ones may lack one where they do not share n.
-            uids: only these objects; all if None.
-            shuffle: without it, objects come in the order of the shards.
-            window: shards whose objects are mixed.
-            rank, world_size: those of torch.distributed if left out, where it runs.
+            folder: output folder of `spad pack`.
+            num_views: views per sample; of several numbers, one is drawn per batch.
+            views: "random" without repetition; "orthogonal": four views 90° apart; "mixed": either
+                with equal probability, if num_views is 4 and the object has such views; "first".
+            captions: a random caption of the object, or its first.
+            parts: tensors to load.
+            batch_size: samples per batch; the last batch may be smaller. None streams samples.
+            views_per_batch: views per batch, instead of batch_size, so that batches cost about the
+                same for any number of views; a multiple of every `num_views`.
+            epochs: epochs per iteration. None: endless, and all ranks get equally many batches.
+                Otherwise later ranks may get one fewer if n is not a multiple of world_size.
+            uids: the objects to use. None: all.
+            shuffle: False keeps the order of the shards.
+            window: number of shards whose objects are mixed.
+            rank, world_size: default to those of torch.distributed, if it is initialized.
             verify: compare every shard with its checksum when a process first opens it.
 
-        Raises: ValueError: no shards there, shards that lack a part, or an argument out of range.
-            While iterating also: a damaged shard, by name; an object without quarter turns.
+        Raises: ValueError: no shards, shards without a part, or an argument out of range. While
+            iterating also: a damaged shard; an object without four views 90° apart.
         """
         self.index = read_shard_folder(Path(folder))
         self.num_views = (num_views,) if isinstance(num_views, int) else tuple(num_views)
@@ -105,14 +105,10 @@ class ShardDataset(IterableDataset):
         self.uids = None if uids is None else frozenset(uids)
         self.num_objects = len(self.places())
         self.shuffle, self.window, self.seed = shuffle, window, seed
-        self.rank, self.world_size = rank, world_size
         if rank is None and torch.distributed.is_available() and torch.distributed.is_initialized():
-            self.rank, self.world_size = (
-                torch.distributed.get_rank(),
-                torch.distributed.get_world_size(),
-            )
-        elif rank is None:
-            self.rank, self.world_size = 0, 1
+            rank, world_size = torch.distributed.get_rank(), torch.distributed.get_world_size()
+        self.rank = 0 if rank is None else rank
+        self.world_size = 1 if world_size is None else world_size
         self.verify = verify
         self._start, self._end = 0, self._end_from(0)
         self._verified: set[Path] = set()
@@ -130,15 +126,15 @@ class ShardDataset(IterableDataset):
             if part not in _PARTS:
                 raise ValueError(f"expected parts among {_PARTS}, got {part!r}")
             if part == "depth" and "depth" not in index.pictures:
-                raise ValueError(f"{index.path} holds no depth; render with --passes depth")
+                raise ValueError(f"{index.path} has no depth; render with --passes depth")
             if part in ("latents", "text") and index.latents is None:
-                raise ValueError(f"{index.path} holds no {part}; pack with --latents MODEL")
+                raise ValueError(f"{index.path} has no {part}; pack with --latents MODEL")
         if not self.num_views or not all(1 <= n <= index.num_views for n in self.num_views):
             raise ValueError(f"expected num_views of 1 to {index.num_views}, got {self.num_views}")
         if self.views == "orthogonal" and self.num_views != (4,):
             raise ValueError(f"expected num_views 4 for orthogonal views, got {self.num_views}")
         if self.uids is not None and not self.num_objects:
-            raise ValueError(f"{index.path} holds none of the {len(self.uids)} objects asked for")
+            raise ValueError(f"{index.path} has none of the {len(self.uids)} selected objects")
         if self.views_per_batch is not None:
             if self.batch_size is not None:
                 raise ValueError("expected batch_size or views_per_batch, got both")
@@ -151,13 +147,13 @@ class ShardDataset(IterableDataset):
             value = getattr(self, name)
             if value is not None and value < least:
                 raise ValueError(f"expected {name} of at least {least}, got {value}")
-        if self.world_size is None or not 0 <= self.rank < self.world_size:
+        if not 0 <= self.rank < self.world_size:
             raise ValueError(
                 f"expected a rank below world_size, got {self.rank} and {self.world_size}"
             )
 
     def places(self) -> list[tuple[int, int]]:
-        """Shard and number in it of every object of the stream, in the order of the shards."""
+        """(shard, object in the shard) of every object, in the order of the shards."""
         return [
             (number, i)
             for number, shard in enumerate(self.index.shards)
@@ -169,23 +165,20 @@ class ShardDataset(IterableDataset):
         return None if self.epochs is None else (epoch + self.epochs) * self.num_objects
 
     def at(self, epoch: int, sample: int = 0) -> ShardDataset:
-        """The same dataset, whose stream starts at a sample of an epoch, counted over all ranks."""
+        """The same dataset, starting at sample `sample`, counted over all ranks, of an epoch."""
         moved = copy.copy(self)
         moved._start, moved._end = epoch * self.num_objects + sample, self._end_from(epoch)
         return moved
 
     def reading(self, *parts: Part) -> ShardDataset:
-        """The same stream of the same objects, with other parts of them.
-
-        Raises: ValueError: the shards lack one.
-        """
+        """The same stream with other parts loaded. Raises: ValueError: the shards lack one."""
         other = copy.copy(self)
         other.parts = parts
         other._check()
         return other
 
     def state_dict(self, after: Mapping[str, Any] | None = None) -> dict[str, Any]:
-        """Where the stream goes on behind the sample or batch used last; its start if None."""
+        """Position of the stream after a sample or batch; None: its start."""
         return {
             "position": self._start if after is None else int(after["position"]),
             "end": self._end,
@@ -194,19 +187,16 @@ class ShardDataset(IterableDataset):
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Start and end iterations where `state_dict` says.
-
-        Raises: ValueError: the state is that of another seed or another list of objects.
-        """
+        """Continue from a `state_dict`. Raises: ValueError: of another seed or set of objects."""
         for name in ("seed", "num_objects"):
             if state[name] != getattr(self, name):
                 raise ValueError(
-                    f"expected a state of {name} {getattr(self, name)}, got {state[name]}"
+                    f"expected a state with {name} {getattr(self, name)}, got {state[name]}"
                 )
         self._start, self._end = state["position"], state["end"]
 
     def loader(self, num_workers: int = 0, **options: Any) -> DataLoader:
-        """A `DataLoader` whose stream is this dataset's, made by `num_workers` processes."""
+        """A `DataLoader` of this stream with `num_workers` processes."""
         return DataLoader(self, batch_size=None, num_workers=num_workers, **options)
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
@@ -215,9 +205,9 @@ class ShardDataset(IterableDataset):
         orders = _Orders(self)
         first = self._start
         for turn in count():
-            # The same for all ranks, so that none waits for another.
-            drawn = self._generator("views", first)
-            num_views = self.num_views[_draw(len(self.num_views), drawn)]
+            # The same on all ranks, so that their batches cost the same.
+            generator = seeded(self.seed, "views", first)
+            num_views = self.num_views[_draw(len(self.num_views), generator)]
             batch_size = self.batch_size or (self.views_per_batch or num_views) // num_views
             after = first + batch_size * self.world_size
             if self._end is not None:
@@ -232,19 +222,14 @@ class ShardDataset(IterableDataset):
                 yield result | {"position": after}
             first = after
 
-    def _generator(self, *what: Any) -> torch.Generator:
-        digest = hashlib.sha256(" ".join(map(str, (self.seed, *what))).encode()).digest()
-        # torch seeds its CPU generator from 32 bits alone.
-        return torch.Generator().manual_seed(int.from_bytes(digest[:4], "big"))
-
     def _sample(self, position: int, num_views: int, shard: int, index: int) -> dict[str, Any]:
-        place = self.index.shards[shard]
-        if place.path not in self._verified:
-            place.check(whole=self.verify)
-            self._verified.add(place.path)
-        sample = place.sample(index)
+        file = self.index.shards[shard]
+        if file.path not in self._verified:
+            file.check(whole=self.verify)
+            self._verified.add(file.path)
+        sample = file.sample(index)
         about = sample.read_object()
-        generator = self._generator(position, about.uid)
+        generator = seeded(self.seed, position, about.uid)
         chosen = self._choose(about, num_views, generator)
         caption = _draw(len(about.captions), generator) if self.captions == "random" else 0
         result = {
@@ -257,14 +242,14 @@ class ShardDataset(IterableDataset):
         }
         names = {
             "images": [self.index.suffix("color", view) for view in chosen],
-            "depth": [self.index.suffix("depth", v) for v in chosen]
+            "depth": [self.index.suffix("depth", view) for view in chosen]
             if "depth" in self.parts
             else [],
             "latents": ["latents.npy"],
             "text": ["text.npy"],
         }
         members = sample.read({name for part in self.parts for name in names[part]})
-        where = f"{place.path}, {about.uid}"
+        where = f"{file.path}, {about.uid}"
         for part in self.parts:
             data = [members[name] for name in names[part]]
             result[part] = self._decode(part, data, where, chosen, caption)
@@ -282,7 +267,7 @@ class ShardDataset(IterableDataset):
         if turns:
             return turns[_draw(len(turns), generator)]
         if self.views == "orthogonal":
-            raise ValueError(f"expected views of {about.uid} a quarter turn apart, got none")
+            raise ValueError(f"expected four views of {about.uid} 90° apart, got none")
         return torch.randperm(len(about.cameras), generator=generator)[:num_views].tolist()
 
     def _decode(
@@ -296,12 +281,12 @@ class ShardDataset(IterableDataset):
         try:
             array = np.load(BytesIO(data[0]), allow_pickle=False)
         except (ValueError, EOFError) as error:
-            raise ValueError(f"{where}: expected {part} as an array ({error})") from None
+            raise ValueError(f"{where}: expected {part} to be an array, got: {error}") from None
         return torch.from_numpy(array[chosen] if part == "latents" else array[caption]).float()
 
 
 class _Orders:
-    """Which object stands where in an epoch; the last order asked for is kept."""
+    """The order of objects in each epoch; keeps the last one computed."""
 
     def __init__(self, dataset: ShardDataset):
         self.dataset = dataset
@@ -322,7 +307,7 @@ class _Orders:
         numbers = torch.arange(len(self.places))
         if not dataset.shuffle:
             return numbers
-        generator = dataset._generator("order", epoch)
+        generator = seeded(dataset.seed, "order", epoch)
         ranges = numbers.split(self.sizes)
         shards = torch.randperm(len(ranges), generator=generator).tolist()
         mixed = []

@@ -1,7 +1,7 @@
-"""Views of a model by Blender, in a process of its own: real materials, shadows, FBX and USD.
+"""Render a model with Blender in a process of its own: full materials, shadows, FBX and USD.
 
-Blender runs in the Python that this runs in, if bpy is installed there, or in the one that the
-environment variable SPAD_BLENDER names: a Python with bpy, or Blender's own executable.
+The environment variable SPAD_BLENDER names a Python with bpy, or Blender's executable. Default:
+this Python, if bpy is installed.
 """
 
 from __future__ import annotations
@@ -27,35 +27,36 @@ from spad.meshes.readers import MODEL_SUFFIXES
 from spad.meshes.settings import RendererSettings
 
 SCRIPT = Path(__file__).with_name("blender_script.py")
-# Our modules that lie beside the script are not to be taken for others of their names.
-_OWN_PATH = ("-P",)
-# Blender's passes have a large number where nothing is.
-NOTHING_BEYOND = 1e9
+# Keep the script's folder off sys.path: its modules would shadow others of the same names.
+_SAFE_PATH = "-P"
+# Blender's depth is larger where nothing is visible.
+_LARGEST_DEPTH = 1e9
 
 
 class BlenderRenderer:
-    """Cycles, Eevee or Workbench for the colours; exact rays by Cycles for the geometry.
+    """Blender renderer: color by Cycles, Eevee or Workbench; depth, normals and mask by Cycles.
 
-    Lights, cameras and animations of the file are left out; what has bones is drawn at rest.
-    Normals are the materials' own, so a normal map shows in them. Which side of a triangle is
-    seen is not told (`back_facing` is None). FBX and USD files say what is up and how long a
-    unit is: their coordinates count as Blender imports them, z up, in metres.
+    Lights, cameras and animations of the file are ignored; rigged models are rendered in their rest
+    pose. Normals include normal maps. `back_facing` is None. FBX and USD files define their up axis
+    and unit; `object_from_asset` starts from Blender's import of them, z up, in meters.
     """
 
     version = 1
     suffixes = (*MODEL_SUFFIXES, ".fbx", ".usd", ".usda", ".usdc", ".usdz")
 
     def __init__(self, workers: int = 0):
-        """`workers`: how many processes draw at once and share the cores; 0 is one for each."""
+        """`workers`: processes that render at once and share the cores; 0: one per core."""
         self.workers = workers
 
     def render(self, path: Path, cameras: Cameras, settings: RendererSettings) -> RenderResult:
-        """As `spad.meshes.renderers.Renderer` says.
+        """Render the model at `path`, as `spad.meshes.renderers.Renderer` defines.
 
-        Raises also OSError: this machine cannot run Blender, whatever the model; MemoryError:
-        Blender was killed.
+        Raises:
+            ValueError, ModuleNotFoundError: as there.
+            OSError: Blender does not run on this machine.
+            MemoryError: Blender was killed.
         """
-        # Missed before Blender draws for nothing.
+        # A missing OpenEXR is reported before Blender renders.
         import OpenEXR  # noqa: F401
 
         path = Path(path)
@@ -76,34 +77,35 @@ class BlenderRenderer:
 
 
 def blender_command() -> list[str]:
-    """The command that runs the script; the folder of a job is to follow.
+    """The command line that runs the script, without the folder of the job.
 
     Raises:
-        ValueError: SPAD_BLENDER names no program.
-        ModuleNotFoundError: it is not set, and bpy is not installed.
+        ValueError: SPAD_BLENDER is not a program.
+        ModuleNotFoundError: SPAD_BLENDER is not set, and bpy is not installed.
     """
     named = os.environ.get("SPAD_BLENDER")
     if not named:
         if importlib.util.find_spec("bpy") is None:
             raise ModuleNotFoundError("no Blender; see SPAD_BLENDER", name="bpy")
-        return [sys.executable, *_OWN_PATH, str(SCRIPT)]
+        return [sys.executable, _SAFE_PATH, str(SCRIPT)]
     program = shutil.which(named)
     if program is None:
         raise ValueError(
             f"expected SPAD_BLENDER to name Blender or a Python with bpy, got {named!r}, "
-            "which is no program"
+            "which is not a program"
         )
     if Path(program).name.lower().startswith("python"):
-        return [program, *_OWN_PATH, str(SCRIPT)]
+        return [program, _SAFE_PATH, str(SCRIPT)]
     return [program, "--background", "--factory-startup", "--python", str(SCRIPT), "--"]
 
 
 def describe_job(
     path: Path, cameras: Cameras, settings: RendererSettings, workers: int = 0
 ) -> dict:
-    """What the script is told: plain numbers and words, cameras as Blender has them."""
+    """The content of job.json: settings of the script, and cameras in Blender's form."""
     matrix_world, angle_x, shift = to_blender(cameras)
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    has_affinity = hasattr(os, "sched_getaffinity")
+    cores = len(os.sched_getaffinity(0)) if has_affinity else os.cpu_count() or 1
     return {
         "path": str(path.resolve()),
         "normalize": settings.normalize,
@@ -112,7 +114,6 @@ def describe_job(
         "engine": settings.blender_engine,
         "samples": settings.blender_samples,
         "device": settings.blender_device,
-        # The workers share the cores.
         "threads": max(1, cores // workers) if workers else 1,
         "light": asdict(Light()),
         "height": cameras.height,
@@ -124,10 +125,10 @@ def describe_job(
 
 
 def _run(command: list[str], folder: Path, path: Path) -> dict:
-    """The script's result, with its errors raised."""
+    """Run the script. Raises: as `BlenderRenderer.render`. Returns: the content of result.json."""
     environment = os.environ | {"TMPDIR": str(folder), "TEMP": str(folder)}
     if command[0] != sys.executable:
-        # Packages of this Python are of no use to another.
+        # Another Python must not load the packages of this one.
         environment.pop("PYTHONPATH", None)
         environment.pop("PYTHONHOME", None)
     log_path = folder / "log.txt"
@@ -138,13 +139,13 @@ def _run(command: list[str], folder: Path, path: Path) -> dict:
     result_path = folder / "result.json"
     if not result_path.is_file():
         lines = log_path.read_text(encoding="utf-8", errors="replace").strip().splitlines()
-        last = f", after it said: {lines[-1].strip()}" if lines else ""
+        last = f"; its last message: {lines[-1].strip()}" if lines else ""
         ending = f"status {done.returncode}"
         if done.returncode < 0:
             ending = signal.Signals(-done.returncode).name
         if ending == "SIGKILL":
-            raise MemoryError(f"Blender was killed over {path.name}, perhaps of too little memory")
-        raise ValueError(f"cannot draw {path.name}: Blender ended with {ending}{last}")
+            raise MemoryError(f"Blender was killed on {path.name}, perhaps for lack of memory")
+        raise ValueError(f"cannot render {path.name}: Blender ended with {ending}{last}")
     result = json.loads(result_path.read_text(encoding="utf-8"))
     kind, error = result.get("kind"), " ".join(result.get("error", "").split())
     if kind == "missing":
@@ -157,14 +158,14 @@ def _run(command: list[str], folder: Path, path: Path) -> dict:
 
 
 def read_views(folder: Path, num_views: int) -> RenderBuffers:
-    """The pictures that the script wrote."""
+    """The images that the script wrote."""
     numbers = range(num_views)
     colors = [_read_passes(folder / f"color-{view:03d}.exr") for view in numbers]
     geometry = [_read_passes(folder / f"geometry-{view:03d}.exr") for view in numbers]
     linear = np.stack([_channels(passes, "Combined", "RGBA") for passes in colors])
     depth = np.stack([_channels(passes, "Depth", "Z")[..., 0] for passes in geometry])
     normals = np.stack([_channels(passes, "Normal", "XYZ") for passes in geometry])
-    mask = depth < NOTHING_BEYOND
+    mask = depth < _LARGEST_DEPTH
     lengths = np.linalg.norm(normals, axis=-1, keepdims=True)
     return RenderBuffers(
         rgba=encode_pixels(linear),
@@ -175,7 +176,7 @@ def read_views(folder: Path, num_views: int) -> RenderBuffers:
 
 
 def _read_passes(path: Path) -> dict[str, np.ndarray]:
-    """All channels of an EXR file by the last two words of their names, as in "Depth.Z"."""
+    """All channels of an EXR file by the last two parts of their names, such as "Depth.Z"."""
     import OpenEXR
 
     with OpenEXR.File(str(path), separate_channels=True) as file:

@@ -1,44 +1,48 @@
-"""Draws one model in Blender: run by `spad.meshes.blender` in a Python that has bpy, or by Blender.
+"""Render one model in Blender: run by `spad.meshes.blender` in a Python with bpy, or by Blender.
 
     python blender_script.py FOLDER
     blender --background --factory-startup --python blender_script.py -- FOLDER
 
-The folder holds job.json. For every view this writes color-000.exr, anti-aliased, and
-geometry-000.exr, what the pixels' centres see; then result.json, with the transform or an error.
-It imports nothing of spad's: Blender's Python is not the one that spad is installed in.
+FOLDER contains job.json. For every view this writes color-000.exr, anti-aliased, and
+geometry-000.exr, sampled at the pixel centers; then result.json with the transform or an error.
+It imports nothing from spad, which is not installed in Blender's Python.
 """
 
 import json
 import os
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-# Older versions have other names for much of this.
+# bpy and mathutils are part of Blender.
+# pyright: reportMissingImports=false
+
+# Oldest supported version: earlier ones name many of these properties differently.
 OLDEST = (5, 0)
 CREASE_DEG = 40.0
 GLTF_SUFFIXES = (".glb", ".gltf")
-# Of a triangle's length, and of the whole.
+# Smallest width of a triangle relative to its length, and smallest length relative to the object's.
 THINNEST = 1e-6
-# Least alpha that counts as solid: one half, and a rounding error.
+# Least alpha of an opaque surface: one half, less a rounding error.
 SOLID = 0.4999
-# About the centre of a pixel.
+# Filter width, in pixels, that samples the pixel's center.
 NARROWEST_FILTER_PX = 0.01
 WORKBENCH_SAMPLES = (5, 8, 11, 16, 32)
 GPU_KINDS = ("OPTIX", "CUDA", "HIP", "METAL", "ONEAPI")
 
 
-class Unusable(Exception):
-    """The model or the settings cannot be used; the message says why."""
+class UnusableModel(Exception):
+    """The model cannot be used."""
 
 
-class Machine(Exception):
-    """This machine lacks something, whatever the model."""
+class UnusableMachine(Exception):
+    """Blender does not run on this machine, or lacks something."""
 
 
-class AtRest:
-    """Keeps the glTF importer from moving nodes to where their first animation begins."""
+class WithoutAnimations:
+    """Extension of the glTF importer that drops animations, which would move nodes."""
 
     def gather_import_animations(self, animations: list | None, options, gltf) -> None:
         if animations:
@@ -48,12 +52,12 @@ class AtRest:
 def main(folder: Path) -> None:
     job = json.loads((folder / "job.json").read_text(encoding="utf-8"))
     try:
-        result = {"object_from_asset": draw(job, folder)}
+        result = {"object_from_asset": render_all(job, folder)}
     except ModuleNotFoundError as error:
         result = {"kind": "missing", "error": error.name}
-    except (ImportError, Machine) as error:
+    except (ImportError, UnusableMachine) as error:
         result = {"kind": "machine", "error": str(error)}
-    # Importers are Python and C++ of many hands; whatever they raise means "unusable".
+    # Importers may raise anything; it means that the model is unusable.
     except Exception as error:
         result = {"kind": "model", "error": in_one_line(error)}
     partial = folder / "result.json.part"
@@ -62,41 +66,43 @@ def main(folder: Path) -> None:
 
 
 def in_one_line(error: Exception) -> str:
-    """The point of an error: Blender wraps those of its importers in a page of text."""
+    """The last line of an error: Blender adds a page of text to those of its importers."""
     lines = [line.strip() for line in str(error).splitlines() if not line.startswith("Location:")]
     last = next((line for line in reversed(lines) if line), "")
-    if isinstance(error, (Unusable, RuntimeError)):
+    if isinstance(error, (UnusableModel, RuntimeError)):
         return last.removeprefix("Error: ")
     return f"{type(error).__name__}: {last}"
 
 
-def draw(job: dict, folder: Path) -> list[list[float]]:
-    """Write the pictures; returns object_from_asset."""
+def render_all(job: dict, folder: Path) -> list[list[float]]:
+    """Render all views. Returns: object_from_asset."""
     import bpy
 
     if bpy.app.version < OLDEST:
-        raise Machine(f"Blender {bpy.app.version_string} is too old; install Blender 5.0 or newer")
+        version = bpy.app.version_string
+        raise UnusableMachine(f"expected Blender 5.0 or newer, got {version}")
     bpy.ops.wm.read_factory_settings(use_empty=True)
     import_model(bpy, Path(job["path"]))
-    check_pictures(bpy, Path(job["path"]).parent)
-    settle(bpy, Path(job["path"]).suffix.lower())
+    check_images(bpy, Path(job["path"]).parent)
+    remove_motion(bpy, Path(job["path"]).suffix.lower())
     object_from_asset = normalize(bpy, job)
-    dress(bpy, Path(job["path"]).suffix.lower())
-    light(bpy, job["light"])
-    set_up(bpy, job)
-    take(bpy, job, folder / "color-{:03d}.exr")
+    complete_materials(bpy, Path(job["path"]).suffix.lower())
+    add_lights(bpy, job["light"])
+    set_up_color(bpy, job)
+    render_views(bpy, job, folder / "color-{:03d}.exr")
     set_up_geometry(bpy)
-    take(bpy, job, folder / "geometry-{:03d}.exr")
+    render_views(bpy, job, folder / "geometry-{:03d}.exr")
     return object_from_asset.tolist()
 
 
 def import_model(bpy, path: Path) -> None:
     name, suffix = str(path), path.suffix.lower()
-    # Axes as in the file: it is `normalize` that turns the model upright.
+    # Keep the axes of the file: `normalize` turns the model upright.
     as_is = {"forward_axis": "Y", "up_axis": "Z"}
     if suffix in GLTF_SUFFIXES:
-        # Here the importer looks for extensions of it.
-        sys.modules["io_scene_gltf2"].glTF2ImportUserExtension = AtRest
+        # The importer looks here for extensions.
+        importer: Any = sys.modules["io_scene_gltf2"]
+        importer.glTF2ImportUserExtension = WithoutAnimations
         bpy.ops.import_scene.gltf(filepath=name, disable_bone_shape=True)
     elif suffix == ".obj":
         bpy.ops.wm.obj_import(filepath=name, **as_is)
@@ -112,21 +118,21 @@ def import_model(bpy, path: Path) -> None:
         bpy.ops.wm.usd_import(filepath=name, create_world_material=False, **nothing)
 
 
-def check_pictures(bpy, folder: Path) -> None:
-    """Blender paints what it cannot read in magenta, and reads from anywhere."""
+def check_images(bpy, folder: Path) -> None:
+    """Refuse images that are missing or outside the model's folder: Blender would not."""
     for image in bpy.data.images:
         if image.source != "FILE":
             continue
         path = Path(bpy.path.abspath(image.filepath)).resolve()
         if not image.packed_file and not path.is_relative_to(folder.resolve()):
-            raise Unusable(f"it refers to {image.filepath!r}, which lies outside its folder")
+            raise UnusableModel(f"it refers to {image.filepath!r}, which lies outside its folder")
         if 0 in image.size:
-            raise Unusable(f"picture {path.name!r} is missing or cannot be read")
+            raise UnusableModel(f"image {path.name!r} is missing or unreadable")
 
 
-def settle(bpy, suffix: str) -> None:
-    """Leave only surfaces to be seen, and nothing that moves them."""
-    # Joints of a glTF file are nodes, which stand where they stand without any animation.
+def remove_motion(bpy, suffix: str) -> None:
+    """Hide everything but surfaces, and remove animations."""
+    # Joints of a glTF file are nodes, posed without any animation.
     pose = "POSE" if suffix in GLTF_SUFFIXES else "REST"
     scene = bpy.context.scene
     for obj in scene.objects:
@@ -137,18 +143,18 @@ def settle(bpy, suffix: str) -> None:
             if obj.data.shape_keys:
                 obj.data.shape_keys.animation_data_clear()
         elif obj.type != "EMPTY":
-            # Hidden, not removed: others may hang from it.
+            # Hidden, not removed: it may be the parent of a surface.
             obj.hide_render = obj.hide_viewport = True
     scene.frame_set(1)
 
 
 def normalize(bpy, job: dict) -> np.ndarray:
-    """Move everything into the cameras' world; returns object_from_asset."""
+    """Transform the model into the cameras' world. Returns: object_from_asset."""
     from mathutils import Matrix
 
     scene = bpy.context.scene
     z_up_from_y_up = np.array([[1, 0, 0, 0], [0, 0, -1, 0], [0, 1, 0, 0], [0, 0, 0, 1.0]])
-    # Blender has turned glTF upright already, whose y is up if it keeps to the format.
+    # Blender's import has already turned glTF from y up to z up.
     is_gltf = Path(job["path"]).suffix.lower() in GLTF_SUFFIXES
     blender_from_asset = z_up_from_y_up if is_gltf else np.eye(4)
     y_up = job["up"] == "y" or (job["up"] is None and is_gltf)
@@ -164,7 +170,7 @@ def normalize(bpy, job: dict) -> np.ndarray:
         mesh = obj.to_mesh()
         num_faces += len(mesh.loops) - 2 * len(mesh.polygons)
         if num_faces > job["max_faces"]:
-            raise Unusable(f"more triangles than --max-faces {job['max_faces']:,}")
+            raise UnusableModel(f"more triangles than --max-faces {job['max_faces']:,}")
         mesh.calc_loop_triangles()
         corners = np.empty(3 * len(mesh.loop_triangles), dtype=np.int32)
         mesh.loop_triangles.foreach_get("vertices", corners)
@@ -172,11 +178,11 @@ def normalize(bpy, job: dict) -> np.ndarray:
         mesh.vertices.foreach_get("co", points)
         points = points.reshape(-1, 3).astype(np.float64)
         pose = z_up_from_blender @ np.array(instance.matrix_world)
-        # Loose points are not drawn, so they take no room.
+        # Vertices without a triangle are not visible, so they are not part of the bounds.
         parts.append((points @ pose[:3, :3].T + pose[:3, 3])[corners.reshape(-1, 3)])
         obj.to_mesh_clear()
     if num_faces == 0:
-        raise Unusable("expected triangles, got none; is it a point cloud or an empty scene?")
+        raise UnusableModel("expected triangles, got none; is it a point cloud or an empty scene?")
     center, extent = bounds(visible_triangles(np.concatenate(parts), job), job)
     object_from_z_up = np.diag([1 / extent] * 3 + [1.0])
     object_from_z_up[:3, 3] = -center / extent
@@ -191,7 +197,7 @@ def normalize(bpy, job: dict) -> np.ndarray:
 
 
 def bounds(points: np.ndarray, job: dict) -> tuple[np.ndarray, float]:
-    """The middle of the box around triangles, and the length that becomes 1."""
+    """The center of the bounding box of points, and the length that becomes 1."""
     points = points.reshape(-1, 3)
     low, high = points.min(axis=0), points.max(axis=0)
     center = (low + high) / 2
@@ -201,31 +207,31 @@ def bounds(points: np.ndarray, job: dict) -> tuple[np.ndarray, float]:
 
 
 def visible_triangles(points: np.ndarray, job: dict) -> np.ndarray:
-    """Triangles (f, 3, 3) without those that `spad.meshes.mesh.visible_triangles` leaves out."""
+    """Triangles (f, 3, 3) large enough to see, as `spad.meshes.mesh.visible_triangles`."""
     if not np.isfinite(points).all():
-        raise Unusable("expected finite vertices, got NaN or infinity")
+        raise UnusableModel("expected finite vertices, got NaN or infinity")
     edges = np.roll(points, -1, axis=1) - points
     longest = (edges**2).sum(axis=-1).max(axis=1)
     doubled_areas = np.linalg.norm(np.cross(edges[:, 0], edges[:, 1]), axis=-1)
     keep = doubled_areas > THINNEST * longest
     if not keep.any():
-        raise Unusable("expected a surface, got only triangles without area")
+        raise UnusableModel("expected a surface, got only triangles without area")
     _, extent = bounds(points[keep], job)
     return points[keep & (longest > (THINNEST * extent) ** 2)]
 
 
-def dress(bpy, suffix: str) -> None:
-    """Give surfaces what their files leave open, as the embree renderer does."""
+def complete_materials(bpy, suffix: str) -> None:
+    """Add normals and materials where the file has none, as the embree renderer does."""
     for material in bpy.data.materials:
         material.use_backface_culling = False
         if suffix == ".obj":
             for node in principled(material):
                 color = node.inputs["Base Color"].default_value
-                # MTL colours are what a colour picker showed.
+                # Colors in MTL files are sRGB.
                 color[:3] = linear_from_srgb(np.array(color[:3])).tolist()
                 glow = node.inputs["Emission Color"].default_value
                 glow[:3] = linear_from_srgb(np.array(glow[:3])).tolist()
-    bare: dict[str, object] = {}
+    defaults: dict[str, object] = {}
     for obj in bpy.context.scene.objects:
         if obj.type != "MESH":
             continue
@@ -235,27 +241,27 @@ def dress(bpy, suffix: str) -> None:
             mesh.set_sharp_from_angle(angle=np.radians(CREASE_DEG))
         colors = mesh.color_attributes.active_color
         if colors:
-            mend_cut_colors(colors.data)
+            restore_truncated_colors(colors.data)
         if not mesh.materials:
             mesh.materials.append(None)
         for slot in obj.material_slots:
             if slot.material is None:
                 name = colors.name if colors else ""
-                if name not in bare:
-                    bare[name] = bare_material(bpy, name)
-                slot.material = bare[name]
+                if name not in defaults:
+                    defaults[name] = default_material(bpy, name)
+                slot.material = defaults[name]
 
 
-def mend_cut_colors(data) -> None:
-    """Undo what some exporters do: cast colours in [0, 1] to bytes without scaling them."""
+def restore_truncated_colors(data) -> None:
+    """Rescale colors that an exporter cast from [0, 1] to bytes without scaling."""
     values = np.empty(4 * len(data), dtype=np.float32)
     data.foreach_get("color", values)
     if 0 < values.max() < 1.5 / 255:
         data.foreach_set("color", np.rint(values * 255))
 
 
-def bare_material(bpy, color_attribute: str):
-    material = bpy.data.materials.new("bare")
+def default_material(bpy, color_attribute: str):
+    material = bpy.data.materials.new("default")
     material.diffuse_color = (0.6, 0.6, 0.6, 1)
     tree = material.node_tree
     (shader,) = principled(material)
@@ -277,8 +283,8 @@ def linear_from_srgb(srgb: np.ndarray) -> np.ndarray:
     return np.where(srgb <= 0.04045, srgb / 12.92, ((srgb + 0.055) / 1.055) ** 2.4)
 
 
-def light(bpy, job: dict) -> None:
-    """A sky and two soft suns, as strong as the numbers of `spad.meshes.raycast.Light`."""
+def add_lights(bpy, job: dict) -> None:
+    """A sky and two soft suns with the irradiance of `spad.meshes.raycast.Light`."""
     from mathutils import Vector
 
     scene = bpy.context.scene
@@ -305,7 +311,7 @@ def light(bpy, job: dict) -> None:
         tree.links.new(source, target)
     for name in ("key", "fill"):
         sun = bpy.data.lights.new(name, "SUN")
-        # So wide that its light reaches round the object, as the wrapped cosine does.
+        # Wide enough to light surfaces facing away, like the wrapped cosine.
         sun.energy = np.pi * job[name]
         sun.angle = np.pi / 2
         lamp = bpy.data.objects.new(name, sun)
@@ -314,8 +320,8 @@ def light(bpy, job: dict) -> None:
         scene.collection.objects.link(lamp)
 
 
-def set_up(bpy, job: dict) -> None:
-    """Everything about the pictures but what each camera has of its own."""
+def set_up_color(bpy, job: dict) -> None:
+    """Set the render engine, its quality and the file format."""
     scene = bpy.context.scene
     render, cycles = scene.render, scene.cycles
     render.resolution_x, render.resolution_y = job["width"], job["height"]
@@ -324,17 +330,17 @@ def set_up(bpy, job: dict) -> None:
     render.use_persistent_data = True
     render.threads_mode = "FIXED"
     render.threads = job["threads"]
-    # Linear light in full precision: nothing is left to a view transform.
-    pictures = render.image_settings
-    pictures.media_type = "MULTI_LAYER_IMAGE"
-    pictures.file_format = "OPEN_EXR_MULTILAYER"
-    pictures.color_depth = "32"
-    pictures.exr_codec = "ZIP"
+    # Linear light in full precision, without a view transform.
+    files = render.image_settings
+    files.media_type = "MULTI_LAYER_IMAGE"
+    files.file_format = "OPEN_EXR_MULTILAYER"
+    files.color_depth = "32"
+    files.exr_codec = "ZIP"
     cycles.samples = job["samples"]
     cycles.use_adaptive_sampling = False
     cycles.use_denoising = True
     cycles.seed = 0
-    # The mean over the pixel's own area, as in the embree renderer.
+    # The mean over the pixel's area, as in the embree renderer.
     cycles.pixel_filter_type = "BOX"
     cycles.filter_width = 1.0
     cycles.max_bounces = 6
@@ -361,7 +367,7 @@ def use_gpu(bpy) -> None:
         try:
             preferences.compute_device_type = kind
         except TypeError:
-            continue  # this build of Blender does not know the kind
+            continue  # not supported by this build of Blender
         preferences.refresh_devices()
         found = [device for device in preferences.devices if device.type == kind]
         if found:
@@ -369,11 +375,11 @@ def use_gpu(bpy) -> None:
                 device.use = device.type == kind
             bpy.context.scene.cycles.device = "GPU"
             return
-    raise Machine("Cycles finds no graphics card here; try --blender-device cpu")
+    raise UnusableMachine("expected a GPU for Cycles, got none; try --blender-device cpu")
 
 
 def set_up_geometry(bpy) -> None:
-    """From now on, one exact ray through the centre of each pixel."""
+    """Switch to one exact ray through the center of each pixel."""
     scene = bpy.context.scene
     cycles, layer = scene.cycles, scene.view_layers[0]
     scene.render.engine = "CYCLES"
@@ -383,7 +389,7 @@ def set_up_geometry(bpy) -> None:
     cycles.max_bounces = 0
     layer.use_pass_z = layer.use_pass_normal = True
     layer.pass_alpha_threshold = SOLID
-    # One ray would pass a half transparent surface by chance.
+    # A single ray would pass a transparent surface at random.
     for material in bpy.data.materials:
         for node in principled(material):
             alpha = node.inputs["Alpha"]
@@ -398,8 +404,8 @@ def set_up_geometry(bpy) -> None:
             tree.links.new(solid.outputs[0], alpha)
 
 
-def take(bpy, job: dict, pattern: Path) -> None:
-    """Render every view into a file of its own."""
+def render_views(bpy, job: dict, pattern: Path) -> None:
+    """Render every view into its own file."""
     from mathutils import Matrix
 
     scene = bpy.context.scene

@@ -1,4 +1,4 @@
-"""Numbers of a model file that say whether it is worth rendering; nothing is drawn."""
+"""Count the triangles, vertices and animations of a model file, and hash its geometry."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from spad.meshes.readers import read_model
 
 @dataclass(frozen=True)
 class Measurement:
-    """Counts of a model with all its instances, and the hash of its triangles."""
+    """Counts of a model, instances included, and a hash of its triangles."""
 
     faces: int
     vertices: int
@@ -23,11 +23,10 @@ class Measurement:
 def measure_model(path: Path) -> Measurement:
     """Count triangles, vertices and animations of a GLB, glTF, OBJ, PLY or STL file.
 
-    Files of the same triangles have the same `geometry`, whatever the order of triangles,
-    vertices and nodes, and whatever the materials. A copy that was moved or scaled is another
-    geometry.
+    `geometry` depends only on the set of triangles: not on the order of triangles, vertices and
+    nodes, nor on materials. A moved or scaled copy has another geometry.
 
-    Raises: ValueError: the file is missing, unreadable, or has vertices that are no numbers.
+    Raises: ValueError: the file is missing or unreadable, or has vertices that are not finite.
     """
     path = Path(path)
     model = read_model(path, with_textures=False)
@@ -42,12 +41,12 @@ def measure_model(path: Path) -> Measurement:
 
 
 def _hash_triangles(corners: np.ndarray) -> str:
-    """64 bits of (f, 3, 3) float32 triangles that no reordering of them or their corners changes.
+    """64-bit hash of (f, 3, 3) float32 triangles, independent of their order and their corners'.
 
-    Sums of well-mixed numbers do not depend on the order. Source of the mixing step: the final
-    steps of MurmurHash3, by Austin Appleby.
+    A sum of mixed values does not depend on the order. Source of the mixing: the finalizer of
+    MurmurHash3, by Austin Appleby.
     """
-    # Adding zero turns -0.0 into 0.0, which is the same place.
+    # Adding zero turns -0.0 into 0.0, which is the same coordinate.
     bits = np.ascontiguousarray(corners + np.float32(0)).view(np.uint32).astype(np.uint64)
     places = np.zeros(bits.shape[:2], dtype=np.uint64)
     for axis in range(3):

@@ -1,29 +1,31 @@
-"""Views of a model by ray casting (embree) and numpy shading: colour, depth, normals, mask."""
+"""Ray casting with embree and shading with numpy: color, depth, normals and mask of a mesh."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
-from embreex import mesh_construction
+from embreex.mesh_construction import TriangleMesh as EmbreeMesh
 from embreex.rtcore_scene import EmbreeScene
 
+from spad.cameras import Cameras
 from spad.images.color import srgb_from_linear
 from spad.meshes.mesh import TriangleMesh
 from spad.meshes.texture_sampling import sample_texture
 
-# See-through surfaces (alpha mask or blend) a ray may pass before it is given up on.
+# Most transparent surfaces (alpha mask or blend) that a ray passes.
 MAX_LAYERS = 8
 
 
 @dataclass(frozen=True)
 class Light:
-    """Soft light fixed in the world, so that all views of an object agree.
+    """Soft illumination fixed in the world, the same for all views.
 
-    Irradiance of a surface with unit normal n is the hemisphere's mix of `ground` and `sky` by
-    n's height, plus `key` and `fill` times a wrapped cosine to their directions. With the
-    defaults it runs from 0.46 (turned away, facing down) to about 1: colours stay readable.
-    Directions point towards the light, in world coordinates, any length.
+    The irradiance of a surface with unit normal n is a mix of `ground` and `sky` by the z of n,
+    plus `key` and `fill` times a wrapped cosine to their directions. With the defaults it ranges
+    from 0.46 (facing down, away from the lights) to about 1. Directions point towards the light,
+    in world coordinates, with any length.
     """
 
     ground: float = 0.45
@@ -50,35 +52,35 @@ class Light:
 
 @dataclass(frozen=True)
 class RenderBuffers:
-    """Pictures of one object from v cameras; see docs/conventions.md for axes.
+    """Images of one object from v cameras; docs/conventions.md defines the axes.
 
     Attributes:
-        rgba: (v, h, w, 4) uint8, sRGB colour with straight (not premultiplied) alpha.
-        depth: (v, h, w) float32, distance along the camera's forward axis of what the pixel's
-            centre sees, world units, infinity where it sees nothing; None if not asked for.
-        normals: (v, h, w, 3) float32, unit, world frame, facing the camera, zero where the
-            pixel's centre sees nothing; None if not asked for.
-        mask: (v, h, w) bool, whether the pixel's centre sees the object; None likewise.
-        back_facing: (v, h, w) bool, whether it sees the rear of a triangle, the side its corners
-            run clockwise on; None likewise, or where a renderer cannot tell.
+        rgba: (v, h, w, 4) uint8, sRGB color with straight (not premultiplied) alpha.
+        depth: (v, h, w) float32 z-depth at the pixel's center, world units, infinity where nothing
+            is visible.
+        normals: (v, h, w, 3) float32, unit, world frame, facing the camera, zero where nothing is
+            visible.
+        mask: (v, h, w) bool, whether the pixel's center sees the object.
+        back_facing: (v, h, w) bool, whether it sees the back of a triangle, on which its corners
+            run clockwise; None if the renderer does not report it.
     """
 
     rgba: np.ndarray
-    depth: np.ndarray | None
-    normals: np.ndarray | None
-    mask: np.ndarray | None
+    depth: np.ndarray
+    normals: np.ndarray
+    mask: np.ndarray
     back_facing: np.ndarray | None = None
 
 
 @dataclass(frozen=True)
 class RenderResult:
-    """An object's pictures, and the transform that brought its file into the world they show.
+    """The images of an object, and the transform from the file's coordinates to the world.
 
     Attributes:
-        views: the pictures.
-        object_from_asset: (4, 4) float64, takes the file's coordinates to the cameras' world:
-            z up, centred, normalised.
-        notes: sentences on what of the file is left out or was read otherwise than it says.
+        views: the images.
+        object_from_asset: (4, 4) float64, from the file's coordinates to the world: z up, centered,
+            normalized.
+        notes: sentences on parts of the file that were ignored or reinterpreted.
     """
 
     views: RenderBuffers
@@ -87,84 +89,54 @@ class RenderResult:
 
 
 def render_views(
-    obj: TriangleMesh,
-    world_from_cam: np.ndarray,
-    intrinsics: np.ndarray,
-    height: int,
-    width: int,
-    samples_per_side: int = 2,
-    background: tuple[float, float, float] | None = None,
-    light: Light = Light(),
-    geometry: bool = True,
+    obj: TriangleMesh, cameras: Cameras, samples_per_side: int = 2, light: Light = Light()
 ) -> RenderBuffers:
     """Render an object from every camera.
 
-    Colour is the mean of samples_per_side² evenly spread rays a pixel, taken in linear light.
+    Color is the mean of samples_per_side² evenly spaced rays per pixel, in linear light; depth,
+    normals and mask come from one ray through the pixel's center.
 
     Args:
-        obj: the object; its coordinates are the world's.
-        world_from_cam: (v, 4, 4) poses, OpenCV axes.
-        intrinsics: (v, 3, 3) in pixels, origin at the picture's top-left corner.
-        height, width: picture size in pixels.
-        samples_per_side: rays a pixel along each side, for colour.
-        background: sRGB colour in [0, 1] put behind the object; None leaves it transparent.
-        light: how surfaces are lit.
-        geometry: also make depth, normals and mask, at the cost of one more ray a pixel.
+        obj: the object, in world coordinates.
+        cameras: v views.
+        samples_per_side: color rays per pixel side.
+        light: the illumination.
 
-    Raises: ValueError: sizes or shapes do not fit.
+    Raises: ValueError: `samples_per_side` below 1.
     """
-    world_from_cam = np.asarray(world_from_cam, dtype=np.float64)
-    intrinsics = np.asarray(intrinsics, dtype=np.float64)
-    _check_views(world_from_cam, intrinsics, height, width, samples_per_side)
-    num_views = len(world_from_cam)
-    caster = _Caster(obj, light)
-    rgba = np.zeros((num_views, height, width, 4), dtype=np.uint8)
-    depth = normals = mask = back_facing = None
-    if geometry:
-        depth = np.full((num_views, height, width), np.inf, dtype=np.float32)
-        normals = np.zeros((num_views, height, width, 3), dtype=np.float32)
-        back_facing = np.zeros((num_views, height, width), dtype=bool)
-    backdrop = None if background is None else np.asarray(background, dtype=np.float32)
-    for view in range(num_views):
-        pose, camera = world_from_cam[view], intrinsics[view]
-        rows, cols = _covered(obj.vertices, pose, camera, height, width)
-        if rows.stop > rows.start and cols.stop > cols.start:
-            rays = _ray_directions(pose, camera, rows, cols, samples_per_side)
-            linear = caster.colors(pose[:3, 3], rays.reshape(-1, 3))
-            linear = linear.reshape(*rays.shape[:2], samples_per_side**2, 4)
-            linear = np.einsum("hwsc->hwc", linear) / samples_per_side**2
-            rgba[view, rows, cols] = encode_pixels(linear)
-            if geometry:
-                rays = _ray_directions(pose, camera, rows, cols, 1).reshape(-1, 3)
-                shape = (rows.stop - rows.start, cols.stop - cols.start)
-                distances, facing, behind = caster.surfaces(pose[:3, 3], rays)
-                # Rays advance one unit along the camera's axis per unit of their parameter.
-                depth[view, rows, cols] = distances.reshape(shape)
-                normals[view, rows, cols] = facing.reshape(*shape, 3)
-                back_facing[view, rows, cols] = behind.reshape(shape)
-        if backdrop is not None:
-            rgba[view] = _over(rgba[view], backdrop)
-    if geometry:
-        mask = np.isfinite(depth)
-    return RenderBuffers(rgba, depth, normals, mask, back_facing)
-
-
-def _check_views(world_from_cam, intrinsics, height, width, samples_per_side) -> None:
-    if world_from_cam.ndim != 3 or world_from_cam.shape[1:] != (4, 4):
-        raise ValueError(f"expected world_from_cam of shape (v, 4, 4), got {world_from_cam.shape}")
-    if intrinsics.shape != (len(world_from_cam), 3, 3):
-        raise ValueError(
-            f"expected intrinsics of shape ({len(world_from_cam)}, 3, 3), got {intrinsics.shape}; "
-            "give one matrix per pose"
-        )
-    if height < 1 or width < 1:
-        raise ValueError(f"expected a picture of at least 1x1 pixels, got {height}x{width}")
     if samples_per_side < 1:
         raise ValueError(f"expected samples_per_side of at least 1, got {samples_per_side}")
+    num_views, height, width = len(cameras), cameras.height, cameras.width
+    poses = cameras.world_from_cam.numpy().astype(np.float64)
+    intrinsics = cameras.intrinsics.numpy().astype(np.float64)
+    caster = _Caster(obj, light)
+    rgba = np.zeros((num_views, height, width, 4), dtype=np.uint8)
+    depth = np.full((num_views, height, width), np.inf, dtype=np.float32)
+    normals = np.zeros((num_views, height, width, 3), dtype=np.float32)
+    back_facing = np.zeros((num_views, height, width), dtype=bool)
+    for view, (pose, camera) in enumerate(zip(poses, intrinsics, strict=True)):
+        rows, cols = _covered(obj.vertices, pose, camera, height, width)
+        if rows.stop <= rows.start or cols.stop <= cols.start:
+            continue
+        rays = _ray_directions(pose, camera, rows, cols, samples_per_side)
+        linear = caster.colors(pose[:3, 3], rays.reshape(-1, 3))
+        linear = linear.reshape(*rays.shape[:2], samples_per_side**2, 4)
+        linear = np.einsum("hwsc->hwc", linear) / samples_per_side**2
+        rgba[view, rows, cols] = encode_pixels(linear)
+        rays = _ray_directions(pose, camera, rows, cols, 1).reshape(-1, 3)
+        shape = (rows.stop - rows.start, cols.stop - cols.start)
+        distances, facing, behind = caster.surfaces(pose[:3, 3], rays)
+        # Rays advance one unit along the camera's axis per unit of their parameter.
+        depth[view, rows, cols] = distances.reshape(shape)
+        normals[view, rows, cols] = facing.reshape(*shape, 3)
+        back_facing[view, rows, cols] = behind.reshape(shape)
+    return RenderBuffers(rgba, depth, normals, np.isfinite(depth), back_facing)
 
 
-def _covered(vertices, pose, camera, height, width) -> tuple[slice, slice]:
-    """Rows and columns of the picture that the object can appear in."""
+def _covered(
+    vertices: np.ndarray, pose: np.ndarray, camera: np.ndarray, height: int, width: int
+) -> tuple[slice, slice]:
+    """Rows and columns of the image that may contain the object."""
     cam = (vertices - pose[:3, 3]) @ pose[:3, :3]
     if cam[:, 2].min() <= 1e-3:
         return slice(0, height), slice(0, width)  # the camera is beside or inside the object
@@ -178,8 +150,10 @@ def _covered(vertices, pose, camera, height, width) -> tuple[slice, slice]:
     return slice(top, bottom), slice(left, right)
 
 
-def _ray_directions(pose, camera, rows, cols, samples) -> np.ndarray:
-    """World directions (rows, cols, samples², 3), one unit long along the camera's axis."""
+def _ray_directions(
+    pose: np.ndarray, camera: np.ndarray, rows: slice, cols: slice, samples: int
+) -> np.ndarray:
+    """World directions (rows, cols, samples², 3) with z = 1 in camera axes."""
     offsets = (np.arange(samples) + 0.5) / samples
     y = np.arange(rows.start, rows.stop)[:, None, None, None] + offsets[:, None]
     x = np.arange(cols.start, cols.stop)[:, None, None] + offsets
@@ -191,7 +165,7 @@ def _ray_directions(pose, camera, rows, cols, samples) -> np.ndarray:
 
 
 def encode_pixels(linear: np.ndarray) -> np.ndarray:
-    """uint8 sRGB with straight alpha from premultiplied linear colour (..., 4)."""
+    """Premultiplied linear color (..., 4) as uint8 sRGB with straight alpha."""
     alpha = linear[..., 3]
     seen = alpha > 0
     pixels = np.zeros(linear.shape, dtype=np.uint8)
@@ -201,21 +175,14 @@ def encode_pixels(linear: np.ndarray) -> np.ndarray:
     return pixels
 
 
-def _over(rgba: np.ndarray, background: np.ndarray) -> np.ndarray:
-    """Opaque picture with a colour behind it, mixed in sRGB as picture viewers do."""
-    alpha = rgba[..., 3:] * np.float32(1 / 255)
-    mixed = rgba[..., :3] * alpha + background * 255 * (1 - alpha)
-    return np.concatenate([np.rint(mixed).astype(np.uint8), np.full_like(rgba[..., 3:], 255)], -1)
-
-
 class _Caster:
-    """An object in embree's tree, with what shading a hit needs laid out by face."""
+    """An object in an embree scene, with its materials as arrays for shading."""
 
     def __init__(self, obj: TriangleMesh, light: Light):
         self._obj = obj
         self._light = light
         self._scene = EmbreeScene()
-        mesh_construction.TriangleMesh(scene=self._scene, vertices=obj.vertices, indices=obj.faces)
+        EmbreeMesh(scene=self._scene, vertices=obj.vertices, indices=obj.faces)
         materials = obj.materials
         self._factors = np.array([m.base_factor for m in materials], dtype=np.float32)
         self._base_ids = np.array([m.base_texture for m in materials])
@@ -223,13 +190,12 @@ class _Caster:
         self._emissive_ids = np.array([m.emissive_texture for m in materials])
         self._opacity_ids = np.array([m.opacity_texture for m in materials])
         self._unlit = np.array([m.unlit for m in materials])
-        # An opaque surface ignores alpha: its cut-off lies below every value.
         self._opaque = np.array([m.alpha_mode == "OPAQUE" for m in materials])
         self._masked = np.array([m.alpha_mode == "MASK" for m in materials])
         self._cutoffs = np.array([m.alpha_cutoff for m in materials], dtype=np.float32)
 
     def colors(self, origin: np.ndarray, rays: np.ndarray) -> np.ndarray:
-        """Premultiplied linear colour and coverage (n, 4) that rays from one point meet."""
+        """Premultiplied linear color and alpha (n, 4) along rays from one point."""
         total = np.zeros((len(rays), 4), dtype=np.float32)
         for ids, faces, weights, passed in self._layers(origin, rays):
             rgb, alpha = self._shade(faces, weights, rays[ids])
@@ -240,13 +206,14 @@ class _Caster:
     def surfaces(
         self, origin: np.ndarray, rays: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Of the first surface at least half there: ray parameter (n,), normal (n, 3), rear (n,).
+        """The first surface of alpha ≥ 0.5 on each ray.
 
-        The normal faces the camera; rear says whether the triangle's own faces away from it.
+        Returns: ray parameter (n,), shading normal (n, 3) facing the camera, and whether the
+            triangle's own normal faces away (n,).
         """
         distances = np.full(len(rays), np.inf, dtype=np.float32)
         normals = np.zeros((len(rays), 3), dtype=np.float32)
-        rear = np.zeros(len(rays), dtype=bool)
+        back_facing = np.zeros(len(rays), dtype=bool)
         for ids, faces, weights, _ in self._layers(origin, rays):
             solid = self._alpha(faces, weights) >= 0.5
             solid &= np.isinf(distances[ids])
@@ -257,18 +224,23 @@ class _Caster:
             distances[ids] = along
             behind = self._behind(faces, ray)
             normals[ids] = self._normals(faces, weights, behind)
-            rear[ids] = behind
-        return distances, normals, rear
+            back_facing[ids] = behind
+        return distances, normals, back_facing
 
-    def _layers(self, origin, rays):
-        """Yield (ray ids, faces, barycentric weights, light still passing) front to back."""
+    def _layers(
+        self, origin: np.ndarray, rays: np.ndarray
+    ) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]]:
+        """The surfaces along rays, front to back.
+
+        Yields: ray ids (m,), faces (m,), barycentric weights (m, 3), transmittance so far (m,).
+        """
         ids = np.arange(len(rays))
         starts = np.zeros(len(rays), dtype=np.float32)
         passed = np.ones(len(rays), dtype=np.float32)
         base = origin.astype(np.float32)
-        origins, going_on = np.broadcast_to(base, rays.shape).copy(), rays
+        origins, directions = np.broadcast_to(base, rays.shape).copy(), rays
         for _ in range(MAX_LAYERS):
-            hit = self._scene.run(origins, going_on, output=True)
+            hit = self._scene.run(origins, directions, output=True)
             found = hit["primID"] >= 0
             u, v = hit["u"][found], hit["v"][found]
             ids, faces, passed = ids[found], hit["primID"][found], passed[found]
@@ -278,17 +250,18 @@ class _Caster:
             yield ids, faces, weights, passed
             if self._opaque.all():
                 return
-            # A step of a ten-thousandth of the way leaves the surface just met behind.
+            # Continue 1/10,000 of the distance behind the surface, so as not to hit it again.
             starts = (starts[found] + hit["tfar"][found]) * np.float32(1 + 1e-4)
             passed = passed * (1 - self._alpha(faces, weights))
-            going = passed > 1 / 255
-            ids, starts, passed = ids[going], starts[going], passed[going]
+            visible = passed > 1 / 255
+            ids, starts, passed = ids[visible], starts[visible], passed[visible]
             if len(ids) == 0:
                 return
-            going_on = rays[ids]
-            origins = base + starts[:, None] * going_on
+            directions = rays[ids]
+            origins = base + starts[:, None] * directions
 
-    def _base(self, faces, weights) -> np.ndarray:
+    def _base(self, faces: np.ndarray, weights: np.ndarray) -> np.ndarray:
+        """Linear base color and alpha (n, 4)."""
         material = self._obj.face_materials[faces]
         base = self._factors[material]
         if self._obj.corner_colors is not None:
@@ -302,10 +275,19 @@ class _Caster:
             base[:, 3] *= self._textured(opacity, opacity_ids, uvs, faces, weights)[:, 3]
         return base
 
-    def _textured(self, values, texture_ids, uvs, faces, weights) -> np.ndarray:
+    def _textured(
+        self,
+        values: np.ndarray,
+        texture_ids: np.ndarray,
+        uvs: np.ndarray | None,
+        faces: np.ndarray,
+        weights: np.ndarray,
+    ) -> np.ndarray:
+        """Values (n, c) multiplied by their textures, where there are any, in place."""
         for texture_id in np.unique(texture_ids):
             if texture_id < 0:
                 continue
+            assert uvs is not None
             chosen = texture_ids == texture_id
             part = slice(None) if chosen.all() else chosen
             uv = _interpolate(weights[part], uvs[faces[part]])
@@ -313,27 +295,31 @@ class _Caster:
             values[part] *= texels[:, : values.shape[1]]
         return values
 
-    def _alpha(self, faces, weights) -> np.ndarray:
+    def _alpha(self, faces: np.ndarray, weights: np.ndarray) -> np.ndarray:
         material = self._obj.face_materials[faces]
         if self._opaque.all():
             return np.ones(len(faces), dtype=np.float32)
         return self._coverage(self._base(faces, weights)[:, 3], material)
 
-    def _coverage(self, alpha, material) -> np.ndarray:
+    def _coverage(self, alpha: np.ndarray, material: np.ndarray) -> np.ndarray:
+        """Alpha (n,) as the alpha modes of the materials interpret it."""
         cut = np.where(alpha >= self._cutoffs[material], np.float32(1), np.float32(0))
         alpha = np.where(self._masked[material], cut, np.clip(alpha, 0, 1))
         return np.where(self._opaque[material], np.float32(1), alpha)
 
-    def _behind(self, faces, rays) -> np.ndarray:
-        # Sides are told apart by the true surface: a smooth normal may lean past the outline.
+    def _behind(self, faces: np.ndarray, rays: np.ndarray) -> np.ndarray:
+        # By the face normal: a smooth normal may point away from the camera near the outline.
         return _dot(self._obj.face_normals[faces], rays) > 0
 
-    def _normals(self, faces, weights, behind) -> np.ndarray:
+    def _normals(self, faces: np.ndarray, weights: np.ndarray, behind: np.ndarray) -> np.ndarray:
         normals = _unit(_interpolate(weights, self._obj.corner_normals[faces]))
         normals *= np.where(behind, np.float32(-1), np.float32(1))[:, None]
         return normals
 
-    def _shade(self, faces, weights, rays) -> tuple[np.ndarray, np.ndarray]:
+    def _shade(
+        self, faces: np.ndarray, weights: np.ndarray, rays: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Linear color (n, 3) and alpha (n,) of hits."""
         material = self._obj.face_materials[faces]
         base = self._base(faces, weights)
         normals = self._normals(faces, weights, self._behind(faces, rays))
@@ -347,11 +333,11 @@ class _Caster:
         return rgb, self._coverage(base[:, 3], material)
 
 
-# Sums over two to four entries, for which einsum is several times faster than `.sum(axis)`.
+# Sums over two to four entries: einsum is several times faster than `.sum(axis)`.
 
 
 def _interpolate(weights: np.ndarray, corners: np.ndarray) -> np.ndarray:
-    """(n, c) from barycentric weights (n, 3) and corner values (n, 3, c)."""
+    """Values (n, c) at barycentric weights (n, 3) of corner values (n, 3, c)."""
     return np.einsum("nk,nkc->nc", weights, corners)
 
 
