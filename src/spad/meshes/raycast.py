@@ -107,8 +107,8 @@ def render_views(
     if samples_per_side < 1:
         raise ValueError(f"expected samples_per_side of at least 1, got {samples_per_side}")
     num_views, height, width = len(cameras), cameras.height, cameras.width
-    poses = cameras.world_from_cam.numpy().astype(np.float64)
-    intrinsics = cameras.intrinsics.numpy().astype(np.float64)
+    poses = cameras.world_from_cam.cpu().numpy().astype(np.float64)
+    intrinsics = cameras.intrinsics.cpu().numpy().astype(np.float64)
     caster = _Caster(obj, light)
     rgba = np.zeros((num_views, height, width, 4), dtype=np.uint8)
     depth = np.full((num_views, height, width), np.inf, dtype=np.float32)

@@ -43,15 +43,7 @@ def draw_model(mesh: TexturedMesh, cameras: Cameras, light: Light | None = None)
         textures=(Texture(texture, ("clamp", "clamp")),),
         object_from_asset=np.eye(4),
     )
-    return render_views(
-        model,
-        cameras.world_from_cam.cpu().numpy(),
-        cameras.intrinsics.cpu().numpy(),
-        cameras.height,
-        cameras.width,
-        light=light or Light(),
-        geometry=False,
-    )
+    return render_views(model, cameras, light=light or Light())
 
 
 def on_white(views: RenderBuffers) -> tuple[Tensor, Tensor]:
