@@ -15,8 +15,8 @@ ROOT = Path(__file__).parents[2]
 ORIGIN = torch.zeros(3)
 
 
-def off_centre_cameras(num_views=5, height=48, width=64, seed=0):
-    """Free poses, each with its own focal lengths and off-centre principal point."""
+def off_center_cameras(num_views=5, height=48, width=64, seed=0):
+    """Free poses, each with its own focal lengths and off-center principal point."""
     generator = torch.Generator().manual_seed(seed)
 
     def uniform(*shape):
@@ -56,7 +56,7 @@ def test_orbit_cameras_are_proper_rotations(orbit):
     assert_close(torch.linalg.det(rotation), torch.ones(len(orbit)))
 
 
-def test_orbit_cameras_see_the_target_in_the_centre_at_the_radius():
+def test_orbit_cameras_see_the_target_in_the_center_at_the_radius():
     target = torch.tensor([0.3, -0.2, 0.5])
     cameras = Cameras.orbit([-90, 0, 20, 90], [10, 20, 30, 40], 2.5, target=target)
     xy, depth = cameras.project(target)
@@ -146,7 +146,7 @@ def test_look_at_along_an_up_of_y_works():
 
 
 def test_project_agrees_with_the_matrices_and_unproject_inverts_it():
-    cameras = off_centre_cameras()
+    cameras = off_center_cameras()
     points = torch.rand(4, 6, 3, generator=torch.Generator().manual_seed(1)) - 0.5
     xy, depth = cameras.project(points)
     assert xy.shape == (5, 4, 6, 2) and depth.shape == (5, 4, 6)
@@ -166,13 +166,13 @@ def test_points_behind_or_beside_a_camera_have_no_pixel():
 
 
 def test_cam_from_world_inverts_the_pose():
-    cameras = off_centre_cameras()
+    cameras = off_center_cameras()
     product = cameras.cam_from_world @ cameras.world_from_cam
     assert_close(product, torch.eye(4).expand(5, 4, 4), atol=1e-5, rtol=0)
 
 
 def test_resizing_pictures_scales_pixels():
-    cameras = off_centre_cameras()
+    cameras = off_center_cameras()
     xy, depth = cameras.project(ORIGIN)
     small_xy, small_depth = cameras.resized(24, 16).project(ORIGIN)
     assert_close(small_xy, xy * torch.tensor([16 / 64, 24 / 48]))
@@ -180,7 +180,7 @@ def test_resizing_pictures_scales_pixels():
 
 
 def test_moving_world_and_points_together_changes_no_pixel():
-    cameras, motion = off_centre_cameras(), rigid_motion()
+    cameras, motion = off_center_cameras(), rigid_motion()
     points = torch.rand(7, 3, generator=torch.Generator().manual_seed(2)) - 0.5
     moved_points = points @ motion[:3, :3].mT.float() + motion[:3, 3].float()
     xy, depth = cameras.project(points)
@@ -189,7 +189,7 @@ def test_moving_world_and_points_together_changes_no_pixel():
     assert_close(moved_depth, depth, atol=1e-5, rtol=1e-5)
 
 
-def test_ndc_of_an_off_centre_wide_view_points_left_and_up():
+def test_ndc_of_an_off_center_wide_view_points_left_and_up():
     cameras = Cameras.orbit(0, 0, fov_rad=math.pi / 2, height=100, width=200)
     intrinsics = cameras.intrinsics.clone()
     intrinsics[:, :2, 2] += torch.tensor([25.0, 50.0])
@@ -198,7 +198,7 @@ def test_ndc_of_an_off_centre_wide_view_points_left_and_up():
 
 
 def test_views_are_picked_and_joined_in_order():
-    cameras = off_centre_cameras()
+    cameras = off_center_cameras()
     picks = [cameras[1], cameras[-1], cameras[np.int64(0)], cameras[2:4], cameras[[3, 1]]]
     assert [len(pick) for pick in picks] == [1, 1, 1, 2, 2]
     joined = Cameras.cat(picks)

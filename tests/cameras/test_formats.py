@@ -56,7 +56,7 @@ def write_jpeg_header(path, height, width):
     path.write_bytes(b"\xff\xd8" + app0 + frame)
 
 
-@pytest.mark.parametrize("kind", ["shared", "off-centre", "uneven pixels"])
+@pytest.mark.parametrize("kind", ["shared", "off-center", "uneven pixels"])
 def test_transforms_round_trip_exactly(tmp_path, kind):
     cameras = cameras_of(kind)
     save_transforms(tmp_path / "transforms.json", cameras, NAMES)
@@ -66,7 +66,7 @@ def test_transforms_round_trip_exactly(tmp_path, kind):
         assert loaded.image_paths == NAMES
 
 
-@pytest.mark.parametrize("kind", ["shared", "off-centre", "uneven pixels"])
+@pytest.mark.parametrize("kind", ["shared", "off-center", "uneven pixels"])
 def test_colmap_round_trip(tmp_path, kind):
     cameras = cameras_of(kind)
     save_colmap(tmp_path / "sparse" / "0", cameras, NAMES)
@@ -76,7 +76,7 @@ def test_colmap_round_trip(tmp_path, kind):
         assert loaded.image_paths == NAMES
 
 
-@pytest.mark.parametrize("kind", ["shared", "off-centre"])
+@pytest.mark.parametrize("kind", ["shared", "off-center"])
 def test_blender_round_trip(kind):
     cameras = cameras_of(kind)
     matrix_world, fov_rad, shift = to_blender(cameras)
@@ -384,7 +384,7 @@ def test_a_failed_write_keeps_the_old_files(tmp_path, monkeypatch):
 
     monkeypatch.setattr(Path, "write_text", fill_the_disk)
     with pytest.raises(OSError, match="No space left"):
-        save_colmap(tmp_path, cameras_of("off-centre"), NAMES)
+        save_colmap(tmp_path, cameras_of("off-center"), NAMES)
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 

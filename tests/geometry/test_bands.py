@@ -11,7 +11,7 @@ from spad.geometry.rays import pixel_grid
 
 
 def mixed_cameras() -> Cameras:
-    """One sees another's centre, two share a place, one looks away."""
+    """One sees another's center, two share a place, one looks away."""
     around = Cameras.orbit([20, -5, 80], [0, 100, 250], height=24, width=36)
     inward = Cameras.look_at([[1.2, 0, 0.4]], [[3.0, 0, 1.0]], height=24, width=36)
     return Cameras.cat([around, inward, around[0]])
@@ -22,9 +22,9 @@ def test_bands_are_rows_of_the_mask(depths):
     cameras, (h, w) = mixed_cameras(), (8, 12)
     grid = cameras.resized(h, w)
     mask = epipolar_mask(cameras, h, w, 3.0, *depths).reshape(5, h * w, 5, h, w)
-    centres = pixel_grid(h, w, cameras.intrinsics)[:, :2]
+    centers = pixel_grid(h, w, cameras.intrinsics)[:, :2]
     for view in range(5):
-        bands = pixel_bands(grid, view, centres, *depths)
+        bands = pixel_bands(grid, view, centers, *depths)
         for pixel in range(h * w):
             assert torch.equal(bands.masks(pixel, 3.0), mask[view, pixel])
 

@@ -17,7 +17,7 @@ SIZE = dict(height=64, width=64)
 
 
 def scattered(num_views: int, seed: int) -> Cameras:
-    """Cameras anywhere in a small box, looking anywhere, with a principal point off the centre."""
+    """Cameras anywhere in a small box, looking anywhere, with a principal point off the center."""
     generator = torch.Generator().manual_seed(seed)
     eyes = torch.rand(num_views, 3, generator=generator) - 0.5
     targets = torch.randn(num_views, 3, generator=generator)
@@ -220,5 +220,5 @@ def test_real_depth_maps_reproject_into_the_bands(shared_dir):
                 inside += mask[view, token[seen], other, row * grid + col].sum().item()
                 total += int(seen.sum())
     assert total > 1000
-    # The sampled depth is that of a pixel next to the cell's centre.
+    # The sampled depth is that of a pixel next to the cell's center.
     assert inside / total > 0.999

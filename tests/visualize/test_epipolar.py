@@ -202,10 +202,10 @@ def test_a_picture_of_another_size_is_named(epipolar, capture, capsys):
         ((), "expected a folder of pictures with cameras, or cameras such as --views 4"),
         (("nowhere",), "nowhere: expected a readable file"),
         (("--views", 3, "--pixel", 256, 0), "expected --pixel with a row from 0 to 255"),
-        (("--views", 3, "--pixel", 0, -1), "a column from 0 to 255, got 0 -1"),
+        (("--views", 3, "--pixel", 0, -1), "expected --pixel of at least 0, got -1"),
         (("--views", 3, "--view", 3), "expected --view from 0 to 2, got 3"),
         (("--views", 3, "--to", 9), "expected --to from 0 to 2, got 9"),
-        (("--views", 3, "--grid", 0, 2), "expected --grid of 1 to 256 rows"),
+        (("--views", 3, "--grid", 0, 2), "expected --grid of at least 1, got 0"),
         (("--views", 3, "--pixel", 1, 1, "--grid", 2, 2), "expected --pixel or --grid, got both"),
         (("--views", 3, "--elevation", 1, 2), "expected 1 or 3 values of elevation_deg, got 2"),
         (("--views", 3, "--depth", "x"), "expected cameras to go with --images and --depth"),
@@ -224,9 +224,10 @@ def test_wrong_requests_get_one_line(epipolar, capsys, flags, message):
 
 
 def test_settings_are_checked(epipolar, capsys):
-    with pytest.raises(SystemExit):
-        epipolar("--views", 3, "--band-width", 1)
-    assert "band_width" in capsys.readouterr().err
+    assert epipolar("--views", 3, "--band-width", 1) == 2
+    assert "expected --band-width of at least 1.415, got 1" in capsys.readouterr().err
+    assert epipolar("--views", 3, "--near", 2, "--far", 1) == 2
+    assert "expected near below far, got 2 and 1" in capsys.readouterr().err
 
 
 def test_a_missing_extra_names_its_command(epipolar, capture, capsys, monkeypatch):

@@ -1,10 +1,10 @@
-"""Attention between views along epipolar bands, at a cost that grows with the bands alone.
+"""Banded backend: exact multi-view attention whose cost grows with the area of the epipolar bands.
 
 The epipolar planes of two views form a pencil about their baseline. A token sees a token of the
 other view only if their planes nearly coincide. So the tokens of one view are sorted by the angle
 of their planes and cut into blocks; all of a block see about the same few tokens of the other view.
-Each block attends to these alone, each view to itself entirely, and what a token gets from several
-views is put together by the logarithms of their sums of exponentials.
+Each block attends to these alone, and each view to all of itself. The partial results of several
+views are merged with their log-sum-exp, as in FlashAttention.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ class Blocks(NamedTuple):
 
 @dataclass(frozen=True)
 class BandedPlan:
-    """What attends to what.
+    """Plan of a banded attention: the blocks of queries and keys of every view.
 
     Attributes:
         blocks: `blocks[o][i]` are those of view i of object o.
@@ -73,7 +73,7 @@ class BandedPlan:
 
     @property
     def num_bytes(self) -> int:
-        """Memory that the plan takes."""
+        """Memory of the plan in bytes."""
         return sum(
             part.numel() * part.element_size()
             for views in self.blocks
@@ -171,7 +171,7 @@ def _arcs(angles: Tensor, block: int) -> tuple[Tensor, Tensor, Tensor]:
 def _pencil(
     mask: EpipolarMask, index: int, view: int, other: int
 ) -> tuple[Tensor, Tensor, Tensor] | None:
-    """Angles about the baseline of two views; None where their centres coincide.
+    """Angles about the baseline of two views; None where their centers coincide.
 
     Returns: the half-planes of the tokens of `view` (n,); and for those of `other` the middle (n,)
         and half the width (n,) of the half-planes whose image comes within half a band of them.
@@ -226,7 +226,7 @@ def banded_attention(query: Tensor, key: Tensor, value: Tensor, plan: BandedPlan
 
 
 class _Banded(torch.autograd.Function):
-    """Of (b, v * n, heads, c). Backwards, recomputes all but the result and its normalisation."""
+    """Of (b, v * n, heads, c). Backwards, recomputes all but the result and its normalization."""
 
     @staticmethod
     def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, plan: BandedPlan) -> Tensor:
@@ -281,7 +281,7 @@ class _Banded(torch.autograd.Function):
 
 
 def _objects(plan: BandedPlan, batch: int) -> Iterator[tuple[slice, list[list[Blocks]]]]:
-    """The samples of a batch that each object's plan is for."""
+    """Slices of the batch, each with the plan of its object."""
     shared = len(plan.blocks) == 1
     for index, views in enumerate(plan.blocks):
         yield (slice(0, batch) if shared else slice(index, index + 1)), views
@@ -290,7 +290,7 @@ def _objects(plan: BandedPlan, batch: int) -> Iterator[tuple[slice, list[list[Bl
 def _of_view(
     q: Tensor, k: Tensor, v: Tensor, groups: list[Blocks], view: int, plan: BandedPlan
 ) -> tuple[Tensor, Tensor]:
-    """What the tokens (b, n, heads, c) of one view get from all; the logarithm of their sums."""
+    """Attention output (b, n, heads, c) of one view over all views, and its log-sum-exp."""
     tokens, batch = plan.tokens, len(q)
     # What comes from every view for some of the queries (r,), and the logarithms of its sums.
     pieces: list[tuple[Tensor, Tensor, Tensor]] = []
@@ -334,7 +334,7 @@ def _gathered(x: Tensor, rows: Tensor, blocks: Blocks) -> Tensor:
 
 
 def _bias(blocks: Blocks, like: Tensor) -> Tensor:
-    """What is added to logits: (b * g, 1, m, w)."""
+    """Additive attention bias (b * g, 1, m, w)."""
     # A number for the type that the kernel adds it in.
     bias = torch.where(blocks.allowed, 0.0, _NEVER).to(_sum_dtype(like))
     return bias.expand(len(like), *bias.shape).flatten(0, 1)[:, None]
@@ -349,7 +349,7 @@ def _has_kernel(q: Tensor) -> bool:
 
 
 def _forward(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Attention (b, m, heads, c), and the logarithm of its sums (b, m, heads)."""
+    """Attention output (b, m, heads, c) and its log-sum-exp (b, m, heads)."""
     q, k, v = (x.transpose(1, 2) for x in (q, k, v))
     if _has_kernel(q):
         result, total = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(

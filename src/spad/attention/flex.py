@@ -1,4 +1,4 @@
-"""Attention between views with PyTorch's FlexAttention: masks computed in the kernel, none stored.
+"""Flex backend: multi-view attention by FlexAttention, which computes masks in its kernel.
 
 Tokens are taken in tiles of 8 x 16 cells, so that whole blocks of a kernel lie off all lines.
 """
@@ -24,7 +24,7 @@ _TILE = (8, 16)
 
 @dataclass(frozen=True)
 class FlexPlan:
-    """What FlexAttention needs of a mask: an order of the tokens (v * n,), and block masks."""
+    """FlexAttention's plan of a mask: token order (v * n,) and block masks."""
 
     order: Tensor
     back: Tensor
@@ -32,7 +32,7 @@ class FlexPlan:
 
 
 def block_mask_of(mask: AttentionMask) -> FlexPlan:
-    """The plan of a mask, made once."""
+    """Plan of a mask, computed once."""
     return mask.once("flex", lambda: _make_plan(mask))
 
 
@@ -85,7 +85,7 @@ def _make_plan(mask: AttentionMask) -> FlexPlan:
 
 
 def _tile_order(mask: AttentionMask) -> Tensor:
-    """Tokens of a view, tile after tile."""
+    """Token indices of a view in tile order."""
     if not isinstance(mask, EpipolarMask):
         return torch.arange(mask.tokens, device=mask.device)
     rows = torch.arange(mask.height, device=mask.device)[:, None]
@@ -96,7 +96,7 @@ def _tile_order(mask: AttentionMask) -> Tensor:
 
 
 def _visible_blocks(mask: AttentionMask, index: int, in_view: Tensor) -> Tensor:
-    """Which blocks of keys each block of queries sees anything of: bool (blocks, blocks)."""
+    """Non-empty pairs of query and key blocks: bool (blocks, blocks)."""
     num_views, tokens = mask.num_views, mask.tokens
     length = num_views * tokens
     blocks = -(-length // BLOCK)

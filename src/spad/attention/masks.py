@@ -1,4 +1,4 @@
-"""Which tokens of all views each token may attend to, known without a matrix of all of them."""
+"""Attention masks over the tokens of all views, as dense matrices or as tiles on demand."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Tile = Callable[[Tensor, Tensor], Tensor]
 
 
 class AttentionMask(ABC):
-    """What the tokens of b objects' views may see; with b = 1 the same for objects of any number.
+    """Allowed pairs of tokens among the views of b objects; b = 1 serves any number of objects.
 
     Attributes:
         num_objects, num_views, tokens: b, v and the tokens of a view.
@@ -32,33 +32,33 @@ class AttentionMask(ABC):
         self._kept: dict[str, Any] = {}
 
     def dense(self) -> Tensor:
-        """bool (b, v * tokens, v * tokens), rows are queries; made once."""
+        """Mask as a bool tensor (b, v * tokens, v * tokens), rows are queries; computed once."""
         return self.once("dense", self._make_dense)
 
     def once(self, name: str, make: Callable[[], Any]) -> Any:
-        """What `make` gives, made once; for what backends derive from a mask."""
+        """Cached result of `make`; backends keep here what they derive from the mask."""
         if name not in self._kept:
-            # Half a pixel is more than bf16 can tell.
+            # bf16 cannot resolve half a pixel, so geometry runs without autocast.
             with torch.autocast(self.device.type, enabled=False):
                 self._kept[name] = make()
         return self._kept[name]
 
     @abstractmethod
     def _make_dense(self) -> Tensor:
-        """What `dense` gives."""
+        """Compute the mask that `dense` returns."""
 
     @abstractmethod
     def tiles(self, index: int, view: int) -> list[Tile]:
-        """Of one object's view: a function for each view, of query tokens (m,) and keys (w,)."""
+        """Tile functions of one view of an object, one per key view: queries (m,), keys (w,)."""
 
     @property
     @abstractmethod
     def device(self) -> torch.device:
-        """Where plans and matrices of the mask are made."""
+        """Device on which plans and matrices of the mask are computed."""
 
 
 class DenseMask(AttentionMask):
-    """A mask of any kind, given as a tensor."""
+    """Mask given as a bool tensor."""
 
     def __init__(self, mask: Tensor, num_views: int):
         """mask: bool (b, v * n, v * n)."""

@@ -11,7 +11,8 @@ from spad.attention.banded import banded_attention, plan_of
 from spad.attention.flex import block_mask_of, flex_attention
 from spad.attention.masks import AttentionMask, EpipolarMask
 
-# On a CPU blocks pay for their many small calls from 32 x 32 tokens on, if they leave out enough.
+# On a CPU the banded backend beats dense attention only from 32 x 32 tokens per view, and only if
+# it skips enough pairs.
 LEAST_TOKENS = 1024
 MOST_KEPT = 0.7
 # On a GPU a mask is stored as a matrix up to this size.
@@ -26,12 +27,12 @@ def multiview_attention(
     mask: AttentionMask | None = None,
     backend: str | None = None,
 ) -> Tensor:
-    """Attention in which the tokens of all views of an object see each other.
+    """Multi-view self-attention: every token attends to the allowed tokens of all views.
 
     Args:
         query, key, value: (b * v, heads, n, c), views of one object side by side.
-        mask: what may see what, of b objects or one for all; None lets all see all.
-        backend: one of `BACKENDS`; the fastest that is right here if None, see `choose_backend`.
+        mask: allowed pairs of tokens, for b objects or one for all; None allows all pairs.
+        backend: one of `BACKENDS`; None: the fastest one here, see `choose_backend`.
 
     Returns: (b * v, heads, n, c).
 
@@ -52,9 +53,8 @@ def multiview_attention(
 def choose_backend(mask: AttentionMask | None) -> str:
     """The fastest backend for a mask on its device.
 
-    `banded` on the CPU, where bands leave enough out and views are large enough for it to show.
-    Elsewhere, where the matrix of a mask would be too large, `flex`, or without the compiler that
-    it needs `banded`. Else `sdpa`.
+    `banded` on the CPU for large views and narrow bands. On other devices `flex` where a dense mask
+    would be too large, or `banded` where Triton is missing. Otherwise `sdpa`.
     """
     if not isinstance(mask, EpipolarMask):
         return "sdpa"
@@ -67,7 +67,7 @@ def choose_backend(mask: AttentionMask | None) -> str:
 
 
 def prepare(mask: AttentionMask, backend: str | None = None) -> None:
-    """Make what a backend needs of a mask: once a run, not in the middle of a step."""
+    """Precompute what a backend derives from a mask, before the first denoising step."""
     backend = backend or choose_backend(mask)
     if backend == "banded":
         plan_of(mask)
@@ -83,7 +83,7 @@ def _joined(x: Tensor) -> Tensor:
 
 
 def _reference(query: Tensor, key: Tensor, value: Tensor, mask: AttentionMask | None) -> Tensor:
-    """As the formula says; with a token that may see nothing getting nothing."""
+    """Plain softmax attention. A query with no allowed key returns zeros."""
     q, k, v = (_joined(x) for x in (query, key, value))
     logits = q @ k.transpose(-1, -2) / math.sqrt(q.shape[-1])
     if mask is not None:

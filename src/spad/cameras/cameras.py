@@ -37,16 +37,16 @@ _PARALLEL = 1e-6
 
 @dataclass(frozen=True, eq=False)
 class Cameras:
-    """`v` pinhole cameras whose pictures all have one size.
+    """Pinhole cameras of v views with one image size.
 
     Attributes:
         world_from_cam: (v, 4, 4) rigid poses; the columns are the camera's x (right), y (down) and
-            z (forward) axes and its centre, in world coordinates.
-        intrinsics: (v, 3, 3) `[[fx, 0, cx], [0, fy, cy], [0, 0, 1]]` in pixels; the centre of the
+            z (forward) axes and its center, in world coordinates.
+        intrinsics: (v, 3, 3) `[[fx, 0, cx], [0, fy, cy], [0, 0, 1]]` in pixels; the center of the
             pixel in row r and column c is (c + 0.5, r + 0.5).
         height, width: of every picture, in pixels.
 
-    Cameras may share a place, look any way, and stand inside the object.
+    Cameras may coincide, point in any direction and lie inside the object.
 
     Raises: ValueError: wrong shapes, mixed devices or types, values that are not finite, a pose
         that is not rigid (mirrored, scaled or sheared), a focal length that is not positive; the
@@ -109,7 +109,7 @@ class Cameras:
             radius: distance from the target, world units.
             fov_rad: full horizontal angle across the width of the picture.
             height, width: of the pictures in pixels; pixels are square.
-            target: (3,) point that projects into the centre of every picture.
+            target: (3,) point that projects into the center of every picture.
 
         Raises: ValueError: lists of unequal length, or values outside the ranges above.
         """
@@ -126,7 +126,7 @@ class Cameras:
         if (distance <= 0).any():
             worst = float(distance[distance <= 0][0])
             raise ValueError(f"expected a radius above 0 world units, got {worst:g}")
-        centre_of_orbit = as_points("target", target, per_view=False)
+        center_of_orbit = as_points("target", target, per_view=False)
 
         elevation, azimuth = torch.deg2rad(elevation), torch.deg2rad(azimuth)
         sin_e, cos_e = elevation.sin(), elevation.cos()
@@ -134,7 +134,7 @@ class Cameras:
         backward = torch.stack([cos_e * cos_a, cos_e * sin_a, sin_e], dim=-1)
         right = torch.stack([-sin_a, cos_a, torch.zeros_like(sin_a)], dim=-1)
         down = torch.stack([sin_e * cos_a, sin_e * sin_a, -cos_e], dim=-1)
-        eye = centre_of_orbit + distance[:, None] * backward
+        eye = center_of_orbit + distance[:, None] * backward
         return cls(
             _poses(right, down, -backward, eye).float(),
             intrinsics_from_fov(fov, height, width).float(),
@@ -182,8 +182,8 @@ class Cameras:
         and elevation ±90.
 
         Args:
-            eye: (v, 3) or (3,) camera centres, world.
-            target: (v, 3) or (3,) points that project into the centre of the pictures, world.
+            eye: (v, 3) or (3,) camera centers, world.
+            target: (v, 3) or (3,) points that project into the center of the pictures, world.
             up: (3,) direction, world; need not be a unit vector.
             fov_rad: full horizontal angle, one number or one per view.
             height, width: of the pictures in pixels; pixels are square.
@@ -248,7 +248,7 @@ class Cameras:
         return len(self.world_from_cam)
 
     def __getitem__(self, index: int | slice | Sequence[int] | Tensor) -> Cameras:
-        """The chosen views, always as `Cameras` (one integer gives a set of one)."""
+        """Selected views as `Cameras`; one integer gives a set of one view."""
         if isinstance(index, Integral):
             number = int(index)
             if not -len(self) <= number < len(self):
@@ -295,7 +295,7 @@ class Cameras:
 
     @property
     def centers(self) -> Tensor:
-        """(v, 3) camera centres, world."""
+        """(v, 3) camera centers, world."""
         return self.world_from_cam[:, :3, 3]
 
     @property
@@ -309,12 +309,12 @@ class Cameras:
 
     @property
     def radius(self) -> Tensor:
-        """(v,) distance of the centres from the origin, world units."""
+        """(v,) distance of the centers from the origin, world units."""
         return self.centers.norm(dim=-1)
 
     @property
     def elevation_deg(self) -> Tensor:
-        """(v,) elevation of the centres above the horizon, -90 to 90.
+        """(v,) elevation of the centers above the horizon, -90 to 90.
 
         A camera at the origin gets that of the orbit it would back away onto.
         """
@@ -323,7 +323,7 @@ class Cameras:
 
     @property
     def azimuth_deg(self) -> Tensor:
-        """(v,) azimuth of the centres, counter-clockwise from +x, 0 to 360 (excluded).
+        """(v,) azimuth of the centers, counter-clockwise from +x, 0 to 360 (excluded).
 
         Straight above or below the origin the position has none; there it is read from the
         camera's x axis, as orbit cameras carry it, so that it does not jump at the poles.
@@ -339,15 +339,15 @@ class Cameras:
 
     @property
     def fov_rad(self) -> Tensor:
-        """(v,) horizontal field of view `2 atan(width / (2 fx))`, off-centre views included."""
+        """(v,) horizontal field of view `2 atan(width / (2 fx))`, off-center views included."""
         return 2 * torch.atan(self.width / (2 * self.intrinsics[:, 0, 0]))
 
     @property
     def intrinsics_ndc(self) -> Tensor:
         """(v, 4) focal lengths and principal point (fx, fy, px, py) in pytorch3d's NDC.
 
-        Half the shorter side is 1, x points left and y up, the origin is the image centre; a
-        centred square view gives (f, f, 0, 0) with f = 1 / tan(fov / 2).
+        Half the shorter side is 1, x points left and y up, the origin is the image center; a
+        centerd square view gives (f, f, 0, 0) with f = 1 / tan(fov / 2).
         """
         half_side = min(self.height, self.width) / 2
         focal = torch.stack([self.intrinsics[:, 0, 0], self.intrinsics[:, 1, 1]], dim=-1)
@@ -368,7 +368,7 @@ class Cameras:
         if points_world.shape[-1:] != (3,):
             raise ValueError(f"expected points of shape (..., 3), got {tuple(points_world.shape)}")
         flat = points_world.to(self.world_from_cam).reshape(1, -1, 3)
-        # World minus centre first: subtracting large projected numbers would lose digits.
+        # World minus center first: subtracting large projected numbers would lose digits.
         cam = (flat - self.centers[:, None]) @ self.world_from_cam[:, :3, :3]
         depth = cam[..., 2]
         in_front = depth > 0
@@ -393,7 +393,7 @@ class Cameras:
         return world.reshape(*depth.shape, 3)
 
     def _direction_from_origin(self) -> Tensor:
-        """(v, 3) unit vectors towards the centres; backwards for a camera at the origin."""
+        """(v, 3) unit vectors towards the centers; backwards for a camera at the origin."""
         radius = self.radius[:, None]
         at_origin = radius < _PARALLEL
         backward = -self.world_from_cam[:, :3, 2]
@@ -403,7 +403,7 @@ class Cameras:
 def intrinsics_from_fov(fov_rad: Tensor, height: int, width: int) -> Tensor:
     """(v, 3, 3) pinhole intrinsics in pixels from (v,) horizontal fields of view.
 
-    Square pixels, principal point in the image centre; as `fov_rad` in type and device.
+    Square pixels, principal point in the image center; as `fov_rad` in type and device.
 
     Raises: ValueError: a field of view outside 0 to pi.
     """

@@ -1,4 +1,4 @@
-"""What `Cameras` demands of its input: rigid poses, pinhole intrinsics, lists of one length."""
+"""Checks of the arguments of `Cameras`: rigid poses, pinhole intrinsics, equal lengths."""
 
 from __future__ import annotations
 

@@ -22,7 +22,7 @@ from spad.files import read_json
 def load_cameras(
     path: str | os.PathLike, height: int | None = None, width: int | None = None
 ) -> LoadedCameras:
-    """Cameras from a file or folder of any known kind, told apart by its content.
+    """Load cameras from a file or folder of any known format, recognized by its content.
 
     Args:
         path: a nerfstudio `transforms.json` or a folder with one; a COLMAP text model, as its
@@ -52,7 +52,7 @@ def load_cameras(
 
 
 def cameras_record(cameras: Cameras) -> dict[str, Any]:
-    """All numbers of the cameras, and their places on the sphere for reading."""
+    """Cameras as JSON values: poses and intrinsics, plus elevation, azimuth and radius."""
     return {
         "height": cameras.height,
         "width": cameras.width,

@@ -33,7 +33,7 @@ def load_transforms(
     """Cameras of a nerfstudio (or instant-ngp, or NeRF-synthetic) `transforms.json`.
 
     Focal lengths come from `fl_x` and `fl_y`, else from `camera_angle_x` and `camera_angle_y`; a
-    missing principal point is the image centre. A frame's own value wins over the shared one.
+    missing principal point is the image center. A frame's own value wins over the shared one.
 
     Args:
         path: the file.

@@ -1,6 +1,6 @@
-"""Reading camera files strictly: what all their formats share.
+"""Strict parsing shared by all camera file formats.
 
-A function that reads takes as `where` the file and the place in it, which start its message.
+`where` is the file and position; error messages start with it.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ FLIP_YZ = torch.tensor([1.0, -1.0, -1.0, 1.0])
 
 @dataclass(frozen=True, eq=False)
 class LoadedCameras:
-    """What a camera file holds.
+    """Contents of a camera file.
 
     Attributes:
         cameras: in the world and order of the file, float32 on the CPU.

@@ -49,7 +49,7 @@ class PixelBands:
         return torch.hypot(across, torch.maximum(before, after).clamp(min=0))
 
     def distance_maps(self, index: int) -> Tensor:
-        """Distance of every pixel's centre to the segments of one source pixel: (v, h, w).
+        """Distance of every pixel's center to the segments of one source pixel: (v, h, w).
 
         In the pixel's own view, the distance to the pixel.
         """
@@ -76,7 +76,7 @@ def pixel_bands(
     Args:
         cameras: v views; `cameras.resized(h, w)` gives bands in pictures of another size.
         view: whose pixels these are.
-        xy: positions in pixels (x right, y down); the centre of row r, column c is
+        xy: positions in pixels (x right, y down); the center of row r, column c is
             (c + 0.5, r + 0.5).
         near, far: depths along that camera's axis that the rays are cut to, world units.
 

@@ -237,7 +237,7 @@ def twin_views(cameras: Cameras) -> list[tuple[int, int]]:
 
 
 def views_at_origin(cameras: Cameras) -> list[int]:
-    """Views whose centre is the world's origin while others' is not: a translation left at zero."""
+    """Views whose center is the world's origin while others' is not: a translation left at zero."""
     at_origin = cameras.radius <= 1e-6 * cameras.radius.max().clamp(min=1e-30)
     return [] if at_origin.all() else at_origin.nonzero()[:, 0].tolist()
 

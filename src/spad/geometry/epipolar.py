@@ -12,7 +12,7 @@ from torch import Tensor
 from spad.cameras import Cameras
 from spad.geometry.rays import ball_depths, pixel_grid, pixel_rays, scale_intrinsics
 
-# A point within half a pixel diagonal of a pixel's centre may lie in that pixel. A narrower band
+# A point within half a pixel diagonal of a pixel's center may lie in that pixel. A narrower band
 # could miss the pixel that holds the projection of a point on the ray.
 NARROWEST_BAND = math.sqrt(2)
 
@@ -27,13 +27,13 @@ def epipolar_mask_from_matrices(
     far: float = math.inf,
     radius: float | None = None,
 ) -> Tensor:
-    """Which tokens of all views each token may attend to: the `exact` epipolar mask.
+    """The `exact` epipolar mask: allowed pairs of tokens among all views.
 
-    A token sees its whole own view, and in every other view the cells whose centre lies within
+    A token sees its whole own view, and in every other view the cells whose center lies within
     `band_width / 2` cells of the projection of its ray in front of both cameras.
 
     Args:
-        world_from_cam: (..., v, 4, 4), OpenCV camera axes; any poses, also coinciding centres
+        world_from_cam: (..., v, 4, 4), OpenCV camera axes; any poses, also coinciding centers
             (the band is then a disc around the one point the ray projects to).
         intrinsics: (..., v, 3, 3) in units of the cells of a height x width grid.
         band_width: in cells, at least sqrt(2), so that no point on the ray can be missed.
@@ -44,7 +44,7 @@ def epipolar_mask_from_matrices(
     Returns: bool (..., v * height * width, v * height * width); rows are queries, columns keys,
         view-major, then row-major within a view.
 
-    Source: SPAD, section 3.2. Differs from the release, which draws quantised full lines between
+    Source: SPAD, section 3.2. Differs from the release, which draws quantized full lines between
     image borders at one resolution and resizes the flattened matrix.
     """
     if not 0 <= near < far:
@@ -57,7 +57,7 @@ def epipolar_mask_from_matrices(
         world_from_cam, intrinsics, grid, near, far, radius=radius
     )
     cells = grid.T
-    # One query view at a time bounds the memory; pixels and target views stay vectorised.
+    # One query view at a time bounds the memory; pixels and target views stay vectorized.
     rows = []
     for view in range(num_views):
         across = perpendicular[..., view, :, :, :] @ cells
@@ -79,7 +79,7 @@ def epipolar_mask(
     far: float = math.inf,
     radius: float | None = None,
 ) -> Tensor:
-    """`epipolar_mask_from_matrices` of `cameras` on a height x width grid over their pictures."""
+    """The `exact` epipolar mask of `cameras` on a height x width grid over their images."""
     intrinsics = scale_intrinsics(
         cameras.intrinsics, (cameras.height, cameras.width), (height, width)
     )
@@ -119,7 +119,7 @@ def ray_segments(
     )
     rotations = poses[..., :3, :3].transpose(-1, -2)
     project = intrinsics @ rotations
-    # Homogeneous image of centre + depth * direction: at_zero + depth * per_depth.
+    # Homogeneous image of center + depth * direction: at_zero + depth * per_depth.
     offsets = centers[..., :, None, :] - poses[..., None, :, :3, 3]
     at_zero = torch.einsum("...jkl,...ijl->...ijk", project, offsets)[..., None, :]
     per_depth = torch.einsum("...jkl,...inl->...ijnk", project, directions)
@@ -177,7 +177,7 @@ def _clip_to_front(at_zero, per_depth, near, far) -> tuple[Tensor, Tensor, Tenso
     is_endless = far.isinf()
     at_end = at_zero + torch.where(is_endless, 0.0, far) * per_depth
     at_far = cleaned(torch.where(is_endless, per_depth, at_end))
-    # A camera's own centre has no image; the ray then starts where all of it projects.
+    # A camera's own center has no image; the ray then starts where all of it projects.
     at_near = torch.where((at_near == 0).all(-1, keepdim=True), at_far, at_near)
     near_weight, far_weight = at_near[..., 2:], at_far[..., 2:]
     start, end = (x / x.norm(dim=-1, keepdim=True).clamp(min=1e-300) for x in (at_near, at_far))

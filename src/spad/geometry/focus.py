@@ -1,4 +1,4 @@
-"""Where the object of a set may be: the ball that its cameras look at."""
+"""The region of interest of a set of cameras: the ball that all of them look at."""
 
 from __future__ import annotations
 

@@ -10,7 +10,7 @@ from spad.cameras import Cameras
 
 
 def pixel_grid(height: int, width: int, like: Tensor) -> Tensor:
-    """Pixel centres (x, y, 1), row-major: (height * width, 3); the first is (0.5, 0.5, 1)."""
+    """Pixel centers (x, y, 1), row-major: (height * width, 3); the first is (0.5, 0.5, 1)."""
     ys = torch.arange(height, device=like.device, dtype=like.dtype) + 0.5
     xs = torch.arange(width, device=like.device, dtype=like.dtype) + 0.5
     y, x = torch.meshgrid(ys, xs, indexing="ij")
@@ -28,7 +28,7 @@ def scale_intrinsics(
 def rays(
     world_from_cam: Tensor, intrinsics: Tensor, height: int, width: int
 ) -> tuple[Tensor, Tensor]:
-    """Rays through pixel centres, world frame.
+    """Rays through pixel centers, world frame.
 
     Args:
         world_from_cam: (..., 4, 4), OpenCV camera axes.
@@ -67,7 +67,7 @@ def plucker_map(cameras: Cameras, height: int, width: int) -> Tensor:
 
 
 def depth_rays(world_from_cam, intrinsics, height, width) -> tuple[Tensor, Tensor]:
-    """Camera centres (..., 3), directions (..., h * w, 3) of length one along the camera axis."""
+    """Camera centers (..., 3), directions (..., h * w, 3) of length one along the camera axis."""
     return pixel_rays(world_from_cam, intrinsics, pixel_grid(height, width, intrinsics))
 
 

@@ -1,4 +1,4 @@
-"""The released model's epipolar masks: quantised lines, as its weights were trained with.
+"""The released model's epipolar masks: quantized lines, as its weights were trained with.
 
 Use these with weights trained on them; `spad.geometry.epipolar` has the masks that are right at
 every resolution. They differ in three ways: a line is drawn between the pixels where it enters and
@@ -19,7 +19,7 @@ RELEASE_SIZE = 32
 def released_mask_from_matrices(
     world_from_cam: Tensor, intrinsics: Tensor, size: int = RELEASE_SIZE, dilate: bool = True
 ) -> Tensor:
-    """Which tokens of all views each token may attend to, as in the release.
+    """Epipolar attention mask over the tokens of all views, computed as the release does.
 
     Args:
         world_from_cam: (..., v, 4, 4), OpenCV camera axes.
@@ -28,7 +28,7 @@ def released_mask_from_matrices(
 
     Returns: bool (..., v * size^2, v * size^2); rows are queries, columns keys. A token sees its
         whole own view. A row of another view is empty where the line misses the picture, where
-        both ends fall on cell (0, 0), and where the two centres coincide or one lies on the
+        both ends fall on cell (0, 0), and where the two centers coincide or one lies on the
         other's camera plane, for which the release is undefined.
 
     Source: SPAD's release, `geometry.py`, without its line cache.
@@ -85,7 +85,7 @@ def line_ends(world_from_cam: Tensor, intrinsics: Tensor, size: int) -> Tensor:
     Args: as for `released_mask_from_matrices`.
 
     Returns: (..., v_query, v_key, size^2, 2, 2), two points (x, y) in cells, in the order top,
-        bottom, right, left. Where the query's centre projects into the picture, the line is cut
+        bottom, right, left. Where the query's center projects into the picture, the line is cut
         there, and that point is the second. Zero where the line misses the picture.
     """
     device = "cpu" if world_from_cam.device.type == "mps" else world_from_cam.device

@@ -1,4 +1,4 @@
-"""Colour spaces: sRGB, linear light, and OKLab, in which hues and lightness look evenly spaced."""
+"""Color spaces: sRGB, linear light, and OKLab, in which hues and lightness look evenly spaced."""
 
 from __future__ import annotations
 
@@ -38,6 +38,6 @@ def oklab_from_srgb(srgb: np.ndarray) -> np.ndarray:
 
 
 def srgb_from_oklab(lab: np.ndarray) -> np.ndarray:
-    """sRGB in [0, 1] from OKLab (..., 3); colours that no screen shows are clipped."""
+    """sRGB in [0, 1] from OKLab (..., 3); colors that no screen shows are clipped."""
     linear = (lab @ np.linalg.inv(_LAB_FROM_ROOTS).T) ** 3 @ np.linalg.inv(_CONES_FROM_LINEAR).T
     return srgb_from_linear(linear.clip(0, 1))

@@ -1,4 +1,4 @@
-"""Pictures of views side by side, and as a turntable."""
+"""Image grids of views, and turntable animations."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _TURN_MS = 2400
 
 
 def view_grid(images: Sequence[Image.Image]) -> Image.Image:
-    """Pictures of one size in rows, thin white gaps between them; up to six in one row."""
+    """Grid of images of one size with thin white gaps, up to six in a row."""
     count = len(images)
     columns = count
     if count > 6:
@@ -25,13 +25,13 @@ def view_grid(images: Sequence[Image.Image]) -> Image.Image:
 
 
 def prompt_grid(images: Mapping[str, Sequence[Image.Image]]) -> Image.Image:
-    """A block of views with its prompt underneath for every prompt; two columns from seven on."""
+    """Grid of prompts, each with its views above it; two columns from seven prompts on."""
     blocks = [_captioned(view_grid(views), prompt) for prompt, views in images.items()]
     return _tiled(blocks, 1 if len(blocks) <= 6 else 2)
 
 
 def save_turntable(path: Path, images: Sequence[Image.Image], azimuth_deg: Sequence[float]) -> None:
-    """An endless animation of the views, by azimuth from view 0 on."""
+    """Save a looping animation of the views in order of azimuth, starting at view 0."""
     start = azimuth_deg[0]
     # Rounded, so that views at one azimuth keep their order.
     order = sorted(range(len(images)), key=lambda i: round((azimuth_deg[i] - start) % 360, 3) % 360)
@@ -55,7 +55,7 @@ def _tiled(pictures: Sequence[Image.Image], columns: int) -> Image.Image:
 
 
 def _captioned(picture: Image.Image, text: str) -> Image.Image:
-    """The picture with one line of text under it, cut where it is too long."""
+    """Image with a one-line caption underneath, cut where it is too long."""
     font = ImageFont.load_default(_TEXT_SIZE)
     # The built-in font has no more letters than these.
     text = text.encode("latin-1", "replace").decode("latin-1")

@@ -1,4 +1,4 @@
-"""Pictures to tensors and back; pictures on white."""
+"""Conversions between images and tensors; compositing on white."""
 
 from io import BytesIO
 from pathlib import Path

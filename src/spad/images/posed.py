@@ -1,4 +1,4 @@
-"""Pictures with their cameras, and depth maps on request, read from the folders people have."""
+"""Read images with cameras, and optionally depth maps: nerfstudio, COLMAP, Blender folders."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _PNG_UNIT = 1e-3
 
 @dataclass(frozen=True, eq=False)
 class PosedImages:
-    """Views to draw on.
+    """Images of one size with their cameras.
 
     Attributes:
         cameras: v views.
@@ -38,7 +38,7 @@ class PosedImages:
     depth: Tensor | None = None
 
     def resized(self, longer_side: int) -> tuple[Cameras, np.ndarray]:
-        """Cameras and pictures whose longer side has so many pixels."""
+        """Cameras and images resized to a longer side of so many pixels."""
         cameras = self.cameras.fit(longer_side)
         size = (cameras.width, cameras.height)
         pictures = [
@@ -48,7 +48,7 @@ class PosedImages:
         return cameras, np.stack(pictures)
 
     def chosen(self, indices: Sequence[int]) -> PosedImages:
-        """Some of the views."""
+        """A selection of the views."""
         indices = list(indices)
         depth = None if self.depth is None else self.depth[indices]
         names = tuple(self.names[i] for i in indices)

@@ -56,7 +56,7 @@ class Panel:
 
 @dataclass(frozen=True)
 class Sheet:
-    """Rows of panels of one size; the legend pairs a colour, or the shape of a mark, with words."""
+    """Rows of panels of one size; the legend pairs a color, or the shape of a mark, with words."""
 
     rows: tuple[tuple[Panel, ...], ...]
     title: str = ""
@@ -95,7 +95,7 @@ class _Layout:
 
 
 def draw_sheet(sheet: Sheet) -> Image.Image:
-    """The sheet as a picture."""
+    """Rasterized sheet."""
     layout = _layout(sheet)
     canvas = Image.new("RGB", (layout.width, layout.height), "white")
     draw = ImageDraw.Draw(canvas)
@@ -259,7 +259,7 @@ def _legend(sheet: Sheet, layout: _Layout) -> Iterator[tuple[float, float, Color
 
 
 def _draw_mark(canvas: Image.Image, x: float, y: float, mark: Mark) -> None:
-    """Drawn four times as large and shrunk: Pillow's lines have no soft edges."""
+    """Draw a mark four times as large and shrink it: Pillow draws lines without soft edges."""
     zoom, half = 4, 13
     stamp = Image.new("RGBA", (2 * half * zoom, 2 * half * zoom))
     draw = ImageDraw.Draw(stamp)

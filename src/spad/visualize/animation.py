@@ -19,14 +19,14 @@ from spad.visualize.figures import COLORS, in_rows
 
 FRAME_MS = 60
 _GAP = 4
-# Colours of the pictures. A frame has them three times, plain, under the band and under its middle
-# line, and four more for the marks: one palette of 256 serves all frames, so none is quantised.
+# Colors of the images. The palette holds them three times (plain, under the band, under its middle
+# line) and four more for marks. All frames share it, so no frame needs its own quantization.
 _BASE_COLORS = 84
 _DARK, _WHITE, _ACCENT = 3 * _BASE_COLORS, 3 * _BASE_COLORS + 1, 3 * _BASE_COLORS + 2
 
 
 def wandering_pixels(height: int, width: int, count: int) -> Tensor:
-    """Pixel centres (count, 2) on a closed curve over the middle of a picture, evenly in time."""
+    """Pixel centers (count, 2) on a closed curve over the middle of a picture, evenly in time."""
     turn = 2 * math.pi * torch.arange(count, dtype=torch.float64) / count
     x = width * (0.5 + 0.30 * torch.sin(2 * turn))
     y = height * (0.5 + 0.32 * torch.sin(3 * turn + math.pi / 3))

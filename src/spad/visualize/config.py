@@ -1,87 +1,91 @@
 """Settings of `spad epipolar`. Imports nothing heavy."""
 
-import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
-from tyro.conf import Positional
+from annotated_types import Ge
+from tyro.conf import Positional, arg
+
+from spad.settings import (
+    AzimuthDeg,
+    Count,
+    CountOrZero,
+    Distance,
+    ElevationDeg,
+    FovDeg,
+    NonNegativeFloat,
+    PositiveFloat,
+    checked,
+)
 
 
 @dataclass(frozen=True)
+@checked
 class EpipolarConfig:
     """Draw the geometry of views: epipolar bands, masks, Plücker maps, an explorer page.
 
-    Works without a model. Cameras come with a folder of pictures, or from --views, --elevation and
-    --azimuth alone; a toy bear then stands in for the object.
+    No model is needed. Cameras come from a folder of images, or from --views, --elevation and
+    --azimuth with images of a toy bear.
     """
 
     source: Positional[Path | None] = None
-    """Folder of pictures with transforms.json, a COLMAP text model or Blender's cameras.json, or
+    """Folder of images with a transforms.json, a COLMAP text model or Blender's cameras.json; or
     such a file."""
     images: Path | None = None
-    """Folder of the pictures, where it is not the one that the cameras name."""
+    """Folder of the images. Default: where the camera file says."""
     output: Path | None = None
-    """Folder to make; a new spad-out/epipolar-SOURCE if left out."""
+    """Output folder. Default: a new spad-out/epipolar-SOURCE."""
     overwrite: bool = False
     """Replace the output folder if an earlier run made it."""
-    views: int | None = None
-    """Number of cameras round the toy bear."""
-    elevation: tuple[float, ...] | None = None
+    views: Count | None = None
+    """Number of cameras around the toy bear."""
+    elevation: tuple[ElevationDeg, ...] | None = None
     """Degrees above the horizon: one value, or one per view."""
-    azimuth: tuple[float, ...] | None = None
+    azimuth: tuple[AzimuthDeg, ...] | None = None
     """Degrees counter-clockwise seen from above: one value, or one per view."""
-    radius: tuple[float, ...] | None = None
-    """Distance from the origin: one value, or one per view."""
-    fov_deg: tuple[float, ...] | None = None
-    """Field of view across the picture, degrees: one value, or one per view."""
-    image_size: int | None = None
-    """Side of the bear's pictures in pixels."""
-    view: int = 0
-    """The view whose pixels are followed."""
-    to: tuple[int, ...] = ()
-    """Show only these views beside it."""
-    pixel: tuple[int, int] | None = None
-    """Row and column of the pixel to follow; the middle if left out."""
-    grid: tuple[int, int] | None = None
-    """Follow so many rows and columns of pixels instead, each in its colour."""
+    radius: tuple[Distance, ...] | None = None
+    """Distance from the origin in world units: one value, or one per view."""
+    fov_deg: tuple[FovDeg, ...] | None = None
+    """Horizontal field of view in degrees: one value, or one per view."""
+    image_size: Annotated[Count | None, arg(aliases=("--size",))] = None
+    """Side of the toy bear's images in pixels."""
+    view: CountOrZero = 0
+    """Source view, whose pixels are followed."""
+    to: tuple[CountOrZero, ...] = ()
+    """Views shown beside the source view. Default: all."""
+    pixel: tuple[CountOrZero, CountOrZero] | None = None
+    """Row and column of the source pixel. Default: the center."""
+    grid: tuple[Count, Count] | None = None
+    """Rows and columns of a grid of source pixels, each in its own color."""
     sweep: Literal["gif", "webp"] | None = None
-    """Animate a pixel that wanders over its view."""
-    sweep_pixels: int = 60
-    """Frames of the animation, one for each pixel."""
-    panel: int = 256
-    """Side of each view in the animation, pixels."""
+    """Format of an animation in which the source pixel wanders over its view."""
+    sweep_pixels: Annotated[int, Ge(2)] = 60
+    """Number of frames of the animation."""
+    panel: Annotated[int, Ge(32)] = 256
+    """Side of each view in the animation in pixels."""
     masks: Literal["exact", "original", "both"] | None = None
-    """Draw the mask matrices: ours, those of the original release, or both and how they differ."""
+    """Mask matrices to draw: exact, the original release's, or both and their differences."""
     plucker: bool = False
-    """Draw the Plücker coordinates as colours."""
+    """Draw the Plücker coordinates as colors."""
     depth: Path | None = None
-    """Folder of depth maps named as the pictures (EXR, PNG or NPY): marks true corresponding
-    points, tables the share of them inside the bands, and names suspect cameras."""
-    depth_scale: float | None = None
-    """World units per unit of the depth maps; 0.001 for PNG, 1 for others if left out."""
+    """Folder of depth maps named like the images (EXR, PNG or NPY). Marks true correspondences,
+    counts how many lie inside the bands, and names suspect cameras."""
+    depth_scale: PositiveFloat | None = None
+    """World units per unit of the depth maps. Default: 0.001 for PNG, 1 for others."""
     html: Path | None = None
-    """Write a page to explore the views with: one file, opens from the disk."""
+    """Path of an explorer page to write: one file, works offline."""
     formats: tuple[Literal["png", "pdf", "svg"], ...] = ("png",)
-    """Of all figures."""
-    band_width: float = 3.0
-    """Width of the bands, in tokens."""
-    cells: int = 32
-    """Tokens along the longer side of a picture."""
-    near: float = 0.0
-    """Nearest depth of the rays, world units."""
-    far: float = math.inf
-    """Farthest depth of the rays, world units."""
+    """File formats of the figures."""
+    band_width: Annotated[float, Ge(1.415)] = 3.0
+    """Width of the epipolar bands in tokens."""
+    cells: Count = 32
+    """Tokens along the longer side of an image."""
+    near: NonNegativeFloat = 0.0
+    """Nearest depth of the rays in world units."""
+    far: PositiveFloat | None = None
+    """Farthest depth of the rays in world units. Default: unlimited."""
 
     def __post_init__(self) -> None:
-        lowest = {"cells": 1, "sweep_pixels": 2, "panel": 32, "views": 1, "image_size": 1}
-        for name, low in lowest.items():
-            value = getattr(self, name)
-            if value is not None and value < low:
-                raise ValueError(f"expected {name} of at least {low}, got {value}")
-        if not 0 <= self.near < self.far:
-            raise ValueError(f"expected 0 <= near < far, got {self.near:g} and {self.far:g}")
-        if not math.sqrt(2) - 1e-6 <= self.band_width < math.inf:
-            raise ValueError(f"expected band_width of at least 1.42 tokens, got {self.band_width}")
-        if self.depth_scale is not None and not 0 < self.depth_scale < math.inf:
-            raise ValueError(f"expected depth_scale above 0, got {self.depth_scale}")
+        if self.far is not None and not self.near < self.far:
+            raise ValueError(f"expected near below far, got {self.near:g} and {self.far:g}")

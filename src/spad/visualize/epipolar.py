@@ -1,4 +1,4 @@
-"""One run of `spad epipolar`: read views, check what was asked for, draw and write it."""
+"""`spad epipolar`: read views, check the request, draw and write figures and pages."""
 
 from __future__ import annotations
 
@@ -47,14 +47,14 @@ MOST_TOKENS = 16384
 
 @dataclass(frozen=True)
 class Report:
-    """What a run wrote, and lines to read, such as the table of pairs."""
+    """Result of a run: files written and text to print, such as the table of pairs."""
 
     files: tuple[Path, ...]
     lines: tuple[str, ...] = ()
 
 
 def run_epipolar(settings: EpipolarConfig, command: Sequence[str] = ()) -> Report:
-    """Draw what `settings` ask for; suspicious cameras are logged as warnings.
+    """Draw the requested figures; suspicious cameras are logged as warnings.
 
     Raises: ValueError: bad input, in one line that names file and view. OSError: the output cannot
         be written. ModuleNotFoundError: an extra is missing.
@@ -97,7 +97,7 @@ def run_epipolar(settings: EpipolarConfig, command: Sequence[str] = ()) -> Repor
         from spad.visualize.explorer import explorer_page
 
         band = settings.band_width * _cell(shown.cameras, settings.cells)
-        page = explorer_page(shown, band, settings.near, settings.far, source)
+        page = explorer_page(shown, band, *_depths(settings), source)
         write_text(settings.html, page)
         files.append(settings.html)
     return Report(tuple(files), tuple(lines))
@@ -231,6 +231,11 @@ def _shown(settings: EpipolarConfig, views: PosedImages, view: int) -> tuple[Pos
     return views.chosen(indices), indices.index(view)
 
 
+def _depths(settings: EpipolarConfig) -> tuple[float, float]:
+    """Nearest and farthest depth of the rays, world units."""
+    return settings.near, math.inf if settings.far is None else settings.far
+
+
 def _cell(cameras: Cameras, cells: int) -> float:
     """Side of a token in pixels."""
     return max(cameras.height, cameras.width) / cells
@@ -246,7 +251,7 @@ def _masks(settings: EpipolarConfig, views: PosedImages) -> dict[str, Tensor]:
         )
     masks = {}
     if settings.masks in ("exact", "both"):
-        near, far = settings.near, settings.far
+        near, far = _depths(settings)
         masks["exact"] = epipolar_mask(
             views.cameras, grid.height, grid.width, settings.band_width, near, far
         )
@@ -264,7 +269,7 @@ def _table_masks(settings: EpipolarConfig, views: PosedImages) -> dict[str, Tens
 def _write_figures(
     settings: EpipolarConfig, views: PosedImages, view: int, xy: Tensor, folder: Path
 ) -> None:
-    near, far = settings.near, settings.far
+    near, far = _depths(settings)
     band = settings.band_width * _cell(views.cameras, settings.cells)
     sheets = {}
     others = (settings.sweep, settings.masks, settings.plucker or None)

@@ -24,7 +24,7 @@ def explorer_page(
     far: float = math.inf,
     source: int = 0,
 ) -> str:
-    """A whole HTML page about up to 16 views, which asks nothing of any other file or server.
+    """A self-contained HTML page for up to 16 views.
 
     Args:
         views: pictures larger than 1024 pixels are made smaller.

@@ -20,7 +20,7 @@ from spad.geometry.correspondence import (
 from spad.images.posed import PosedImages
 from spad.images.sheet import Color, Mark, Panel, Shape, Sheet
 
-# Okabe and Ito's colours, which the colour-blind tell apart; without the two that fade on white.
+# Okabe and Ito's colors, which the color-blind tell apart; without the two that fade on white.
 COLORS: tuple[Color, ...] = (
     (213, 94, 0),
     (0, 114, 178),
@@ -48,7 +48,7 @@ def band_sheet(
     near: float = 0.0,
     far: float = float("inf"),
 ) -> Sheet:
-    """Pixels of one view, and in every other view their bands: one colour for each pixel.
+    """Pixels of one view, and in every other view their bands: one color for each pixel.
 
     With depth maps, the true corresponding points are marked on the bands as well.
 
@@ -136,7 +136,7 @@ def mask_sheet(masks: dict[str, Tensor], names: Sequence[str]) -> Sheet:
 def token_sheet(
     views: PosedImages, view: int, pixel: Tensor, cells: int, masks: dict[str, Tensor]
 ) -> Sheet:
-    """The tokens that one pixel's token may attend to, by two masks, where they differ in colour.
+    """The tokens that one pixel's token may attend to, by two masks, where they differ in color.
 
     Args:
         pixel: (2,) position in pixels of the picture of `view`.
@@ -228,14 +228,14 @@ _BLUE, _RED = (33, 102, 172), (178, 24, 43)
 
 
 def _diverging(values: np.ndarray) -> np.ndarray:
-    """Values in [-1, 1] as uint8 colours (..., 3): blue, white, red."""
+    """Values in [-1, 1] as uint8 colors (..., 3): blue, white, red."""
     strength = np.abs(values)[..., None].clip(0, 1)
     end = np.where(values[..., None] < 0, np.array(_BLUE, np.float32), np.array(_RED, np.float32))
     return (255 + strength * (end - 255)).round().astype(np.uint8)
 
 
 def _band_alpha(bands: PixelBands, index: int, half_width: float) -> np.ndarray:
-    """How much of a band's colour lies on every pixel: a pale band, its middle line, soft edges.
+    """How much of a band's color lies on every pixel: a pale band, its middle line, soft edges.
 
     None in the source pixel's own view.
     """
@@ -257,7 +257,7 @@ def _true_marks(true: Correspondences, view: int, scale: float) -> tuple[Mark, .
 
 
 def _matrix_picture(parts: Sequence[tuple[Tensor, Color]]) -> np.ndarray:
-    """Square bool matrices, each in its colour on white; large ones are averaged down."""
+    """Square bool matrices, each in its color on white; large ones are averaged down."""
     side = len(parts[0][0])
     block = -(-side // _LARGEST_MATRIX)
     zoom = max(1, 500 // side)

@@ -12,8 +12,8 @@ from spad.geometry.rays import depth_rays
 _FUR, _DARK, _CREAM = (0.72, 0.46, 0.24), (0.16, 0.11, 0.09), (0.95, 0.84, 0.66)
 _RED, _BLUE, _GREEN = (0.85, 0.18, 0.16), (0.16, 0.42, 0.80), (0.20, 0.60, 0.30)
 
-# Ellipsoids: centre, radii, colour. It looks along -y, as all our objects do; the paws and the
-# button differ in colour, so that no view can be taken for another.
+# Ellipsoids: center, radii, color. It looks along -y, as all our objects do; the paws and the
+# button differ in color, so that no view can be taken for another.
 _PARTS = (
     ((0.00, 0.00, -0.28), (0.40, 0.33, 0.46), _FUR),
     ((0.00, -0.12, -0.30), (0.29, 0.25, 0.34), _CREAM),
@@ -42,7 +42,7 @@ _LIGHT = (-0.45, -0.65, 0.75)
 
 
 def render_stand_in(cameras: Cameras, samples_per_side: int = 2) -> tuple[np.ndarray, Tensor]:
-    """Pictures of the bear on white, uint8 (v, h, w, 3), and its z-depth at pixel centres.
+    """Pictures of the bear on white, uint8 (v, h, w, 3), and its z-depth at pixel centers.
 
     The depth (v, h, w), in world units, is infinite where there is no bear.
     """
@@ -58,7 +58,7 @@ def render_stand_in(cameras: Cameras, samples_per_side: int = 2) -> tuple[np.nda
 
 
 def _cast(camera: Cameras) -> tuple[Tensor, Tensor]:
-    """Depth (h, w) and linear colour (h, w, 3) of one view, one ray a pixel."""
+    """Depth (h, w) and linear color (h, w, 3) of one view, one ray a pixel."""
     center, directions = depth_rays(
         camera.world_from_cam[0], camera.intrinsics[0], camera.height, camera.width
     )
