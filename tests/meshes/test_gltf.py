@@ -484,7 +484,6 @@ MALFORMED = {
     "scene": (change("scene", to=3), None),
     "matrix": (change("nodes", to=[{"mesh": 0, "matrix": [1] * 15}]), "expected 16 numbers"),
     "infinite": (change("nodes", to=[{"mesh": 0, "scale": [1e999, 1, 1]}]), "Infinity"),
-    "weights": (change("meshes", 0, "weights", to=[1]), "a weight for each of 0 morph targets"),
     "skin": (change("nodes", to=[{"mesh": 0, "skin": 3}]), None),
     "buffer length": (change("buffers", to=[{"byteLength": 72}]), "expected a uri"),
     "address": (
@@ -501,6 +500,24 @@ MALFORMED = {
     "short data": (
         change("buffers", to=[{"uri": "data:;base64,AAAA", "byteLength": 72}]), "is it cut short"),
 }  # fmt: skip
+
+
+def test_each_morph_target_has_a_weight(tmp_path):
+    with pytest.raises(ValueError, match="a weight for each of 2 morph targets, got 1"):
+        read(morphing([1]), tmp_path)
+    gltf = Gltf()
+    gltf.mesh(weights=[1])  # of no target
+    assert_is_plain(gltf, tmp_path)
+
+
+def test_numbers_that_are_none_are_refused(tmp_path):
+    for value in (np.nan, np.inf):
+        gltf = Gltf()
+        gltf.mesh(gltf.primitive(np.array([[0, 0, 0], [1, 0, 0], [0, value, 0]]), [[0, 1, 2]]))
+        for flag in ({}, {"normalized": True}):
+            gltf.data["accessors"][0] |= flag
+            with pytest.raises(ValueError, match="accessors.0.: expected finite numbers"):
+                read(gltf, tmp_path)
 
 
 @pytest.mark.parametrize("name", MALFORMED)

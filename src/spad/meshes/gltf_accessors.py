@@ -35,10 +35,10 @@ def read_floats(file: GltfFile, index: int, place: str, *types: str) -> np.ndarr
     """
     accessor = file.item("accessors", index, place)
     values = _read(file, accessor, types)
-    if accessor.truth("normalized", False):
-        return normalized(values)
     if values.dtype.kind == "f" and not np.isfinite(values).all():
         raise ValueError(f"{accessor.place}: expected finite numbers, got NaN or infinity")
+    if accessor.truth("normalized", False):
+        return normalized(values)
     return values.astype(np.float64)
 
 

@@ -153,9 +153,9 @@ def skinned(
 
 
 def morph_weights(node: Entry, mesh: Entry, num_targets: int) -> list[float]:
-    """Of a node, else of its mesh, else zeros [3.7.2.2]."""
+    """Of a node, else of its mesh, else zeros [3.7.2.2]; none where there are no targets."""
     for owner in (node, mesh):
-        if "weights" in owner:
+        if "weights" in owner and num_targets:
             return owner.numbers("weights", None)
     return [0.0] * num_targets
 
