@@ -101,11 +101,11 @@ def test_what_a_job_started_ends_with_it(tmp_path):
 def test_workers_do_not_outlive_the_process_that_started_them(tmp_path):
     code = (
         "from pathlib import Path\n"
-        "from spad.data.workers import Limits, run_isolated\n"
+        "from spad.data.workers import JobLimits, run_isolated\n"
         "from test_workers import start_program\n"
         "if __name__ == '__main__':\n"
         f"    list(run_isolated(start_program, [Path({str(tmp_path / 'pids')!r})], 1, "
-        "Limits(600, 8)))\n"
+        "JobLimits(600, 8)))\n"
     )
     script = tmp_path / "script.py"
     script.write_text(code)
