@@ -22,6 +22,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from statistics import mean
 
+from spad.data.workers import num_cores
 from spad.evaluation.report import read_report, show_number
 
 # As the rows of the paper's tables: neither first, both last.
@@ -89,7 +90,7 @@ def main() -> None:
     options = parser.parse_args()
     output = options.output
     reports = {name: output / f"{name}-report" for name in VARIANTS}
-    threads = max(1, (os.cpu_count() or 1) // options.at_once)
+    threads = max(1, num_cores() // options.at_once)
 
     def train_and_judge(name: str) -> None:
         epipolar, plucker = VARIANTS[name]

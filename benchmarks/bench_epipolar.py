@@ -15,9 +15,10 @@ from importlib.metadata import version
 from pathlib import Path
 
 import torch
-from bench_start import cores, processor, publish
+from bench_start import processor, publish
 
 from spad.cameras import Cameras
+from spad.data.workers import num_cores
 from spad.geometry import epipolar_mask, pixel_bands
 from spad.images.posed import PosedImages
 from spad.visualize.animation import save_sweep, sweep_frames, wandering_pixels
@@ -72,7 +73,7 @@ def measure(runs: int, frames: int) -> str:
             "|---|---|---|---|",
             *rows,
             "",
-            f"- hardware: {processor()}, {cores()} cores, {platform.system()}; "
+            f"- hardware: {processor()}, {num_cores()} cores, {platform.system()}; "
             f"{torch.get_num_threads()} threads",
             f"- versions: Python {platform.python_version()}, torch {version('torch')}, "
             f"pillow {version('pillow')}",

@@ -10,7 +10,6 @@ runs in a process of its own, with every rule and a table of captions.
 import gzip
 import hashlib
 import json
-import os
 import platform
 import random
 import resource
@@ -19,6 +18,8 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+
+from spad.data.workers import num_cores
 
 ROWS_PER_FILE = 5_000
 WORDS = "chair car sword house tree robot lamp scan text scene mug dragon plane boat cat".split()
@@ -77,7 +78,7 @@ def main() -> None:
     # Linux counts in kilobytes, macOS in bytes.
     peak = used.ru_maxrss / (1e6 if sys.platform == "darwin" else 1e3)
     machine = platform.processor() or platform.machine()
-    print(f"{machine}, {os.cpu_count()} cores, Python {platform.python_version()}")
+    print(f"{machine}, {num_cores()} cores, Python {platform.python_version()}")
     print(f"{rows:,} objects, {size / 1e6:,.0f} MB of JSON: {wall:.1f} s, of them on the processor")
     print(f"{used.ru_utime + used.ru_stime:.1f} s; peak memory {peak:,.0f} MB")
 

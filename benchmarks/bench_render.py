@@ -22,11 +22,12 @@ from pathlib import Path
 
 import numpy as np
 import trimesh
-from bench_start import cores, processor, publish
+from bench_start import processor, publish
 
 from spad.cameras import Cameras
 from spad.data.camera_sampling import cameras_of
 from spad.data.config import RenderConfig
+from spad.data.workers import num_cores
 from spad.meshes.mesh import load_object
 from spad.meshes.raycast import render_views
 from spad.meshes.renderers import find_renderer
@@ -77,7 +78,7 @@ def clock_seconds(paths: list[Path], views: int, workers: int) -> float:
 def measure_blender(path: Path, views: int, engine: str, samples: int) -> float:
     """Processor seconds of a whole rendering in a process of its own."""
     settings = RendererSettings(blender_engine=engine, blender_samples=samples)
-    renderer, cameras = find_renderer("blender", cores()), cameras_for(path, views)
+    renderer, cameras = find_renderer("blender"), cameras_for(path, views)
     return processor_seconds(renderer.render, path, cameras, settings)[0]
 
 
@@ -132,7 +133,7 @@ def measure(options: argparse.Namespace) -> str:
     lines += [
         f"- {len(paths)} models of {min(faces):,} to {max(faces):,} triangles, median "
         f"{statistics.median(faces):,.0f}; {views} views of each, {SIZE} x {SIZE}",
-        f"- hardware: {processor()}, {cores()} cores, {platform.system()}",
+        f"- hardware: {processor()}, {num_cores()} cores, {platform.system()}",
         f"- versions: Python {platform.python_version()}, numpy {np.__version__}, trimesh "
         f"{trimesh.__version__}",
         f"- made by `python {' '.join(sys.argv)}` on {date.today()}",

@@ -8,7 +8,6 @@ one second a second: reading is from the memory of the system, not from a disk.
 """
 
 import json
-import os
 import platform
 import sys
 import tempfile
@@ -21,6 +20,7 @@ from spad.data.dataset import ShardDataset
 from spad.data.pack import pack
 from spad.data.renders import read_renders
 from spad.data.shards import read_shard_folder
+from spad.data.workers import num_cores
 
 VIEWS = 4
 
@@ -47,7 +47,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         some = first_objects(renders, count, folder / "renders")
-        print(f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, ", end="")
+        print(f"{platform.processor() or platform.machine()}, {num_cores()} cores, ", end="")
         print(f"Python {platform.python_version()}")
         objects = read_renders(some)
         count, views = len(objects), len(objects[0].cameras)

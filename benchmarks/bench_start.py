@@ -16,6 +16,8 @@ import time
 from datetime import date
 from pathlib import Path
 
+from spad.data.workers import num_cores
+
 PROMPT = "a blue fish"
 
 
@@ -46,12 +48,6 @@ def processor() -> str:
     return platform.processor() or platform.machine()
 
 
-def cores() -> int:
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
 def row(label: str, runs: list[float]) -> str:
     each = ", ".join(f"{run:.2f}" for run in runs)
     return f"| `{label}` | {statistics.median(runs):.2f} | {each} |"
@@ -80,7 +76,7 @@ def measure(options: argparse.Namespace) -> str:
             row(label, draws),
             "",
             f"- `spad --help` loads torch: {'yes' if help_loads_torch() else 'no'}",
-            f"- hardware: {processor()}, {cores()} cores, {platform.system()}; "
+            f"- hardware: {processor()}, {num_cores()} cores, {platform.system()}; "
             f"drawn on {record['device']} with {record['threads']} threads",
             f"- versions: {versions}",
             f"- settings: {record['steps']} steps of {record['scheduler']}, "

@@ -12,7 +12,6 @@ times. SHARDS hold 128 x 128 pictures and mini's latents.
 
 import argparse
 import csv
-import os
 import platform
 import subprocess
 import sys
@@ -20,6 +19,8 @@ import tempfile
 import time
 from pathlib import Path
 from statistics import median
+
+from spad.data.workers import num_cores
 
 SPAD = [sys.executable, "-m", "spad"]
 MINI = {
@@ -142,7 +143,7 @@ def main() -> None:
     import torch
 
     print(
-        f"{platform.machine()}, {os.cpu_count()} cores, torch {torch.__version__}, "
+        f"{platform.machine()}, {num_cores()} cores, torch {torch.__version__}, "
         f"{torch.get_num_threads()} threads, {time.strftime('%Y-%m-%d')}\n",
         flush=True,
     )

@@ -3,10 +3,15 @@
 `make types` adds to them: pyright knows which functions Windows lacks.
 """
 
+import ast
 import os
+import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+
+import pytest
 
 SRC = Path(__file__).resolve().parents[1] / "src"
 
@@ -41,3 +46,28 @@ def test_no_module_needs_what_only_one_system_has():
     )
     assert done.returncode == 0, done.stderr
     assert int(done.stdout) > 50
+
+
+def text_calls(tree: ast.AST) -> Iterator[ast.Call]:
+    """Calls of `open`, `Path.open`, `Path.read_text` and `Path.write_text`, in text mode."""
+    for node in ast.walk(tree):
+        match node:
+            case ast.Call(func=ast.Attribute(attr="read_text" | "write_text")):
+                yield node
+            case ast.Call(func=ast.Attribute(value=ast.Name(id="os" | "Image" | "tarfile"))):
+                pass
+            case ast.Call(func=ast.Name(id="open") | ast.Attribute(attr="open")):
+                words = [ast.unparse(argument) for argument in node.args]
+                if not any(re.fullmatch(r"'[rwax]b[+]?'", word) for word in words):
+                    yield node
+
+
+@pytest.mark.parametrize("path", sorted(SRC.rglob("*.py")), ids=lambda p: p.stem)
+def test_text_files_are_utf_8_on_every_system(path):
+    lines = []
+    for call in text_calls(ast.parse(path.read_text(encoding="utf-8"))):
+        words = [keyword.arg for keyword in call.keywords]
+        words += [ast.unparse(argument) for argument in call.args]
+        if "encoding" not in words and "'utf-8'" not in words:
+            lines.append(call.lineno)
+    assert not lines

@@ -8,11 +8,12 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from hand_made import is_running, wait_until
-from spad.data.workers import JobLimits, LostJob, run_isolated
+from spad.data.workers import JobLimits, LostJob, _kill_programs, run_isolated
 
 linux_only = pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
 GENEROUS = JobLimits(time_s=600, memory_gb=8)
@@ -116,3 +117,22 @@ def test_workers_do_not_outlive_the_process_that_started_them(tmp_path):
         run.kill()
     pids = [int(pid) for pid in (tmp_path / "pids").read_text().split()]
     wait_until(lambda: not any(map(is_running, pids)))
+
+
+@linux_only
+def test_programs_of_a_worker_end_with_it_without_process_groups(monkeypatch):
+    """The way of Windows."""
+    wait = "import time; time.sleep(600)"
+    code = (
+        f"import subprocess, sys; program = subprocess.Popen([sys.executable, '-c', {wait!r}]); "
+        f"print(program.pid, flush=True); {wait}"
+    )
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE) as worker:
+        try:
+            program = int(worker.stdout.readline())
+            monkeypatch.setattr("spad.data.workers.sys", SimpleNamespace(platform="win32"))
+            _kill_programs(worker.pid)
+            wait_until(lambda: not is_running(program))
+            assert worker.poll() is None
+        finally:
+            worker.kill()

@@ -65,7 +65,7 @@ def test_blender_is_told_the_same_cameras(cone):
     shifted[:, 0, 2] += 10
     shifted[:, 1, 2] -= 4
     cameras = replace(CAMERAS, intrinsics=shifted)
-    job = json.loads(json.dumps(describe_job(cone, cameras, settings(up="y"), workers=1)))
+    job = json.loads(json.dumps(describe_job(cone, cameras, settings(up="y"))))
     right, above = torch.tensor(job["shift"]).T
     again = from_blender(
         job["matrix_world"], job["angle_x"], job["height"], job["width"], right, above
@@ -73,13 +73,6 @@ def test_blender_is_told_the_same_cameras(cone):
     assert torch.allclose(again.world_from_cam, cameras.world_from_cam, atol=1e-6)
     assert torch.allclose(again.intrinsics, cameras.intrinsics, atol=1e-4)
     assert job["up"] == "y" and Path(job["path"]) == cone.resolve()
-
-
-def test_workers_share_the_cores(cone):
-    all_cores = describe_job(cone, CAMERAS, settings(), workers=1)["threads"]
-    assert all_cores >= 1
-    for workers in (0, 2 * all_cores):
-        assert describe_job(cone, CAMERAS, settings(), workers)["threads"] == 1
 
 
 def test_which_program_runs_the_script(tmp_path, monkeypatch):

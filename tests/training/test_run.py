@@ -68,7 +68,7 @@ def test_killed_between_checkpoints_it_goes_on_from_the_last(tmp_path):
         import os, signal, sys
         sys.path[:0] = {sys.path!r}
         from pathlib import Path
-        from test_training_run import Walk
+        from test_run import Walk
         walk = Walk(Path({str(tmp_path / "run")!r}), save_every_s=0)
         def step(number):
             if number == 17:

@@ -40,6 +40,7 @@ from spad.data.shards import (
     key_of,
     object_json,
 )
+from spad.data.workers import num_cores
 from spad.files import write_text
 from spad.hub.registry import load_model, model_info, weights_hash
 from spad.images.pixels import image_tensor, on_white, open_image
@@ -240,7 +241,7 @@ def _write_missing(
     output = Path(config.output)
     missing = [(file, rows, inputs) for file, rows, inputs in plan if file not in records]
     layout = next((record["layout"] for record in records.values()), None)
-    workers = config.workers or os.cpu_count() or 1
+    workers = config.workers or num_cores()
     with (
         ThreadPoolExecutor(workers) as pool,
         tqdm(total=sum(len(rows) for _, rows, _ in missing), unit="object") as bar,
@@ -302,7 +303,7 @@ def _with_variants(
             for v in found
         ]
 
-    with ThreadPoolExecutor(config.workers or os.cpu_count() or 1) as pool:
+    with ThreadPoolExecutor(config.workers or num_cores()) as pool:
         lists = list(pool.map(variants_of, rows))
     whole = [one for row, others in zip(rows, lists, strict=True) for one in (row, *others)]
     return list(enumerate(whole))

@@ -244,7 +244,9 @@ def render_asset(job: tuple[RenderConfig, Asset]) -> ObjectRecord | Failure:
         asset.check_place()
     except ValueError as error:
         return Failure(asset.uid, UNUSABLE, str(error))
-    renderer = find_renderer(config.renderer, config.workers)
+    # Fewer workers than cores share the cores.
+    threads = max(1, num_cores() // config.workers) if config.workers else 1
+    renderer = find_renderer(config.renderer, threads)
     cameras = cameras_of(config, asset.uid)
     try:
         rendering = renderer.render(asset.path, cameras, config.drawing)

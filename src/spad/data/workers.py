@@ -17,6 +17,8 @@ from dataclasses import dataclass
 from multiprocessing import connection
 from typing import Any
 
+import psutil
+
 # A server that has loaded what every worker needs makes new workers at once, by forking; where
 # there is none, each loads it again.
 _START = "forkserver" if sys.platform == "linux" else "spawn"
@@ -76,9 +78,7 @@ class Worker:
         """End the process at once, whatever it is doing."""
         if self._process is None:
             return
-        # What it started, such as another program, stands in its group.
-        with suppress(AttributeError, ProcessLookupError, PermissionError):
-            os.killpg(self._process.pid, signal.SIGKILL)
+        _kill_programs(self._process.pid)
         self._process.kill()
         self._process.join()
         self._process.close()
@@ -184,7 +184,7 @@ def run_isolated(
 
 def num_cores() -> int:
     """Cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
+    if sys.platform == "linux":
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
 
@@ -193,7 +193,7 @@ def _serve(pipe: connection.Connection, function: Callable, memory_gb: float) ->
     """What a worker does: run jobs until the pipe ends."""
     # Ctrl-C goes to the parent, which decides what becomes of the workers.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    if hasattr(os, "setpgid"):
+    if sys.platform != "win32":
         os.setpgid(0, 0)
     threading.Thread(target=_die_with_parent, daemon=True).start()
     _limit_memory(memory_gb)
@@ -214,16 +214,26 @@ def _serve(pipe: connection.Connection, function: Callable, memory_gb: float) ->
 
 def _die_with_parent() -> None:
     connection.wait([multiprocessing.parent_process().sentinel])
-    if hasattr(os, "killpg"):
-        os.killpg(0, signal.SIGKILL)
+    _kill_programs(os.getpid())
     os._exit(1)
 
 
+def _kill_programs(worker: int) -> None:
+    """Kill what the process `worker` started, such as Blender; where groups exist, itself too."""
+    if sys.platform == "win32":
+        with suppress(psutil.NoSuchProcess):
+            for program in psutil.Process(worker).children(recursive=True):
+                program.kill()
+    else:
+        with suppress(ProcessLookupError, PermissionError):
+            os.killpg(worker, signal.SIGKILL)
+
+
 def _limit_memory(gigabytes: float) -> None:
-    try:
-        import resource
-    except ImportError:  # Windows
+    if sys.platform == "win32":  # has no such limit
         return
+    import resource
+
     # Address space would count what is only reserved, which for a GPU is more than there is.
     _, hard = resource.getrlimit(resource.RLIMIT_DATA)
     wanted = int(gigabytes * 1e9)

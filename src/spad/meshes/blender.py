@@ -44,9 +44,8 @@ class BlenderRenderer:
     version = 1
     suffixes = (*MODEL_SUFFIXES, ".fbx", ".usd", ".usda", ".usdc", ".usdz")
 
-    def __init__(self, workers: int = 0):
-        """`workers`: processes that render at once and share the cores; 0: one per core."""
-        self.workers = workers
+    def __init__(self, threads: int = 1):
+        self.threads = threads
 
     def render(self, path: Path, cameras: Cameras, settings: RendererSettings) -> RenderResult:
         """Render the model at `path`, as `spad.meshes.renderers.Renderer` defines.
@@ -69,7 +68,7 @@ class BlenderRenderer:
         command = blender_command()
         with tempfile.TemporaryDirectory(prefix="spad-blender-") as name:
             folder = Path(name)
-            job = json.dumps(describe_job(path, cameras, settings, self.workers))
+            job = json.dumps(describe_job(path, cameras, settings, self.threads))
             (folder / "job.json").write_text(job, encoding="utf-8")
             result = _run([*command, name], folder, path)
             views = read_views(folder, len(cameras))
@@ -100,12 +99,10 @@ def blender_command() -> list[str]:
 
 
 def describe_job(
-    path: Path, cameras: Cameras, settings: RendererSettings, workers: int = 0
+    path: Path, cameras: Cameras, settings: RendererSettings, threads: int = 1
 ) -> dict:
     """The content of job.json: settings of the script, and cameras in Blender's form."""
     matrix_world, angle_x, shift = to_blender(cameras)
-    has_affinity = hasattr(os, "sched_getaffinity")
-    cores = len(os.sched_getaffinity(0)) if has_affinity else os.cpu_count() or 1
     return {
         "path": str(path.resolve()),
         "normalize": settings.normalize,
@@ -114,7 +111,7 @@ def describe_job(
         "engine": settings.blender_engine,
         "samples": settings.blender_samples,
         "device": settings.blender_device,
-        "threads": max(1, cores // workers) if workers else 1,
+        "threads": threads,
         "light": asdict(Light()),
         "height": cameras.height,
         "width": cameras.width,

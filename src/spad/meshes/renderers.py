@@ -45,10 +45,10 @@ class EmbreeRenderer:
         return RenderResult(views, obj.object_from_asset, obj.notes)
 
 
-def find_renderer(name: str, workers: int = 0) -> Renderer:
-    """The renderer "embree" or "blender"; `workers` is for `BlenderRenderer`."""
+def find_renderer(name: str, threads: int = 1) -> Renderer:
+    """The renderer "embree", which uses one thread, or "blender", which uses `threads`."""
     if name == "embree":
         return EmbreeRenderer()
     from spad.meshes.blender import BlenderRenderer
 
-    return BlenderRenderer(workers)
+    return BlenderRenderer(threads)

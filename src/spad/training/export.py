@@ -45,7 +45,7 @@ def export_model(settings: ExportConfig) -> Path:
         parts = [folder / TRAINING / f"{n}-{run.name}" for n, run in enumerate(runs)]
         for run, part in zip(runs, parts, strict=True):
             copy_record(run, part)
-        (folder / CARD).write_text(model_card(settings, parts))
+        (folder / CARD).write_text(model_card(settings, parts), encoding="utf-8")
         save_model_manifest(
             folder,
             name=settings.output.name,

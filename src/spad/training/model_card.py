@@ -69,15 +69,15 @@ def copy_record(run: Path, target: Path) -> None:
         if not (run / name).is_file():
             raise ValueError(f"expected {run / name}, which `spad train` writes")
         shutil.copy(run / name, target / name)
-    (target / "loss.svg").write_text(loss_curve(target / LOSSES))
+    (target / "loss.svg").write_text(loss_curve(target / LOSSES), encoding="utf-8")
 
 
 def runs_table(parts: Sequence[Path]) -> list[str]:
     """A Markdown table of runs, from folders that `copy_record` filled."""
     lines = ["| run | steps | seconds | hardware | last loss |", "|---|---|---|---|---|"]
     for part in parts:
-        record = json.loads((part / RECORD).read_text())
-        with (part / LOSSES).open() as file:
+        record = json.loads((part / RECORD).read_text(encoding="utf-8"))
+        with (part / LOSSES).open(encoding="utf-8") as file:
             rows = list(csv.DictReader(file))
         shown = ("loss", "gradient_norm", "l1", "edges", "psnr")
         last = rows[-1] if rows else {}
@@ -91,13 +91,13 @@ def runs_table(parts: Sequence[Path]) -> list[str]:
 
 def run_section(part: Path, link: str) -> list[str]:
     """Curve and settings of one run."""
-    text = json.dumps(json.loads((part / SETTINGS).read_text()), indent=2)
+    text = json.dumps(json.loads((part / SETTINGS).read_text(encoding="utf-8")), indent=2)
     return ["", f"## {part.name}", "", f"![loss]({link}/loss.svg)", "", "```json", text, "```"]
 
 
 def loss_curve(losses: Path, width: int = 640, height: int = 240) -> str:
     """The first column after `step` of a loss table, as an SVG with a logarithmic axis."""
-    with losses.open() as file:
+    with losses.open(encoding="utf-8") as file:
         header, *rows = csv.reader(file)
     points = [(float(row[0]), math.log(max(float(row[1]), 1e-9))) for row in rows]
     last = max((step for step, _ in points), default=0.0)

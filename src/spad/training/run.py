@@ -26,6 +26,8 @@ import torch
 from filelock import FileLock, Timeout
 from tqdm import tqdm
 
+from spad.data.workers import num_cores
+
 logger = logging.getLogger(__name__)
 
 CHECKPOINTS = "checkpoints"
@@ -74,7 +76,7 @@ def machine() -> dict[str, str]:
     """What the run runs on, for the record."""
     name = torch.cuda.get_device_name() if torch.cuda.is_available() else platform.processor()
     return {
-        "hardware": f"{name or platform.machine()}, {os.cpu_count()} CPU cores",
+        "hardware": f"{name or platform.machine()}, {num_cores()} CPU cores",
         "python": platform.python_version(),
         "torch": torch.__version__,
     }
@@ -146,7 +148,9 @@ class TrainingRun:
                 start = self._load()
                 self._forget_log_after(start)
                 text = json.dumps(self.settings, indent=2) + "\n"
-                write_atomically(self.folder / SETTINGS, lambda path: path.write_text(text))
+                write_atomically(
+                    self.folder / SETTINGS, lambda path: path.write_text(text, encoding="utf-8")
+                )
                 yield start
         except Timeout:
             raise ValueError(
@@ -297,10 +301,10 @@ class TrainingRun:
         for old in sorted(target.parent.glob("step-*.pt"))[: -self.keep_last]:
             old.unlink()
         path = self.folder / RECORD
-        spent = json.loads(path.read_text())["seconds"] if path.exists() else 0.0
+        spent = json.loads(path.read_text(encoding="utf-8"))["seconds"] if path.exists() else 0.0
         record = {"steps": step, "seconds": round(spent + seconds, 1), **machine()}
         text = json.dumps(record, indent=2) + "\n"
-        write_atomically(path, lambda temporary: temporary.write_text(text))
+        write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
 
     def _check_finite(self, step: int, numbers: Mapping[str, float]) -> None:
         bad = [name for name in self.watched if not math.isfinite(numbers.get(name, 0.0))]
@@ -321,7 +325,7 @@ class TrainingRun:
         if self.is_main:
             path = self.folder / LOSSES
             is_new = not path.exists()
-            with path.open("a", newline="") as file:
+            with path.open("a", newline="", encoding="utf-8") as file:
                 rows = csv.writer(file)
                 if is_new:
                     rows.writerow(["step", *means])
@@ -332,10 +336,10 @@ class TrainingRun:
     def _forget_log_after(self, step: int) -> None:
         path = self.folder / LOSSES
         if path.exists():
-            header, *rows = path.read_text().splitlines()
+            header, *rows = path.read_text(encoding="utf-8").splitlines()
             kept = [row for row in rows if int(row.split(",")[0]) <= step]
             text = "\n".join([header, *kept]) + "\n"
-            write_atomically(path, lambda temporary: temporary.write_text(text))
+            write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
 
 
 @contextmanager
