@@ -66,7 +66,7 @@ def test_killed_between_checkpoints_it_goes_on_from_the_last(tmp_path):
     script = textwrap.dedent(
         f"""
         import os, signal, sys
-        sys.path[:0] = {sys.path!r}
+        sys.path[:0] = {[str(Path(__file__).parent), *sys.path]!r}
         from pathlib import Path
         from test_run import Walk
         walk = Walk(Path({str(tmp_path / "run")!r}), save_every_s=0)
