@@ -1,7 +1,9 @@
 """Conversion of the original's checkpoints: strict, safe, whole or not at all."""
 
+import copy
 import json
 import os
+import shutil
 import subprocess
 import sys
 import types
@@ -13,6 +15,7 @@ from safetensors.torch import save_file
 
 from parity import Golden, converted_tiny
 from spad.cameras import Cameras
+from spad.files import whole_folder
 from spad.hub.checkpoint import read_checkpoint
 from spad.hub.config import ConvertConfig, InitFromSDConfig
 from spad.hub.convert import convert_checkpoint
@@ -218,18 +221,13 @@ def test_an_existing_folder_is_kept(convert, golden, tmp_path):
 
 
 def test_a_second_process_is_turned_away(convert, golden, tmp_path):
-    from filelock import FileLock
-
-    lock = FileLock(tmp_path / ".out.making")
-    with lock, pytest.raises(ValueError, match="another process"):
+    with whole_folder(tmp_path / "out"), pytest.raises(ValueError, match="another command is"):
         convert(golden.folder / "spad_tiny.ckpt")
-    (tmp_path / ".out.making").unlink(missing_ok=True)
-    convert(golden.folder / "spad_tiny.ckpt")
 
 
 def test_no_room_on_the_disk(convert, golden, tmp_path, monkeypatch):
     usage = type("Usage", (), {"free": 1000})
-    monkeypatch.setattr("spad.hub.convert.shutil.disk_usage", lambda _: usage)
+    monkeypatch.setattr("shutil.disk_usage", lambda _: usage)
     with pytest.raises(OSError, match="make room"):
         convert(golden.folder / "spad_tiny.ckpt")
     assert not (tmp_path / "out").exists()
@@ -317,3 +315,41 @@ def test_single_file_of_another_model_is_refused(golden, tmp_path):
     with pytest.raises(ValueError, match="expected a checkpoint"):
         init_from_sd(settings)
     assert [p.name for p in tmp_path.iterdir()] == ["other.safetensors"]
+
+
+@pytest.mark.parametrize(
+    "place, change, message",
+    [
+        ("unet_config", {"num_heads": 0}, r"model.params.unet_config.params: .*num_heads of at le"),
+        ("unet_config", {"image_size": "32"}, "image_size to be a whole number, got '32'"),
+        ("unet_config", {"channel_mult": 3}, "channel_mult to be a list, got 3"),
+        ("unet_config", {"model_channels": [32]}, "model_channels to be a whole number"),
+        ("first_stage_config", {"ddconfig": {}}, r"ddconfig\.ch, got none"),
+    ],
+)
+def test_a_wrong_configuration_is_named(convert, golden, tmp_path, place, change, message):
+    config = copy.deepcopy(golden.facts("spad_tiny")["config"])
+    config["model"]["params"][place]["params"] |= change
+    path = tmp_path / "wrong.yaml"
+    path.write_text(json.dumps(config))
+    with pytest.raises(ValueError, match=rf"wrong\.yaml: .*{message}"):
+        convert(golden.folder / "spad_tiny.ckpt", config=path)
+
+
+@pytest.mark.parametrize("text", ["[" * 10_000, "a: [", "3", "a: 1"])
+def test_a_file_that_is_no_configuration_is_named(convert, golden, tmp_path, text):
+    path = tmp_path / "wrong.yaml"
+    path.write_text(text)
+    with pytest.raises(ValueError, match=r"wrong\.yaml: expected"):
+        convert(golden.folder / "spad_tiny.ckpt", config=path)
+
+
+@pytest.mark.parametrize(
+    "text", ["[]", '{"text_config": 3}', '{"hidden_size": "wide"}', "[" * 9999]
+)
+def test_a_wrong_description_of_the_text_encoder_is_named(convert, golden, tmp_path, text):
+    clip = tmp_path / "clip"
+    shutil.copytree(golden.folder / "tiny_clip", clip)
+    (clip / "config.json").write_text(text)
+    with pytest.raises(ValueError, match=r"config\.json: expected"):
+        convert(golden.folder / "spad_tiny.ckpt", clip=clip)

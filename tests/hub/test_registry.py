@@ -135,11 +135,46 @@ def test_a_malformed_index_is_refused(copy, text):
         model_info(copy)
 
 
-@pytest.mark.parametrize("text", ['{"defaults": {"stepz": 1}}', '{"defaults": 3}', "{"])
-def test_a_malformed_manifest_is_refused(copy, text):
+@pytest.mark.parametrize(
+    "text, message",
+    [
+        ("{", "expected JSON"),
+        ("[" * 9999, "levels or less"),
+        ('{"name": 3}', "expected name to be text"),
+        ('{"defaults": 3}', "expected defaults to be an object"),
+        ('{"defaults": {"stepz": 1}}', "defaults: expected an object to have .* got 'stepz'"),
+        ('{"defaults": {"elevation_deg": "low"}}', "elevation_deg to be a finite number"),
+        ('{"defaults": {"elevation_deg": 99}}', "elevation_deg of at least -90 and at most 90"),
+        ('{"defaults": {"steps": 0}}', "num_inference_steps of at least 1, got 0"),
+    ],
+)
+def test_a_malformed_manifest_is_refused(copy, text, message):
     (copy / registry.MANIFEST).write_text(text)
-    with pytest.raises(ValueError):
+    with pytest.raises(ValueError, match=rf"spad\.json: .*{message}"):
         model_info(copy)
+
+
+@pytest.mark.parametrize(
+    "part, change, message",
+    [
+        ("unet", {"sample_size": "8"}, "sample_size to be a whole number"),
+        ("unet", {"sample_size": 10**9}, "sample_size of at least 1 and at most 4096"),
+        ("unet", {"sample_size": -8}, "sample_size of at least 1"),
+        ("vae", {"patch_size": -16}, "patch_size of at least 1"),
+        ("vae", {"block_out_channels": []}, "block_out_channels of 1 or more values"),
+    ],
+)
+def test_a_malformed_part_is_refused(copy, part, change, message):
+    path = copy / part / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    with pytest.raises(ValueError, match=rf"config\.json: expected.*{message}"):
+        model_info(copy)
+
+
+def test_a_list_of_hashes_names_files_of_the_model_only(copy):
+    (copy / registry.HASHES).write_text("0" * 64 + "  ../other/config.json\n")
+    with pytest.raises(ValueError, match=r"sha256\.txt, line 1: expected a file inside"):
+        check_files(model_info(copy))
 
 
 def test_prompts_may_be_as_long_as_the_model_reads(tiny_pipeline_folder):

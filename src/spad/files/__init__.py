@@ -1,6 +1,7 @@
 """Files: read with every field checked, written whole or not at all. Needs only filelock."""
 
 from spad.files.reading import (
+    as_kind,
     file_hash,
     inside,
     parse_json,
@@ -31,6 +32,7 @@ from spad.files.writing import (
 __all__ = [
     "RECORD",
     "append_json",
+    "as_kind",
     "check_output",
     "check_space",
     "exclusive",

@@ -116,6 +116,14 @@ def parse_json(data: bytes, kind: type[T], where: object) -> T:
         raise ValueError(f"{where}: expected JSON, got {error}") from None
     except RecursionError:
         raise ValueError(f"{where}: expected JSON of {DEEPEST} levels or less, got more") from None
+    return as_kind(found, kind, where)
+
+
+def as_kind(found: Any, kind: type[T], where: object) -> T:
+    """What JSON, or YAML, was parsed to, as a `kind`; `parse_json` says which there are.
+
+    Raises: ValueError: it has other types.
+    """
     try:
         return _checked(found, kind, "")
     except ValueError as error:

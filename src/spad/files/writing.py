@@ -37,6 +37,10 @@ _PATIENCE_S = 1.0
 _ATTEMPTS = 100
 
 
+class TooLittleSpace(OSError):
+    """A disk has less room than is needed; the message says how much."""
+
+
 def json_text(data: Any, indent: int | None = 2) -> str:
     """JSON as it lies in files, paths as text. Raises: ValueError: a number is not finite."""
     text = json.dumps(data, indent=indent, ensure_ascii=False, allow_nan=False, default=os.fspath)
@@ -156,7 +160,7 @@ def free_space(folder: Path) -> int:
 
 
 def check_space(needs: Iterable[tuple[Path, int]], advice: str = "make room") -> None:
-    """Raises: OSError: a disk lacks the bytes that these folders need on it together."""
+    """Raises: TooLittleSpace: a disk lacks the bytes that these folders need on it together."""
     disks: dict[int, tuple[Path, int]] = {}
     for folder, size in needs:
         there = _existing(folder)
@@ -164,7 +168,7 @@ def check_space(needs: Iterable[tuple[Path, int]], advice: str = "make room") ->
         disks[device] = (there, disks.get(device, (there, 0))[1] + size)
     for there, size in disks.values():
         if (free := free_space(there)) < size:
-            raise OSError(
+            raise TooLittleSpace(
                 f"expected {size_text(size)} free on the disk of {there}, got {size_text(free)}; "
                 f"{advice}"
             )
@@ -181,6 +185,8 @@ def _room_for(path: Path) -> Iterator[None]:
     """Say in one line that the disk is full, whatever the library at work calls that."""
     try:
         yield
+    except TooLittleSpace:
+        raise
     # torch, safetensors and Arrow have errors of their own for it.
     except Exception as error:
         if (reason := _lack_of_room(error, path)) is None:

@@ -5,17 +5,15 @@ widened `proj_in` of every transformer, whose last six input channels are the Pl
 `cc_projection`, the camera embedding.
 """
 
-import json
 import logging
-import os
-import shutil
-from collections.abc import Collection, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 import yaml
+from annotated_types import MinLen
 from diffusers import AutoencoderKL
 from diffusers.loaders.single_file_utils import (
     convert_ldm_clip_checkpoint,
@@ -24,17 +22,18 @@ from diffusers.loaders.single_file_utils import (
     create_unet_diffusers_config_from_ldm,
     create_vae_diffusers_config_from_ldm,
 )
-from filelock import FileLock, Timeout
 from huggingface_hub import try_to_load_from_cache
 from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
+from spad.files import as_kind, check_space, read_json, read_text, whole_folder
 from spad.hub.checkpoint import read_checkpoint
 from spad.hub.config import ConvertConfig
 from spad.hub.registry import GenerationDefaults, save_model_manifest
 from spad.hub.released import CLIP_REPOSITORY, RELEASED
 from spad.model import MultiViewUNet, ReleasedDDIMScheduler, SPADPipeline
 from spad.model.unet import PLUCKER_CHANNELS
+from spad.settings import Count, PositiveFloat, checked
 
 logger = logging.getLogger(__name__)
 
@@ -106,6 +105,88 @@ IGNORED = _SCHEDULE | _BOOKKEEPING
 UNET, _VAE, _TEXT = "model.diffusion_model.", "first_stage_model.", "cond_stage_model."
 
 
+@dataclass(frozen=True)
+@checked
+class _UNetParams:
+    """What the networks are made from in the original's configuration, as in the classes below."""
+
+    image_size: Count
+    in_channels: Count
+    out_channels: Count
+    model_channels: Count
+    num_res_blocks: Count
+    num_heads: Count
+    transformer_depth: Count
+    context_dim: Count
+    attention_resolutions: tuple[Count, ...]
+    channel_mult: Annotated[tuple[Count, ...], MinLen(1)]
+    rest: dict[str, Any]
+
+
+@dataclass(frozen=True)
+@checked
+class _AutoencoderParams:
+    z_channels: Count
+    in_channels: Count
+    out_ch: Count
+    ch: Count
+    num_res_blocks: Count
+    ch_mult: Annotated[tuple[Count, ...], MinLen(1)]
+    rest: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class _UNet:
+    params: _UNetParams
+    rest: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class _Autoencoder:
+    ddconfig: _AutoencoderParams
+    rest: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class _FirstStage:
+    params: _Autoencoder
+    rest: dict[str, Any]
+
+
+@dataclass(frozen=True)
+@checked
+class _Params:
+    unet_config: _UNet
+    first_stage_config: _FirstStage
+    rest: dict[str, Any]
+    linear_start: PositiveFloat = 0.00085
+    linear_end: PositiveFloat = 0.012
+    scale_factor: PositiveFloat = 0.18215
+
+
+@dataclass(frozen=True)
+class _Model:
+    params: _Params
+    rest: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class _Config:
+    model: _Model
+    rest: dict[str, Any]
+
+
+@dataclass(frozen=True)
+@checked
+class _TextEncoder:
+    vocab_size: Count
+    hidden_size: Count
+    intermediate_size: Count
+    num_hidden_layers: Count
+    num_attention_heads: Count
+    rest: dict[str, Any]
+
+
 def convert_checkpoint(settings: ConvertConfig) -> Path:
     """Convert a checkpoint of the release; the folder is written whole or not at all.
 
@@ -115,7 +196,7 @@ def convert_checkpoint(settings: ConvertConfig) -> Path:
     Raises: ValueError: the file is no whole checkpoint of this model, the tokenizer is not found,
         the output folder exists or is being written. OSError: the disk is full.
     """
-    with new_folder(settings.output) as folder:
+    with whole_folder(settings.output) as folder:
         state = read_checkpoint(settings.checkpoint)
         params = _read_config(settings.config)
         tokenizer = tokenizer_of(settings.clip)
@@ -142,7 +223,7 @@ def convert_checkpoint(settings: ConvertConfig) -> Path:
                 elevation_deg=45.0,
                 start_azimuth_deg=0.0,
                 guidance_scale=7.5,
-                steps=100,
+                num_inference_steps=100,
                 scheduler="original",
             ),
         )
@@ -244,9 +325,11 @@ def vae_of(state: Mapping[str, Tensor], params: Mapping) -> AutoencoderKL:
 def text_encoder_of(state: Mapping[str, Tensor], clip: Path | None) -> CLIPTextModel:
     config = dict(_VIT_L_14)
     if clip is not None and (clip / "config.json").is_file():
-        config = json.loads((clip / "config.json").read_text(encoding="utf-8"))
+        path = clip / "config.json"
+        config = read_json(path, dict)
         # The whole CLIP model's file, as the hub has it, describes the text model in a part of it.
         config = config.get("text_config", config)
+        as_kind(config, _TextEncoder, path)
     with torch.device("meta"):
         encoder = CLIPTextModel(CLIPTextConfig(**config))
     weights = {k: v for k, v in state.items() if k.startswith(_TEXT) and k not in IGNORED}
@@ -330,15 +413,13 @@ def _read_config(path: Path | None) -> dict[str, Any]:
     """The `model.params` of the original's configuration."""
     if path is None:
         return SD15
+    text = read_text(path)
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-        params = content["model"]["params"]
-        _ = params["unet_config"]["params"], params["first_stage_config"]["params"]["ddconfig"]
-    except (OSError, UnicodeDecodeError, yaml.YAMLError, KeyError, TypeError) as error:
-        raise ValueError(
-            f"expected the original's configuration in {path}: {type(error).__name__} {error}"
-        ) from error
-    return params
+        content = yaml.safe_load(text)
+    except (yaml.YAMLError, RecursionError) as error:
+        raise ValueError(f"{path}: expected YAML or JSON, got other text ({error})") from error
+    as_kind(content, _Config, path)
+    return content["model"]["params"]
 
 
 def tokenizer_of(folder: Path | None) -> CLIPTokenizer:
@@ -359,38 +440,8 @@ def save_model(pipeline, folder: Path, dtype: str, name: str, description: str, 
     modules = (pipeline.unet, pipeline.vae, pipeline.text_encoder)
     width = getattr(torch, dtype).itemsize
     needed = sum(p.numel() for module in modules for p in module.parameters()) * width
-    free = shutil.disk_usage(folder).free
-    if free < 1.05 * needed:
-        raise OSError(
-            f"{needed / 1e9:.1f} GB are needed in {folder.parent}, which has {free / 1e9:.1f} GB "
-            "free; make room or try --dtype float16"
-        )
+    check_space([(folder, int(1.05 * needed))], "make room, or try --dtype float16")
     for module in modules:
         module.to(getattr(torch, dtype))
     pipeline.save_pretrained(folder, max_shard_size="1GB")
     save_model_manifest(folder, name, description, captions=(), **manifest)
-
-
-@contextmanager
-def new_folder(output: Path) -> Iterator[Path]:
-    """A temporary folder that becomes `output` at the end, and is removed if something fails."""
-    if output.exists():
-        raise ValueError(
-            f"expected a folder to make, but {output} exists; remove it or name another"
-        )
-    output.parent.mkdir(parents=True, exist_ok=True)
-    lock_path = output.with_name(f".{output.name}.making")
-    lock = FileLock(lock_path)
-    try:
-        lock.acquire(blocking=False)
-    except Timeout:
-        raise ValueError(f"another process is writing {output}; wait for it") from None
-    temporary = output.with_name(f".{output.name}.{os.getpid()}")
-    try:
-        temporary.mkdir()
-        yield temporary
-        os.rename(temporary, output)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-        lock.release()
-        lock_path.unlink(missing_ok=True)

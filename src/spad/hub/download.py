@@ -10,13 +10,11 @@ import hashlib
 import logging
 import os
 import re
-import shutil
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from filelock import FileLock, Timeout
 from huggingface_hub import (
     constants,
     get_hf_file_metadata,
@@ -37,6 +35,7 @@ from huggingface_hub.errors import (
 from huggingface_hub.utils import build_hf_headers, hf_raise_for_status
 from tqdm import tqdm
 
+from spad.files import check_space, exclusive, file_hash, size_text
 from spad.hub.config import ConvertConfig, DownloadConfig
 from spad.hub.registry import check_files, installed_folder, read_info
 from spad.hub.released import RELEASED, ReleasedModel
@@ -47,10 +46,13 @@ log = logging.getLogger(__name__)
 _TRIES = 5
 # What the model keeps of an original in float32: the original has the UNet twice, raw and EMA.
 _KEPT_SHARE = 0.56
+_OTHER_DISKS = (
+    "make room, or choose other disks: HF_HOME for the download, SPAD_HOME for the installed model"
+)
 
 
 class DownloadError(OSError):
-    """Network, hub or disk stand in the way; the message says what to do."""
+    """Network or hub stand in the way; the message says what to do."""
 
 
 def find_installed(settings: DownloadConfig) -> Path | None:
@@ -75,13 +77,14 @@ def describe(settings: DownloadConfig) -> str:
     stays = "kept" if settings.keep_original else "deleted after the conversion"
     tokenizer = f"{settings.clip}"
     if settings.clip is None:
-        size = _size(model.tokenizer_size_bytes)
+        size = size_text(model.tokenizer_size_bytes)
         tokenizer = f"{there}/{model.tokenizer_repository}, {size}"
-    installed = _size(_converted_bytes(settings, model.size_bytes))
+    fetched = size_text(model.size_bytes)
+    installed = size_text(_converted_bytes(settings, model.size_bytes))
     return "\n".join(
         (
             f"{model.name}: {model.description}",
-            f"fetches    {there}/{model.repository}, {model.file}, about {_size(model.size_bytes)}",
+            f"fetches    {there}/{model.repository}, {model.file}, about {fetched}",
             f"tokenizer  {tokenizer}",
             f"through    {constants.HF_HUB_CACHE}; the original is {stays}",
             f"installs   {installed_folder() / model.name}, about {installed}",
@@ -93,7 +96,7 @@ def describe(settings: DownloadConfig) -> str:
 def ask_for(settings: DownloadConfig) -> str:
     """The question of `describe` in one line."""
     model = _released(settings)
-    return f"fetch {_size(model.size_bytes)} from {constants.ENDPOINT}/{model.repository}"
+    return f"fetch {size_text(model.size_bytes)} from {constants.ENDPOINT}/{model.repository}"
 
 
 def install(settings: DownloadConfig) -> Path:
@@ -103,13 +106,13 @@ def install(settings: DownloadConfig) -> Path:
 
     Raises:
         ValueError: unknown model, no tokenizer in `settings.clip`, or not the file expected.
-        DownloadError: network, hub or disk; what was fetched is kept for the next call, unless
-            its hash is wrong.
+        DownloadError: network or hub; what was fetched is kept for the next call, unless its hash
+            is wrong.
+        OSError: the disk lacks room.
     """
     model = _released(settings)
     folder = installed_folder() / model.name
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with _alone(folder.parent / f".{model.name}.lock"):
+    with exclusive(folder.parent / f".{model.name}", wait=True):
         if find_installed(settings) is not None:
             return folder
         clip = settings.clip or _fetch_tokenizer(model)
@@ -176,7 +179,7 @@ def _fetch_original(
     if cached is not None:
         log.info("the original is in the hub's cache already, and stays there: %s", cached)
         size = _converted_bytes(settings, cached.stat().st_size)
-        _check_disk_space([(folder, size)])
+        check_space([(folder, size)], _OTHER_DISKS)
         return cached, False
     # The redirect to the hub's storage is followed anew for every try: its address expires.
     url = hf_hub_url(repository, file)
@@ -195,8 +198,10 @@ def _fetch_original(
     if part.exists() and part.stat().st_size > size:
         part.unlink()
     here = part.stat().st_size if part.exists() else 0
-    _check_disk_space([(blobs, size - here), (folder, _converted_bytes(settings, size))])
-    log.info("fetching %s%s", _size(size), f", of which {_size(here)} are here" if here else "")
+    needs = [(blobs, size - here), (folder, _converted_bytes(settings, size))]
+    check_space(needs, _OTHER_DISKS)
+    already = f", of which {size_text(here)} are here" if here else ""
+    log.info("fetching %s%s", size_text(size), already)
     with _plain_errors(repository, file):
         _transfer(url, part, size, Path(file).name)
     log.info("checking what was fetched")
@@ -246,7 +251,7 @@ def _transfer(url: str, part: Path, size: int, title: str) -> None:
                 raise error or DownloadError(f"{url} ends before its {size} bytes")
             if file.tell() < size:
                 bar.clear()
-                log.info("the connection broke at %s; going on from there", _size(file.tell()))
+                log.info("the connection broke at %s; going on from there", size_text(file.tell()))
                 time.sleep(failures)
 
 
@@ -278,48 +283,13 @@ def _is_named(path: Path, etag: str) -> bool:
     else:
         log.warning("the server gives no hash of %s; only its size was checked", path.name)
         return True
-    with path.open("rb") as stream:
-        while chunk := stream.read(1 << 20):
-            digest.update(chunk)
-    return digest.hexdigest() == etag
-
-
-def _check_disk_space(needs: list[tuple[Path, int]]) -> None:
-    """Raises: DownloadError: the disks of these folders lack that many bytes together."""
-    disks: dict[int, tuple[Path, int]] = {}
-    for folder, size in needs:
-        there = next(path for path in (folder, *folder.parents) if path.exists())
-        device = there.stat().st_dev
-        disks[device] = (there, disks.get(device, (there, 0))[1] + size)
-    for folder, size in disks.values():
-        free = shutil.disk_usage(folder).free
-        if free < size:
-            raise DownloadError(
-                f"{_size(size)} are needed on the disk of {folder}, which has {_size(free)} free; "
-                "make room, or choose other disks: HF_HOME for the download, SPAD_HOME for the "
-                "installed model"
-            )
+    return file_hash(path, digest) == etag
 
 
 def _converted_bytes(settings: DownloadConfig, original_bytes: int) -> int:
     """About the size of the installed model."""
     share = _KEPT_SHARE / 2 if settings.dtype == "float16" else _KEPT_SHARE
     return int(original_bytes * share)
-
-
-@contextmanager
-def _alone(path: Path) -> Iterator[None]:
-    """Hold the lock file `path`; another process waits here meanwhile."""
-    lock = FileLock(path)
-    try:
-        lock.acquire(blocking=False)
-    except Timeout:
-        log.info("another process is installing this model; waiting for it")
-        lock.acquire()
-    try:
-        yield
-    finally:
-        lock.release()
 
 
 @contextmanager
@@ -362,7 +332,3 @@ def _damaged(repository: str, file: str) -> DownloadError:
         f"{file} of {repository} is damaged: its hash is not the one the hub gives; the damaged "
         "copy was removed, run the same command to fetch it again"
     )
-
-
-def _size(num_bytes: int) -> str:
-    return f"{num_bytes / 1e9:.1f} GB" if num_bytes >= 1e9 else f"{num_bytes / 1e6:.1f} MB"

@@ -9,19 +9,32 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import json
 import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
+from annotated_types import Interval, MinLen
+
+from spad.files import (
+    as_kind,
+    file_hash,
+    inside,
+    json_text,
+    parse_json,
+    read_json,
+    read_lines,
+    write_text,
+)
+from spad.files.reading import MOST_BYTES
 from spad.hub.released import RELEASED
 from spad.model import current_class
 from spad.settings import (
     AzimuthDeg,
     Count,
+    CountOrZero,
     Distance,
     ElevationDeg,
     FovDeg,
@@ -103,6 +116,41 @@ class GenerationDefaults:
 
 
 @dataclass(frozen=True)
+@checked
+class _UNet:
+    """What is asked of the `config.json` of a UNet, as below of the other parts."""
+
+    sample_size: Annotated[int, Interval(ge=1, le=4096)]
+    rest: dict[str, Any]
+
+
+@dataclass(frozen=True)
+@checked
+class _Autoencoder:
+    block_out_channels: Annotated[tuple[Count, ...], MinLen(1)]
+    rest: dict[str, Any]
+    patch_size: Annotated[int, Interval(ge=1, le=256)] | None = None
+
+
+@dataclass(frozen=True)
+@checked
+class _Scheduler:
+    rest: dict[str, Any]
+    num_train_timesteps: Count = 1000
+    steps_offset: CountOrZero = 0
+
+
+@dataclass(frozen=True)
+class _Manifest:
+    rest: dict[str, Any]
+    name: str = ""
+    description: str = ""
+    license: str = ""
+    author: str = ""
+    defaults: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class ModelInfo:
     """What is known of a model without loading it.
 
@@ -127,7 +175,7 @@ class ModelInfo:
         path = self.path / CAPTIONS
         if not path.is_file():
             return []
-        return [line for line in _read_text(path).splitlines() if line.strip()]
+        return [line for _, line in read_lines(path) if line.strip()]
 
 
 def installed_folder() -> Path:
@@ -171,26 +219,25 @@ def read_info(folder: Path) -> ModelInfo:
     """
     folder = Path(folder)
     _class_names(folder)
-    unet, vae = (_read_json(folder / part / "config.json") for part in ("unet", "vae"))
-    scheduler = _read_json(folder / "scheduler" / "scheduler_config.json")
-    try:
-        manifest = _renamed(_read_json(folder / MANIFEST)) if (folder / MANIFEST).exists() else {}
-        multiple = vae.get("patch_size") or 2 ** (len(vae["block_out_channels"]) - 1)
-        return ModelInfo(
-            name=str(manifest.get("name", folder.resolve().name)),
-            path=folder,
-            description=str(manifest.get("description", "")),
-            license=str(manifest.get("license", "")),
-            author=str(manifest.get("author", "")),
-            image_size=int(unet["sample_size"]) * multiple,
-            image_multiple=multiple,
-            max_steps=int(scheduler.get("num_train_timesteps", 1000))
-            - int(scheduler.get("steps_offset", 0)),
-            size_mb=sum(p.stat().st_size for p in folder.rglob("*") if p.is_file()) / 1e6,
-            defaults=GenerationDefaults(**_renamed(manifest.get("defaults", {}))),
-        )
-    except (KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"{folder}: its configuration is malformed ({error})") from error
+    unet = read_json(folder / "unet" / "config.json", _UNet)
+    vae = read_json(folder / "vae" / "config.json", _Autoencoder)
+    scheduler = read_json(folder / "scheduler" / "scheduler_config.json", _Scheduler)
+    path = folder / MANIFEST
+    written = read_json(path, dict[str, Any]) if path.exists() else {}
+    manifest = as_kind(_renamed(written), _Manifest, path)
+    multiple = vae.patch_size or 2 ** (len(vae.block_out_channels) - 1)
+    return ModelInfo(
+        name=manifest.name or folder.resolve().name,
+        path=folder,
+        description=manifest.description,
+        license=manifest.license,
+        author=manifest.author,
+        image_size=unet.sample_size * multiple,
+        image_multiple=multiple,
+        max_steps=scheduler.num_train_timesteps - scheduler.steps_offset,
+        size_mb=sum(p.stat().st_size for p in folder.rglob("*") if p.is_file()) / 1e6,
+        defaults=as_kind(_renamed(manifest.defaults), GenerationDefaults, f"{path}: defaults"),
+    )
 
 
 def check_files(model: ModelInfo) -> None:
@@ -200,14 +247,14 @@ def check_files(model: ModelInfo) -> None:
     """
     path = model.path / HASHES
     if path.is_file():
-        for line in _read_text(path).splitlines():
+        for where, line in read_lines(path):
             digest, _, name = line.partition("  ")
-            file = model.path / name
-            if not name or not file.is_file():
-                raise _damaged(model.path, f"{name or line!r} is missing")
+            file = inside(model.path, name, where)
+            if not file.is_file():
+                raise _damaged(model.path, f"{name} is missing")
             if file.stat().st_size > HASHED_AT_LOAD:
                 _check_safetensors(model.path, file)
-            elif _sha256(file) != digest:
+            elif file_hash(file) != digest:
                 raise _damaged(model.path, f"{name} is not what {HASHES} says")
         return
     for part in _WITH_WEIGHTS:
@@ -222,7 +269,7 @@ def weights_hash(model: ModelInfo) -> str:
     """One hash of all weights of a model, to name it in records."""
     digest = hashlib.sha256()
     for file in sorted(model.path.rglob("*.safetensors")):
-        digest.update(f"{file.relative_to(model.path).as_posix()} {_sha256(file)}\n".encode())
+        digest.update(f"{file.relative_to(model.path).as_posix()} {file_hash(file)}\n".encode())
     return digest.hexdigest()
 
 
@@ -239,7 +286,7 @@ def check_prompt_length(model: ModelInfo, prompt: str) -> None:
     except Exception as error:
         raise _damaged(model.path, f"tokenizer/{path.name}: {error}") from error
     tokenizer.no_truncation()
-    most = _read_json(path.with_name("tokenizer_config.json")).get("model_max_length")
+    most = read_json(path.with_name("tokenizer_config.json"), dict).get("model_max_length")
     ends = tokenizer.num_special_tokens_to_add(is_pair=False)
     tokenizer.no_padding()
     text = _prompt_prefix(model.path) + prompt
@@ -293,7 +340,7 @@ def load_autoencoder(name_or_folder: str | os.PathLike) -> Any:
 
     folder = Path(name_or_folder)
     if (folder / "config.json").is_file():
-        name = _read_json(folder / "config.json").get("_class_name")
+        name = read_json(folder / "config.json", dict).get("_class_name")
         if name not in _CLASSES["vae"]:
             raise ValueError(f"expected an autoencoder in {folder}, got a {name}")
         return _load_part(folder.parent, folder.name, name, torch.float32, kind="vae")
@@ -347,12 +394,12 @@ def save_model_manifest(
         "author": author,
         "defaults": dataclasses.asdict(defaults),
     }
-    _write_text(folder / MANIFEST, json.dumps(manifest, indent=2) + "\n")
-    _write_text(folder / CAPTIONS, "".join(f"{caption}\n" for caption in sorted(set(captions))))
+    write_text(folder / MANIFEST, json_text(manifest))
+    write_text(folder / CAPTIONS, "".join(f"{caption}\n" for caption in sorted(set(captions))))
     (folder / HASHES).unlink(missing_ok=True)
     files = sorted(p for p in folder.rglob("*") if p.is_file() and not p.name.startswith("."))
-    lines = [f"{_sha256(p)}  {p.relative_to(folder).as_posix()}\n" for p in files]
-    _write_text(folder / HASHES, "".join(lines))
+    lines = [f"{file_hash(p)}  {p.relative_to(folder).as_posix()}\n" for p in files]
+    write_text(folder / HASHES, "".join(lines))
 
 
 def _folders_by_name() -> dict[str, Path]:
@@ -395,18 +442,13 @@ def _load_part(
 
 
 def _renamed(values: Mapping[str, Any]) -> dict[str, Any]:
-    """`values` under the names that keys have now.
-
-    Raises: TypeError: no mapping.
-    """
-    if not isinstance(values, Mapping):
-        raise TypeError(f"expected a mapping, got {type(values).__name__}")
+    """`values` under the names that keys have now."""
     return {_FORMER_KEYS.get(key, key): value for key, value in values.items()}
 
 
 def _class_names(folder: Path) -> dict[str, str]:
     """The class of every component, as `model_index.json` names it."""
-    index = _read_json(folder / "model_index.json")
+    index = read_json(folder / "model_index.json", dict)
     names = {}
     for part, allowed in _CLASSES.items():
         entry = index.get(part)
@@ -422,7 +464,7 @@ def _class_names(folder: Path) -> dict[str, str]:
 
 
 def _prompt_prefix(folder: Path) -> str:
-    prefix = _read_json(folder / "model_index.json").get("prompt_prefix", "")
+    prefix = read_json(folder / "model_index.json", dict).get("prompt_prefix", "")
     return prefix if isinstance(prefix, str) else ""
 
 
@@ -432,52 +474,15 @@ def _check_safetensors(folder: Path, file: Path) -> None:
     with file.open("rb") as stream:
         header_size = int.from_bytes(stream.read(8), "little")
         try:
-            if not 2 <= header_size <= size - 8:
+            if not 2 <= header_size <= min(size - 8, MOST_BYTES):
                 raise ValueError
-            header = json.loads(stream.read(header_size))
+            header = parse_json(stream.read(header_size), dict[str, Any], file)
             ends = [v["data_offsets"][1] for k, v in header.items() if k != "__metadata__"]
             if max(ends, default=0) != size - 8 - header_size:
                 raise ValueError
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+        except (ValueError, KeyError, TypeError) as error:
             raise _damaged(folder, f"{file.relative_to(folder)} is cut short or corrupt") from error
 
 
 def _damaged(folder: Path, what: str) -> ValueError:
     return ValueError(f"{folder}: expected a whole model, but {what}; install or copy it again")
-
-
-def _sha256(file: Path) -> str:
-    with file.open("rb") as stream:
-        digest = hashlib.sha256()
-        while chunk := stream.read(1 << 20):
-            digest.update(chunk)
-        return digest.hexdigest()
-
-
-def _read_text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except FileNotFoundError as error:
-        raise ValueError(f"expected a file {path}; is this the folder of a model?") from error
-    except (OSError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path}: expected readable text ({error})") from error
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    text = _read_text(path)
-    try:
-        data = json.loads(text)
-    except ValueError as error:
-        raise ValueError(f"{path}: expected JSON ({error})") from error
-    if not isinstance(data, dict):
-        raise ValueError(f"{path}: expected a JSON object, got {type(data).__name__}")
-    return data
-
-
-def _write_text(path: Path, text: str) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        temporary.write_text(text, encoding="utf-8")
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)

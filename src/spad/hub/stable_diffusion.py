@@ -6,6 +6,7 @@ import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from transformers import CLIPTextModel, CLIPTokenizer
 
+from spad.files import whole_folder
 from spad.hub.checkpoint import read_checkpoint
 from spad.hub.config import InitFromSDConfig
 from spad.hub.convert import (
@@ -13,7 +14,6 @@ from spad.hub.convert import (
     SD15,
     UNET,
     fill,
-    new_folder,
     plain_unet,
     release_scheduler,
     save_model,
@@ -36,7 +36,7 @@ def init_from_sd(settings: InitFromSDConfig) -> Path:
         "camera_intrinsics": settings.intrinsics,
         "epipolar": settings.epipolar,
     }
-    with new_folder(settings.output) as folder:
+    with whole_folder(settings.output) as folder:
         if settings.source.is_dir():
             vae, text_encoder, tokenizer, plain_config, weights = _diffusers_parts(settings.source)
         else:
