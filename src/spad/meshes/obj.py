@@ -146,10 +146,13 @@ def _sorted_lines(path: Path) -> _Statements:
     # Names of files may be in any encoding: such bytes come through as they are.
     text = path.read_bytes().decode("utf-8-sig", errors="surrogateescape")
     text = text.replace("\r\n", "\n").replace("\r", "\n").replace("\\\n", " ")
+    text = text.replace("\t", " ")
     found = _Statements(materials={"": 0})
     material = 0
     for line in text.split("\n"):
-        word, _, rest = line.strip().replace("\t", " ", 1).partition(" ")
+        word, _, rest = line.partition(" ")
+        if not word:  # it is empty or begins with spaces
+            word, _, rest = line.lstrip().partition(" ")
         if word == "v":
             found.points.append(rest)
         elif word == "vt":
@@ -167,9 +170,16 @@ def _sorted_lines(path: Path) -> _Statements:
     return found
 
 
+def _words(lines: list[str]) -> list[list[str]]:
+    """Of each line, up to a comment."""
+    if any("#" in line for line in lines):
+        lines = [line.partition("#")[0] for line in lines]
+    return [line.split() for line in lines]
+
+
 def _numbers(lines: list[str], word: str, least: int) -> tuple[np.ndarray, np.ndarray]:
     """Numbers of lines, (n, 7) filled up with zeros, and how many each line has."""
-    rows = [line.partition("#")[0].split() for line in lines]
+    rows = _words(lines)
     widths = np.fromiter(map(len, rows), dtype=np.int64, count=len(rows))
     if len(widths) and widths.min() < least:
         short = lines[int(widths.argmin())].strip()[:40]
@@ -190,7 +200,7 @@ def _numbers(lines: list[str], word: str, least: int) -> tuple[np.ndarray, np.nd
 
 def _corners(statements: _Statements, num_points: int, num_texcoords: int) -> _Corners:
     """What "a", "a/b", "a//c" and "a/b/c" of all faces mean; negative numbers count backwards."""
-    rows = [line.partition("#")[0].split() for line in statements.faces]
+    rows = _words(statements.faces)
     sizes = np.fromiter(map(len, rows), dtype=np.int64, count=len(rows))
     tokens = list(chain.from_iterable(rows))
     # Most corners are shared, so each is taken apart once.
