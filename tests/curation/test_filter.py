@@ -93,7 +93,7 @@ def random_objects(number: int) -> dict[str, dict]:
         ({"vertexCount": 49}, "vertices", "49 vertices"),
         ({"license": "by-nc"}, "license", "'by-nc'"),
         ({"license": "by-nd"}, "license", "'by-nd'"),
-        ({"license": None}, "license", "no license is known"),
+        ({"license": None}, "license", "no license"),
         ({"animationCount": 1}, "animation", "1 animations, expected at most 0"),
         ({"tags": [{"name": "3D_Text"}]}, "text", "'3d text'"),
         ({"tags": ["photogrammetry"]}, "scan", "'photogrammetry'"),
@@ -103,7 +103,7 @@ def random_objects(number: int) -> dict[str, dict]:
         ({"likeCount": -1}, "readable", "likeCount is '-1'"),
         ({"viewCount": 10**30}, "readable", "viewCount"),
         ({"viewCount": float("nan")}, "readable", "viewCount"),
-        ({"tags": 7}, "readable", "tags are no list"),
+        ({"tags": 7}, "readable", "tags are not a list"),
     ],
 )
 def test_every_rule_rejects_and_says_why(judge, change, rule, words):
@@ -325,7 +325,7 @@ def bad_sources(tmp_path: Path) -> dict[str, tuple[Path, str]]:
         "empty.json": "at its start", "deep.json": "nested too deeply", "none.json": "got none",
         "bad-id.json": "'../a'", "twice.json": "a twice", "cut.json.gz": "keyed by uid",
         "plain.json.gz": "Not a gzipped file", "latin.json": "utf-8", "table.xml": "none",
-        "nothing": "expected models", "missing": "is none",
+        "nothing": "expected models", "missing": "or a .jsonl index",
     }  # fmt: skip
 
 

@@ -210,7 +210,7 @@ def test_damaged_shards_are_named(renders, tmp_path):
     # Inside the last picture of an object.
     data[shard.offsets[2] - 1024] ^= 1
     path.write_bytes(data)
-    with pytest.raises(ValueError, match=r"shard-000001\.tar: its contents"):
+    with pytest.raises(ValueError, match=r"shard-000001\.tar: expected the checksum"):
         list(ShardDataset(folder, verify=True))
     after_opening = ShardDataset(folder)
     path.write_bytes(data[:-2000])

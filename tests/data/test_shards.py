@@ -248,8 +248,8 @@ def damage(renders: Path, how: str) -> None:
         ("missing", "002.png, which transforms.json names"),
         ("cut", "002.png: expected a readable picture"),
         ("no picture", "002.png: expected a readable picture"),
-        ("size", "expected a picture 32 wide and 32 high"),
-        ("altered", "its pictures were changed"),
+        ("size", "expected 32x32 pixels"),
+        ("altered", "got modified ones"),
         ("cameras", "transforms.json: expected JSON"),
         ("views", "expected num_views 6 of every object, got 5 of f"),
         ("captions", "line 1: expected a uid and a list of captions"),
@@ -291,7 +291,7 @@ def test_damaged_shards_are_named(config):
     data = bytearray(shard.path.read_bytes())
     data[700] ^= 1
     shard.path.write_bytes(data)
-    with pytest.raises(ValueError, match=r"shard-000001\.tar: its contents"):
+    with pytest.raises(ValueError, match=r"shard-000001\.tar: expected the checksum"):
         shard.check(whole=True)
     shard.path.write_bytes(data[:-1])
     with pytest.raises(ValueError, match=r"shard-000001\.tar: expected"):
@@ -369,8 +369,8 @@ def test_inspect_shows_shards_and_renders_alike(config, tmp_path, monkeypatch):
 
     assert numbers(reports[0]) == numbers(reports[1])
     text = "\n".join(reports[0].lines)
-    assert "views        6 of each" in text and "pictures     32x32" in text
-    assert "single-color: 7" in text and "2 of each; 2 to 2" in text
+    assert "views        6 per object" in text and "images       32x32" in text
+    assert "single-color: 7" in text and "2 per object; 2 to 2" in text
     assert "color" in text and "normals" in text and "mask" in text
 
     monkeypatch.chdir(tmp_path)

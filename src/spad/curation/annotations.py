@@ -1,7 +1,4 @@
-"""What is known about each object before it is rendered: Objaverse's annotations, or local models.
-
-Everything is read as a stream: memory does not grow with the number of objects.
-"""
+"""Metadata of objects, from Objaverse's annotations or local models, read as a stream."""
 
 from __future__ import annotations
 
@@ -20,8 +17,7 @@ from spad.data.config import RenderConfig
 
 _SUFFIXES = (".json", ".json.gz")
 _PIECE = 1 << 20
-# An object's annotation has a few thousand characters. A file that is no annotations at all
-# should be refused before it fills the memory.
+# An annotation has a few thousand characters. Other files are refused before they fill memory.
 _LONGEST_MEMBER = 16 << 20
 _MEMBER = re.compile(r'\s*([{,])\s*("(?:[^"\\]|\\.)*")\s*:\s*(?=\{)')
 _END = re.compile(r"\s*(\{\s*)?\}\s*")
@@ -29,9 +25,9 @@ _LARGEST_COUNT = 2**63 - 1
 
 
 class Annotation(NamedTuple):
-    """One object. A count is None where it is not known.
+    """Metadata of one object; unknown counts are None.
 
-    A tuple, as millions of them are sorted and written to disk and read back.
+    A tuple, because millions of them are sorted and written to disk.
     """
 
     uid: str
@@ -49,7 +45,7 @@ class Annotation(NamedTuple):
     file: str = ""
     geometry: str = ""
     problem: str = ""
-    """Why the object cannot be read, if it cannot."""
+    """Why the object cannot be read; empty if it can."""
 
 
 _COUNTS = {
@@ -66,14 +62,14 @@ def read_annotations(source: Path, root: Path | None = None) -> Iterator[Annotat
     """Every object of `source`, in no particular order, with a progress bar on a terminal.
 
     Args:
-        source: a folder of .json.gz files, or one such file (gzip or not), as the `objaverse`
-            package keeps them: one JSON object of annotations keyed by uid. Or a folder of model
-            files, or a .jsonl index of them as `spad render` takes it: the counts of triangles,
-            vertices and animations are then those of the files.
-        root: folder that an index's paths start from; the index's own if None.
+        source: a folder of .json.gz files, or one such file (gzip or not), in the format of the
+            `objaverse` package: one JSON object of annotations keyed by uid. Or a folder of model
+            files, or a .jsonl index of them as for `spad render`; triangles, vertices and
+            animations are then counted in the files.
+        root: folder that the index's paths are relative to. None: the index's own folder.
 
-    Raises: ValueError: nothing to read at `source`, a damaged file of annotations, or an id that
-        is no id. A damaged model is an `Annotation` with a `problem`.
+    Raises: ValueError: nothing to read at `source`, a damaged file of annotations, or an invalid
+        id. A damaged model is an `Annotation` with a `problem`.
     """
     files = _annotation_files(source)
     if files:
@@ -88,7 +84,7 @@ def read_annotations(source: Path, root: Path | None = None) -> Iterator[Annotat
 def _annotation_files(source: Path) -> list[Path]:
     if source.is_file():
         return [source] if source.name.lower().endswith(_SUFFIXES) else []
-    # The package keeps other .json.gz files beside the folder of its annotations.
+    # The objaverse package has other .json.gz files beside the folder `metadata`.
     for folder in (source / "metadata", source):
         if files := sorted(folder.glob("*.json.gz")):
             return files
@@ -111,11 +107,11 @@ def _read_file(path: Path) -> Iterator[Annotation]:
 
 
 class _NotAnnotations(Exception):
-    """A file holds something else."""
+    """A file is not a JSON object of annotations."""
 
 
 def _members(file: TextIO) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Keys and values of one large JSON object whose values are objects, one by one."""
+    """Iterate over the members of one large JSON object whose values are objects."""
     decoder = json.JSONDecoder()
     text, at, opening = "", 0, "{"
     while True:
@@ -126,26 +122,25 @@ def _members(file: TextIO) -> Iterator[tuple[str, dict[str, Any]]]:
             except RecursionError:
                 raise _NotAnnotations("nested too deeply") from None
             except ValueError:
-                pass  # cut off, or damaged: more text will tell
+                pass  # truncated or damaged: decided with more text
             else:
                 yield json.loads(head[2]), value
                 at, opening = end, ","
                 continue
-        # What is left is read again with the next piece; reading as much as is left keeps the work
-        # in proportion to the text.
+        # The rest is parsed again with the next piece, which is as long, so that time stays linear.
         piece = file.read(max(_PIECE, len(text) - at))
         if not piece:
             end = _END.fullmatch(text, at)
             if end and (end[1] is None) == (opening == ","):
                 return
-            raise _NotAnnotations("it ends too early or holds something else")
+            raise _NotAnnotations("truncated, or not an object of objects")
         if len(text) - at > _LONGEST_MEMBER:
             raise _NotAnnotations(f"no object within {_LONGEST_MEMBER} characters")
         text, at = text[at:] + piece, 0
 
 
 def parse_annotation(uid: str, value: dict[str, Any]) -> Annotation:
-    """One annotation of the `objaverse` package, or a line of an index with the same names.
+    """Parse an annotation of the `objaverse` package, or a line of an index with the same names.
 
     Raises: ValueError: the uid cannot name a folder.
     """
@@ -162,10 +157,10 @@ def parse_annotation(uid: str, value: dict[str, Any]) -> Annotation:
         counts[column] = count
     labels = {}
     for column in ("tags", "categories"):
-        labels[column] = _labels(value.get(column))
-        if labels[column] is None:
-            problems.append(f"{column} are no list")
-            labels[column] = ()
+        found = _labels(value.get(column))
+        if found is None:
+            problems.append(f"{column} are not a list")
+        labels[column] = found or ()
     return Annotation(
         uid=uid,
         name=_text(value.get("name")),
@@ -189,18 +184,18 @@ def _text(value: Any) -> str:
     if value is None:
         return ""
     text = str(value)
-    # JSON can spell half of a surrogate pair, which no file can hold.
+    # JSON allows lone surrogates, which UTF-8 cannot encode.
     return text if text.isascii() else text.encode("utf-8", "replace").decode("utf-8")
 
 
 def _read_models(source: Path, root: Path | None) -> Iterator[Annotation]:
-    # It loads readers of models, which lists of annotations need not wait for.
+    # Imported late: it loads the readers of models, which annotations do not need.
     from spad.meshes.measure import measure_model
 
     if not source.exists() or (source.is_file() and source.suffix.lower() != ".jsonl"):
         raise ValueError(
             f"expected a folder of .json.gz annotations or of models, a .json or .json.gz file, "
-            f"or a .jsonl index of models, got {source}, which is none"
+            f"or a .jsonl index of models, got {source}"
         )
     assets = find_assets(RenderConfig(assets=source, output=source, root=root))
     rows = read_index(source) if source.is_file() else ()

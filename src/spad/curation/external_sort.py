@@ -1,4 +1,4 @@
-"""Any number of rows in order of a key, in little memory: sorted runs on disk, merged."""
+"""External merge sort: rows in order of a key, in bounded memory, with sorted runs on disk."""
 
 from __future__ import annotations
 
@@ -6,25 +6,27 @@ import heapq
 import pickle
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
-# Rows in memory: one run while it fills, and a piece of every run while they are merged.
+# Rows per run, and rows read at once from each run while merging.
 RUN_ROWS = 20_000
 _PIECE_ROWS = 256
-# All runs are open at once while they are merged, and a process may open about a thousand files.
+# All runs are open while merging, and a process may open about a thousand files.
 _MOST_RUNS = 128
 
+Row = TypeVar("Row", bound=tuple)
+Other = TypeVar("Other", bound=tuple)
 
-class SortedRuns:
-    """A collection to `add` to, then to iterate in order, as often as needed.
 
-    Rows with equal keys come in no particular order: give every row its own key where the order
-    matters.
+class SortedRuns(Generic[Row]):
+    """A collection of rows to `add` to, and then to iterate in order of `key`, any number of times.
+
+    Rows with equal keys come in no particular order.
     """
 
-    def __init__(self, folder: Path, key: Callable[[Any], Any], run_rows: int = RUN_ROWS):
+    def __init__(self, folder: Path, key: Callable[[Row], Any], run_rows: int = RUN_ROWS):
         self._folder, self._key, self._run_rows = folder, key, run_rows
-        self._rows: list = []
+        self._rows: list[Row] = []
         self._runs: list[Path] = []
         self._written = 0
         self._length = 0
@@ -33,7 +35,8 @@ class SortedRuns:
     def __len__(self) -> int:
         return self._length
 
-    def add(self, row: Any) -> None:
+    def add(self, row: Row) -> None:
+        """Add a row."""
         self._rows.append(row)
         self._length += 1
         if len(self._rows) == self._run_rows:
@@ -46,11 +49,11 @@ class SortedRuns:
                     run.unlink()
                 self._runs = [merged]
 
-    def __iter__(self) -> Iterator[Any]:
+    def __iter__(self) -> Iterator[Row]:
         self._rows.sort(key=self._key)
         yield from heapq.merge(*map(_read, self._runs), self._rows, key=self._key)
 
-    def _write(self, rows: Iterable) -> Path:
+    def _write(self, rows: Iterable[Row]) -> Path:
         path = self._folder / f"{self._written:06d}"
         self._written += 1
         with open(path, "wb") as file:
@@ -65,20 +68,20 @@ class SortedRuns:
 
 
 def _read(path: Path) -> Iterator[Any]:
-    # What is read here was written by this process, into a folder that it made.
+    # Unpickling is safe: this process wrote the file, in a folder that it made.
     with open(path, "rb") as file:
         while file.peek(1):
             yield from pickle.load(file)
 
 
-def join(rows: Iterable[tuple], others: Iterable[tuple]) -> Iterator[tuple[tuple, tuple | None]]:
-    """Every row with the first of `others` that begins with the same id, or None.
+def join(rows: Iterable[Row], others: Iterable[Other]) -> Iterator[tuple[Row, Other | None]]:
+    """Left join on the first element: every row with the first match in `others`, or None.
 
-    Both come in order of their first element.
+    Both are sorted by their first element.
     """
-    others = iter(others)
-    other = next(others, None)
+    remaining = iter(others)
+    other = next(remaining, None)
     for row in rows:
         while other is not None and other[0] < row[0]:
-            other = next(others, None)
+            other = next(remaining, None)
         yield row, other if other is not None and other[0] == row[0] else None

@@ -1,14 +1,15 @@
-"""Objects worth learning from: an id list, and a table with the reasons of every rejection."""
+"""`spad filter`: select objects by their metadata, with a table of the reasons of rejections."""
 
 from __future__ import annotations
 
 import re
 import shutil
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from operator import itemgetter
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -22,6 +23,8 @@ from spad.data.assets import read_captions
 from spad.files import RECORD, json_text, whole_folder, write_text
 
 Reason = Callable[[Annotation], "str | None"]
+# The keys of all kinds of duplicates, and the rank: (-likes, -views, uid).
+_Candidate = tuple[tuple[str, ...], tuple[int, int, str]]
 
 ROWS_PER_GROUP = 20_000
 _COLUMNS = ("likes", "views", "comments", "faces", "vertices")
@@ -49,7 +52,7 @@ SCHEMA = pa.schema(
     }
 )
 
-# Words that tell what an object is, in its name, tags or categories.
+# Patterns of the kinds of objects, in their name, tags or categories.
 EXCLUDED_WORDS = {
     "text": r"texts?|3d ?text|lettering|letters?|typography|fonts?|calligraphy",
     "scan": r"(3d ?)?scan(s|ned|ning)?|scan ?3d|photogrammetry|photoscan|lidar|reality ?capture|"
@@ -61,31 +64,31 @@ EXCLUDED_WORDS = {
 
 @dataclass(frozen=True)
 class Rule:
-    """A question to every object.
+    """A rule that objects pass or fail.
 
     Attributes:
-        name: as the funnel and the table call it.
-        ask: from settings, what the rule asks in words and a function from an object to the
-            reason it fails, or None; None if these settings do not ask.
+        name: name in the funnel and the table.
+        make: from settings to a description of the requirement and a function that returns the
+            reason why an object fails, or None; None if these settings do not use the rule.
     """
 
     name: str
-    ask: Callable[[FilterConfig], tuple[str, Reason] | None]
+    make: Callable[[FilterConfig], tuple[str, Reason] | None]
 
 
 @dataclass(frozen=True)
 class FunnelStep:
-    """A rule, what it asks, how many objects it was the first to reject, and how many fail it."""
+    """A rule, its requirement, the objects it rejected first (`lost`), and all that fail it."""
 
     rule: str
-    asks: str
+    requirement: str
     lost: int
     failing: int
 
 
 @dataclass(frozen=True)
 class FilterReport:
-    """What a run did. `unknown` counts the objects that do not tell a number that was asked for."""
+    """Summary of a run. `unknown` counts the objects without a value that has a threshold."""
 
     folder: Path
     total: int
@@ -95,14 +98,14 @@ class FilterReport:
 
     def __str__(self) -> str:
         rows = [
-            ("rule", "lost", "left", "fail it", "asks for"),
+            ("rule", "lost", "left", "fail it", "requires"),
             ("", "", f"{self.total:,}", "", ""),
         ]
         left = self.total
         for step in self.steps:
             left -= step.lost
             counts = (f"{step.lost:,}", f"{left:,}", f"{step.failing:,}")
-            rows.append((step.rule, *counts, step.asks))
+            rows.append((step.rule, *counts, step.requirement))
         widths = [max(len(row[column]) for row in rows) for column in range(4)]
         lines = [
             f"{row[0]:{widths[0]}}  "
@@ -112,16 +115,16 @@ class FilterReport:
         ]
         if self.unknown:
             known = ", ".join(f"{column} of {count:,}" for column, count in self.unknown)
-            lines.append(f"not known, so not rejected for it: {known}")
+            lines.append(f"unknown, therefore not rejected: {known}")
         lines.append(f"{self.kept:,} of {self.total:,} objects kept: {self.folder / 'ids.txt'}")
         return "\n".join(line.rstrip() for line in lines)
 
 
 def _between(name: str, *columns: str) -> Rule:
-    """A rule that counts lie between the settings' `min_COLUMN` and `max_COLUMN`, if set."""
+    """A rule that counts are between `min_COLUMN` and `max_COLUMN` of the settings, if set."""
 
-    def ask(config: FilterConfig) -> tuple[str, Reason] | None:
-        limits, asks = [], []
+    def make(config: FilterConfig) -> tuple[str, Reason] | None:
+        limits, requirements = [], []
         for column in columns:
             least, most = _limits(config, column)
             if least is not None or most is not None:
@@ -129,7 +132,7 @@ def _between(name: str, *columns: str) -> Rule:
                 place = Annotation._fields.index(column)
                 highest = float("inf") if most is None else most
                 limits.append((column, place, least or 0, highest, wanted))
-                asks.append(f"{column} {wanted}")
+                requirements.append(f"{column} {wanted}")
 
         def reason(row: Annotation) -> str | None:
             wrong = [
@@ -139,9 +142,9 @@ def _between(name: str, *columns: str) -> Rule:
             ]
             return "; ".join(wrong) or None
 
-        return (", ".join(asks), reason) if limits else None
+        return (", ".join(requirements), reason) if limits else None
 
-    return Rule(name, ask)
+    return Rule(name, make)
 
 
 def _range(least: int | None, most: int | None) -> str:
@@ -151,36 +154,36 @@ def _range(least: int | None, most: int | None) -> str:
 
 
 def _without(kind: str) -> Rule:
-    """A rule that no word of an object's name, tags or categories says that it is of a kind."""
+    """A rule that no word of an object's name, tags or categories names a kind."""
     pattern = re.compile(rf"\b(?:{EXCLUDED_WORDS[kind]})\b")
 
     def reason(row: Annotation) -> str | None:
         text = " | ".join((row.name, *row.tags, *row.categories)).lower()
         found = pattern.search(text.replace("_", " ").replace("-", " "))
-        return f"its name, tags or categories say {found[0]!r}" if found else None
+        return f"its name, tags or categories contain {found[0]!r}" if found else None
 
-    def ask(config: FilterConfig) -> tuple[str, Reason] | None:
+    def make(config: FilterConfig) -> tuple[str, Reason] | None:
         return (f"no {kind}", reason) if kind in (config.exclude or ()) else None
 
-    return Rule(kind, ask)
+    return Rule(kind, make)
 
 
-def _ask_readable(_config: FilterConfig) -> tuple[str, Reason]:
-    return "numbers and files that can be read", lambda row: row.problem or None
+def _readable(_config: FilterConfig) -> tuple[str, Reason]:
+    return "readable numbers and files", lambda row: row.problem or None
 
 
-def _ask_license(config: FilterConfig) -> tuple[str, Reason] | None:
+def _allowed_license(config: FilterConfig) -> tuple[str, Reason] | None:
     allowed = {license_slug(license) for license in config.licenses or ()}
 
     def reason(row: Annotation) -> str | None:
         if license_slug(row.license) in allowed:
             return None
-        return f"license {row.license!r}" if row.license else "no license is known"
+        return f"license {row.license!r}" if row.license else "no license"
 
     return (f"one of {', '.join(sorted(allowed))}", reason) if allowed else None
 
 
-def _ask_caption(config: FilterConfig) -> tuple[str, Reason] | None:
+def _with_caption(config: FilterConfig) -> tuple[str, Reason] | None:
     if config.captions is None:
         return None
     words = f"no caption in {config.captions.name}"
@@ -188,19 +191,19 @@ def _ask_caption(config: FilterConfig) -> tuple[str, Reason] | None:
 
 
 RULES = (
-    Rule("readable", _ask_readable),
+    Rule("readable", _readable),
     _between("popularity", "likes", "views", "comments"),
     _between("polygons", "faces"),
     _between("vertices", "vertices"),
-    Rule("license", _ask_license),
+    Rule("license", _allowed_license),
     _between("animation", "animations"),
     *map(_without, EXCLUDED_WORDS),
-    Rule("caption", _ask_caption),
+    Rule("caption", _with_caption),
 )
 
 
 def license_slug(license: str) -> str:
-    """A Creative Commons license as Objaverse writes it: "CC-BY-SA-4.0" is "by-sa"."""
+    """A Creative Commons license in Objaverse's notation: "CC-BY-SA-4.0" becomes "by-sa"."""
     slug = re.sub(r"[\s_-]+", "-", license.strip().lower())
     slug = re.sub(r"^(creative-commons|cc)-|-\d+(\.\d+)*$", "", slug)
     return re.sub(r"-\d+(\.\d+)*$", "", slug)
@@ -216,7 +219,7 @@ def _counts_key(row: Annotation) -> str:
     return f"{name} {row.faces} {row.vertices}" if known else ""
 
 
-# What duplicates have in common; an object without a key duplicates nothing.
+# Keys that duplicates share; an object with an empty key is no duplicate.
 DUPLICATE_KEYS: dict[str, Callable[[Annotation], str]] = {
     "name": _name_key,
     "name-and-counts": _counts_key,
@@ -225,36 +228,37 @@ DUPLICATE_KEYS: dict[str, Callable[[Annotation], str]] = {
 
 
 def filter_objects(config: FilterConfig) -> FilterReport:
-    """Judge every object of `config.annotations`, and write the folder `config.output`.
+    """Apply the rules to every object of `config.annotations`; write the folder `config.output`.
 
-    The folder holds `ids.txt` (ids that were kept, one a line), `table.parquet` (every object,
-    its numbers, and the rules that reject it, `SCHEMA`), `histograms.png`, and `run.json` (the
-    settings and the funnel). All of it is in order of the ids and depends on nothing but the
-    objects and the settings. Memory does not grow with the number of objects; what does not fit
-    waits in the output folder.
+    The folder has `ids.txt` (ids of kept objects, one per line), `table.parquet` (every object, its
+    numbers, and the rules it fails; `SCHEMA`), `histograms.png`, and `run.json` (the settings and
+    the funnel). All are sorted by id and depend only on the objects and the settings. Memory does
+    not grow with the number of objects; temporary files are in the output folder.
 
-    An object is judged by every rule of `RULES`, and lost to the first that it fails. Those that
-    pass them all are then searched for duplicates, of which the most liked stays, then the most
-    viewed, then the one of smallest id.
+    Every rule of `RULES` is applied to every object; the first one that it fails counts as the one
+    that rejects it. Objects that pass all rules are searched for duplicates, of which the one with
+    the most likes is kept, then with the most views, then with the smallest id.
 
     Source: SPAD, section 4 (popularity, polygons and vertices). The other rules are ours.
 
     Raises:
-        ValueError: input that is missing, damaged, or names an object twice; no objects; an
-            output folder that exists.
+        ValueError: input that is missing, damaged or has an object twice; no objects; an existing
+            output folder.
         OSError: the output cannot be written.
     """
     config = config.with_preset()
-    questions = {rule.name: question for rule in RULES if (question := rule.ask(config))}
+    rules = {rule.name: made for rule in RULES if (made := rule.make(config))}
     kinds = tuple(kind for kind in DUPLICATE_KEYS if kind in (config.duplicates or ()))
 
     with whole_folder(config.output, config.overwrite) as folder:
         scratch = folder / "scratch"
-        captions = SortedRuns(scratch / "captions", key=itemgetter(0, 1))
+        captions: SortedRuns[tuple[str, int, str]] = SortedRuns(
+            scratch / "captions", key=itemgetter(0, 1)
+        )
         if config.captions is not None:
             for row in read_captions(config.captions):
                 captions.add(row)
-        annotations = SortedRuns(scratch / "annotations", key=itemgetter(0))
+        annotations: SortedRuns[Annotation] = SortedRuns(scratch / "annotations", key=itemgetter(0))
         for row in read_annotations(config.annotations, config.root):
             annotations.add(row)
         if not len(annotations):
@@ -270,17 +274,17 @@ def filter_objects(config: FilterConfig) -> FilterReport:
                     row = row._replace(caption=caption[2] if caption else "")
                 yield row
 
-        def judge(row: Annotation) -> list[tuple[str, str]]:
-            reasons = ((rule, reason(row)) for rule, (_, reason) in questions.items())
+        def failures_of(row: Annotation) -> list[tuple[str, str]]:
+            reasons = ((rule, reason(row)) for rule, (_, reason) in rules.items())
             return [(rule, words) for rule, words in reasons if words]
 
-        survivors = (row for row in rows() if not judge(row)) if kinds else ()
+        survivors = (row for row in rows() if not failures_of(row)) if kinds else ()
         duplicates = _find_duplicates(survivors, kinds, scratch)
-        asks = {rule: words for rule, (words, _) in questions.items()}
-        asks |= {f"duplicate {kind}": f"one object of the same {kind}" for kind in kinds}
+        requirements = {rule: words for rule, (words, _) in rules.items()}
+        requirements |= {f"duplicate {kind}": f"one object of the same {kind}" for kind in kinds}
         with _Writer(folder) as writer:
             for row, duplicate in join(rows(), duplicates):
-                failures = judge(row)
+                failures = failures_of(row)
                 if duplicate:
                     failures.append(duplicate[1:])
                 writer.add(row, failures)
@@ -293,7 +297,7 @@ def filter_objects(config: FilterConfig) -> FilterReport:
             kept=writer.kept,
             steps=tuple(
                 FunnelStep(rule, words, writer.lost[rule], writer.failing[rule])
-                for rule, words in asks.items()
+                for rule, words in requirements.items()
             ),
             unknown=tuple(
                 (column, writer.unknown[column])
@@ -319,17 +323,17 @@ def _limits(config: FilterConfig, column: str) -> tuple[int | None, int | None]:
 
 def _find_duplicates(
     survivors: Iterable[Annotation], kinds: tuple[str, ...], scratch: Path
-) -> SortedRuns:
-    """(uid, rule, reason) of the objects that duplicate a better one, in order of the uid.
+) -> SortedRuns[tuple[str, str, str]]:
+    """(uid, rule, reason) of duplicates that are not kept, sorted by uid.
 
-    What one kind drops is no longer compared by the next.
+    An object dropped by one kind is not compared by the next.
     """
-    dropped = SortedRuns(scratch / "dropped", key=itemgetter(0))
-    candidates: Iterable[tuple] = (
+    dropped: SortedRuns[tuple[str, str, str]] = SortedRuns(scratch / "dropped", key=itemgetter(0))
+    candidates: Iterable[_Candidate] = (
         (tuple(DUPLICATE_KEYS[kind](row) for kind in kinds), _rank(row)) for row in survivors
     )
     for place, kind in enumerate(kinds):
-        ordered = SortedRuns(
+        ordered: SortedRuns[_Candidate] = SortedRuns(
             scratch / kind, key=lambda item, place=place: (item[0][place], item[1])
         )
         for item in candidates:
@@ -345,9 +349,9 @@ def _rank(row: Annotation) -> tuple[int, int, str]:
 
 
 def _firsts(
-    ordered: Iterable[tuple], place: int, kind: str, dropped: SortedRuns
-) -> Iterator[tuple]:
-    """The first of every run of items with the same key; the others go to `dropped`."""
+    ordered: Iterable[_Candidate], place: int, kind: str, dropped: SortedRuns[tuple[str, str, str]]
+) -> Iterator[_Candidate]:
+    """The first candidate of each key; the others are added to `dropped`."""
     key, best = "", ""
     for item in ordered:
         keys, (_, _, uid) = item
@@ -359,7 +363,7 @@ def _firsts(
 
 
 class _Writer:
-    """Writes the table and the list of ids group by group, and counts."""
+    """Writer of the table, the ids and the counts, one row group at a time."""
 
     def __init__(self, folder: Path):
         self.kept = 0
@@ -375,7 +379,7 @@ class _Writer:
     def __enter__(self) -> _Writer:
         return self
 
-    def __exit__(self, kind, *_) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         try:
             if kind is None:
                 self._flush()
@@ -384,6 +388,7 @@ class _Writer:
             self._table.close()
 
     def add(self, row: Annotation, failures: list[tuple[str, str]]) -> None:
+        """Add an object with the (rule, reason) pairs it fails."""
         self._rows.append(row)
         self._failures.append(failures)
         if len(self._rows) == ROWS_PER_GROUP:
@@ -392,7 +397,9 @@ class _Writer:
     def _flush(self) -> None:
         if not self._rows:
             return
-        columns = dict(zip(Annotation._fields, zip(*self._rows, strict=True), strict=True))
+        columns: dict[str, Sequence[Any]] = dict(
+            zip(Annotation._fields, zip(*self._rows, strict=True), strict=True)
+        )
         columns["failed"] = [[rule for rule, _ in failures] for failures in self._failures]
         columns["reasons"] = [[words for _, words in failures] for failures in self._failures]
         columns["rejected_by"] = [rules[0] if rules else None for rules in columns["failed"]]

@@ -1,4 +1,4 @@
-"""Look at data before learning from it: statistics, and a sheet of objects with their captions."""
+"""Statistics of renders or shards, and a sheet of objects with their captions."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ from spad.data.shards import (
 from spad.images.grids import prompt_grid
 from spad.images.pixels import on_white, open_image
 
-# Larger pictures are shrunk for the sheet.
-_PANEL = 160
+# Largest width of a panel on the sheet, in pixels.
+_PANEL_PX = 160
 
 
 @dataclass(frozen=True)
-class Report:
-    """What was found, as lines to print, and where the sheet is."""
+class InspectReport:
+    """The statistics, as lines to print, and the path of the sheet."""
 
     lines: tuple[str, ...]
     sheet: Path
@@ -44,30 +44,30 @@ class Report:
 
 @dataclass(frozen=True)
 class _Entry:
-    """An object with its pictures as files' contents, by kind and then by view."""
+    """An object with the contents of its image files, by kind and then by view."""
 
     about: ShardedObject
-    pictures: dict[str, list[bytes]]
+    images: dict[str, list[bytes]]
 
 
 @dataclass(frozen=True)
 class _Source:
-    """Objects that can be read one by one, and lines about the whole."""
+    """Functions that read one object each, and lines about the whole."""
 
     entries: list[Callable[[], _Entry]]
     lines: list[str]
     depth_unit: float = DEPTH_UNIT
 
 
-def inspect_data(settings: InspectConfig) -> Report:
-    """Statistics of a shard, a folder of shards or of renders, and a sheet of some objects.
+def inspect_data(settings: InspectConfig) -> InspectReport:
+    """Compute statistics of a shard, a folder of shards or of renders, and draw a sheet of objects.
 
-    Raises: ValueError: nothing of that kind there, or something damaged.
+    Raises: ValueError: the path is none of these, or damaged.
     """
     path = Path(settings.path)
     source = _open(path, settings.verify)
-    chosen = _spread(len(source.entries), settings.sample or len(source.entries))
-    shown = {chosen[i] for i in _spread(len(chosen), settings.objects)}
+    chosen = _evenly_spaced(len(source.entries), settings.sample or len(source.entries))
+    shown = {chosen[i] for i in _evenly_spaced(len(chosen), settings.objects)}
     statistics = _Statistics(source.depth_unit)
     panels = {}
     for number in chosen:
@@ -86,7 +86,7 @@ def inspect_data(settings: InspectConfig) -> Report:
         part.unlink(missing_ok=True)
     count, total = len(chosen), len(source.entries)
     of = f"all {total:,} objects" if count == total else f"{count:,} of {total:,} objects"
-    return Report((*source.lines, f"below from   {of}", *statistics.lines()), sheet)
+    return InspectReport((*source.lines, f"computed on  {of}", *statistics.lines()), sheet)
 
 
 def _open(path: Path, verify: bool) -> _Source:
@@ -98,7 +98,7 @@ def _open(path: Path, verify: bool) -> _Source:
             if shard is None:
                 raise ValueError(f"expected {path.name} in {path.parent / INDEX}, got none")
             shard.check(whole=True)
-            lines.append("checksum     as the index says")
+            lines.append("checksum     as in the index")
         return _Source([partial(_from_shard, sample) for sample in scan_shard(path)], lines)
     if is_shard_folder(path):
         index = read_shard_folder(path)
@@ -107,14 +107,14 @@ def _open(path: Path, verify: bool) -> _Source:
         if verify:
             for shard in index.shards:
                 shard.check(whole=True)
-            lines.append("checksums    all as the index says")
+            lines.append("checksums    all as in the index")
         if index.latents:
             lines.append(f"latents      of {index.latents['model']}")
         samples = [s.sample(i) for s in index.shards for i in range(len(s.uids))]
         entries = [partial(_from_shard, sample) for sample in samples]
         return _Source(entries, lines, index.depth_unit)
     if verify:
-        raise ValueError(f"expected shards to verify, got {path}, which holds none")
+        raise ValueError(f"expected shards to verify, got none in {path}")
     entries = [partial(_from_renders, path, row) for _, row in read_listing(path)]
     return _Source(entries, [f"renders      {path}", *_rejects(path)])
 
@@ -127,18 +127,18 @@ def _rejects(renders: Path) -> list[str]:
     counts = Counter(
         f"check {row['check']}" if row.get("check") else row.get("kind", "?") for row in rows
     )
-    return [f"left out     {len(rows):,}: {_counted(counts)}"]
+    return [f"rejected     {len(rows):,}: {_counted(counts)}"]
 
 
 def _from_shard(sample: Sample) -> _Entry:
-    pictures: dict[str, list[bytes]] = {}
+    images: dict[str, list[bytes]] = {}
     about = sample.read_object()
     for suffix, data in sample.read().items():
         view, _, rest = suffix.partition(".")
         if view.isdigit():
             kind = rest.partition(".")[0] if "." in rest else "color"
-            pictures.setdefault(kind, []).append(data)
-    return _Entry(about, pictures)
+            images.setdefault(kind, []).append(data)
+    return _Entry(about, images)
 
 
 def _from_renders(renders: Path, row: dict) -> _Entry:
@@ -150,18 +150,18 @@ def _from_renders(renders: Path, row: dict) -> _Entry:
     )
 
 
-def _spread(count: int, wanted: int) -> list[int]:
-    """Up to `wanted` of the numbers below `count`, evenly apart."""
-    return np.unique(np.linspace(0, count - 1, min(count, wanted)).round().astype(int)).tolist()
+def _evenly_spaced(count: int, most: int) -> list[int]:
+    """Up to `most` of the numbers below `count`, evenly spaced."""
+    return np.unique(np.linspace(0, count - 1, min(count, most)).round().astype(int)).tolist()
 
 
 def _panels(entry: _Entry, count: int) -> list[Image.Image]:
-    """Some views on white, each over its depth map where there is one: near is dark."""
-    views = _spread(len(entry.pictures["color"]), count)
+    """Some views on white, each above its depth map if there is one: near is dark."""
+    views = _evenly_spaced(len(entry.images["color"]), count)
     where = entry.about.uid
-    rows = [[on_white(open_image(entry.pictures["color"][view], where)) for view in views]]
-    if "depth" in entry.pictures:
-        depth = [np.asarray(open_image(entry.pictures["depth"][view], where)) for view in views]
+    rows = [[on_white(open_image(entry.images["color"][view], where)) for view in views]]
+    if "depth" in entry.images:
+        depth = [np.asarray(open_image(entry.images["depth"][view], where)) for view in views]
         seen = np.concatenate([one[one > 0] for one in depth])
         near, far = (seen.min(), max(seen.max(), seen.min() + 1)) if len(seen) else (0, 1)
         gray = [
@@ -171,12 +171,12 @@ def _panels(entry: _Entry, count: int) -> list[Image.Image]:
         rows.append([one.astype(np.uint8)[..., None].repeat(3, axis=-1) for one in gray])
     panels = [Image.fromarray(np.concatenate(column)) for column in zip(*rows, strict=True)]
     width, height = panels[0].size
-    scale = min(1, _PANEL / width)
+    scale = min(1, _PANEL_PX / width)
     return [panel.resize((round(width * scale), round(height * scale))) for panel in panels]
 
 
 class _Statistics:
-    """Numbers of objects, added one by one."""
+    """Running statistics of objects."""
 
     def __init__(self, depth_unit: float):
         self.depth_unit = depth_unit
@@ -185,7 +185,7 @@ class _Statistics:
         self.numbers: dict[str, list[float]] = {}
 
     def add(self, entry: _Entry) -> None:
-        """Count an object in."""
+        """Add an object."""
         about, cameras = entry.about, entry.about.cameras
         self.views[len(cameras)] += 1
         self.sizes[f"{cameras.width}x{cameras.height}"] += 1
@@ -199,32 +199,33 @@ class _Statistics:
             ("fov", np.degrees(cameras.fov_rad.numpy())),
         ):
             self._extend(name, values.tolist())
-        for kind, pictures in entry.pictures.items():
-            self._extend(f"{kind} bytes", [len(data) for data in pictures])
-        for data in entry.pictures["color"]:
+        for kind, images in entry.images.items():
+            self._extend(f"{kind} bytes", [len(data) for data in images])
+        for data in entry.images["color"]:
             rgba = np.asarray(open_image(data, about.uid).convert("RGBA"), dtype=np.float32) / 255
             alpha = rgba[..., 3]
             self._extend("coverage", [float(alpha.mean())])
             if alpha.any():
                 luma = rgba[..., :3] @ np.array([0.2126, 0.7152, 0.0722], dtype=np.float32)
                 self._extend("brightness", [float((luma * alpha).sum() / alpha.sum())])
-        for data in entry.pictures.get("depth", ()):
+        for data in entry.images.get("depth", ()):
             steps = np.asarray(open_image(data, about.uid))
             seen = steps[steps > 0]
             if len(seen):
-                ends = [seen.min() * self.depth_unit, seen.max() * self.depth_unit]
-                self._extend("depth", [float(end) for end in ends])
+                self._extend(
+                    "depth", [float(end) * self.depth_unit for end in (seen.min(), seen.max())]
+                )
 
     def _extend(self, name: str, values: Sequence[float]) -> None:
         self.numbers.setdefault(name, []).extend(values)
 
     def lines(self) -> list[str]:
-        """One line for each kind of number."""
+        """One line per statistic."""
         lines = [
-            f"views        {_counted(self.views, 'of each')}",
-            f"pictures     {_counted(self.sizes, 'pixels')}",
+            f"views        {_counted(self.views, 'per object')}",
+            f"images       {_counted(self.sizes, 'pixels')}",
             *(
-                f"{name.removesuffix(' bytes'):12} {np.mean(values):,.0f} bytes a view"
+                f"{name.removesuffix(' bytes'):12} {np.mean(values):,.0f} bytes per view"
                 for name, values in self.numbers.items()
                 if name.endswith(" bytes")
             ),
@@ -232,14 +233,14 @@ class _Statistics:
             f"azimuth      {self._range('azimuth', '.1f')} degrees",
             f"radius       {self._range('radius', '.2f')}",
             f"fov          {self._range('fov', '.1f')} degrees",
-            f"coverage     {self._range('coverage', '.1%')} of a picture",
+            f"coverage     {self._range('coverage', '.1%')} of the image",
         ]
         if "brightness" in self.numbers:
-            lines.append(f"brightness   {self._range('brightness', '.2f')}, 0 is black, 1 white")
+            lines.append(f"brightness   {self._range('brightness', '.2f')} (0: black, 1: white)")
         if "depth" in self.numbers:
             depth = self.numbers["depth"]
             lines.append(f"depth        {min(depth):.2f} to {max(depth):.2f}")
-        counted = _counted(self.captions, "of each")
+        counted = _counted(self.captions, "per object")
         lines.append(f"captions     {counted}; {self._range('words', '.0f')} words")
         if self.notes:
             lines.append(f"notes        {_counted(self.notes)}")
@@ -251,7 +252,7 @@ class _Statistics:
 
 
 def _counted(counts: Counter, unit: str = "") -> str:
-    """`24 of each` where all agree, else how many objects have which."""
+    """`24 per object` if all agree, else the number of objects for each value."""
     if unit and len(counts) == 1:
         return f"{next(iter(counts))} {unit}"
     return ", ".join(f"{key}: {number:,}" for key, number in counts.most_common())

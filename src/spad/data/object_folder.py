@@ -1,4 +1,4 @@
-"""The folder of one rendered object: its pictures, its cameras, and how they were made."""
+"""The output folder of one rendered object: images, cameras and how they were made."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _CAMERA_FIELDS = {
     "sphere": ("views",),
     "orbit": ("views", "elevation"),
 }
-# Names of settings in hashes that older folders hold.
+# Names in the hash of settings, fixed by folders of earlier versions.
 _HASHED_AS = {"views": "num_views", "elevation": "elevation_deg"}
 _RENDERER_FIELDS = {
     "embree": ("samples_per_side",),
@@ -40,12 +40,12 @@ _RENDERER_FIELDS = {
 
 @dataclass(frozen=True)
 class ObjectRecord:
-    """What a finished folder tells.
+    """Summary of a finished folder.
 
     Attributes:
-        num_views: of the object.
-        notes: what the checks found in the pictures, by check.
-        sha256: of `transforms.json`, which holds the hash of the pictures.
+        num_views: number of views.
+        notes: findings of the checks, by check.
+        sha256: hash of `transforms.json`, which contains the hash of the images.
     """
 
     num_views: int
@@ -54,7 +54,7 @@ class ObjectRecord:
 
 
 def settings_hash(config: RenderConfig) -> str:
-    """Equal where the pictures of an object are equal, whatever else was asked for."""
+    """Hash of the settings that affect the images of an object."""
     names = ("renderer", "cameras", "image_size", "normalize", "up", "seed")
     names += _CAMERA_FIELDS[config.cameras] + _RENDERER_FIELDS[config.renderer]
     values = vars(config) | vars(config.drawing)
@@ -76,12 +76,12 @@ def write_object(
 ) -> None:
     """Write an object's folder, whole or not at all.
 
-    It is made in `config.output / PARTIAL` under a name of its own, so that several attempts at
-    one object do not meet; the first to be complete stays.
+    It is made in `config.output / PARTIAL` under a unique name, so that several workers may write
+    the same object; the first complete one is kept.
     """
     partial = Path(config.output) / PARTIAL / f"{asset.uid}.{uuid4().hex}"
     try:
-        paths, digest = _write_pictures(partial, rendering.views, config.passes)
+        paths, digest = _write_images(partial, rendering.views, config.passes)
         record = partial / _RECORD
         save_transforms(record, cameras, paths.pop("file_path"), **paths)
         data = json.loads(record.read_text(encoding="utf-8")) | {
@@ -105,29 +105,30 @@ def write_object(
         shutil.rmtree(partial, ignore_errors=True)
 
 
-def _write_pictures(
+def _write_images(
     folder: Path, views: RenderBuffers, passes: tuple[str, ...]
 ) -> tuple[dict[str, list[str]], str]:
-    """Write the pictures of every pass; their paths by the field of transforms.json, and a hash.
+    """Write the images of every pass.
 
-    The hash is that of the lines "PATH SHA256", in order of the paths.
+    Returns: their paths, by the field of transforms.json, and the SHA-256 of the sorted lines
+        "PATH SHA256".
     """
-    pictures = {("file_path", "images"): views.rgba}
+    images = {("file_path", "images"): views.rgba}
     if "depth" in passes:
-        millis = np.where(views.mask, views.depth, 0) / DEPTH_UNIT
-        pictures["depth_file_path", "depth"] = np.rint(millis).clip(0, 65535).astype(np.uint16)
+        steps = np.rint(np.where(views.mask, views.depth, 0) / DEPTH_UNIT)
+        images["depth_file_path", "depth"] = steps.clip(0, 65535).astype(np.uint16)
     if "normals" in passes:
         colors = np.rint((views.normals * 0.5 + 0.5) * 255) * views.mask[..., None]
         alpha = views.mask[..., None] * 255
         encoded = np.concatenate([colors, alpha], axis=-1).astype(np.uint8)
-        pictures["normal_file_path", "normals"] = encoded
+        images["normal_file_path", "normals"] = encoded
     if "mask" in passes:
-        pictures["mask_path", "masks"] = views.mask.astype(np.uint8) * 255
+        images["mask_path", "masks"] = views.mask.astype(np.uint8) * 255
     paths, lines = {}, []
-    for (field, name), images in pictures.items():
+    for (field, name), of_pass in images.items():
         (folder / name).mkdir(parents=True)
-        paths[field] = [f"{name}/{view:03d}.png" for view in range(len(images))]
-        for path, image in zip(paths[field], images, strict=True):
+        paths[field] = [f"{name}/{view:03d}.png" for view in range(len(of_pass))]
+        for path, image in zip(paths[field], of_pass, strict=True):
             encoded = BytesIO()
             Image.fromarray(image).save(encoded, "PNG", compress_level=1)
             (folder / path).write_bytes(encoded.getbuffer())
@@ -136,9 +137,9 @@ def _write_pictures(
 
 
 def read_object(folder: Path, asset: Asset, settings: str) -> ObjectRecord:
-    """What a folder that `write_object` made says.
+    """Summary of a folder that `write_object` made.
 
-    Raises: ValueError: it was made by something else, with other settings or from another file.
+    Raises: ValueError: it comes from elsewhere, from other settings or from another model file.
     """
     record = folder / _RECORD
     try:
@@ -149,7 +150,7 @@ def read_object(folder: Path, asset: Asset, settings: str) -> ObjectRecord:
         num_views, notes = len(recorded["frames"]), dict(recorded["notes"])
     except (OSError, KeyError, TypeError, ValueError):
         raise ValueError(
-            f"expected {folder} to come from spad render, got something else; "
+            f"expected a folder of spad render, got {folder}, which is something else; "
             "choose another --output"
         ) from None
     if made_with != settings:
@@ -166,10 +167,9 @@ def read_object(folder: Path, asset: Asset, settings: str) -> ObjectRecord:
 
 
 def is_same_file(path: Path, sha256: str, since: float) -> bool:
-    """Whether a file is the one that had this hash at a time, in seconds since the epoch.
+    """Whether a file has had this hash since a time, in seconds since the epoch.
 
-    It is read only if its dates do not tell that it has not changed: of a million models that are
-    done, not one is read again.
+    It is read only if its dates are later, so that finished models are not read again.
     """
     if not path.is_file():
         return False

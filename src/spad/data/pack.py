@@ -1,8 +1,7 @@
-"""Pack the views that `spad render` wrote into shards; `spad.data.shards` says how they look.
+"""Pack the output of `spad render` into shards, in the layout of `spad.data.shards`.
 
-A shard depends on nothing but the settings and its objects, so it has the same bytes whenever and
-wherever it is written. Those that are finished are listed in a journal, which a run that goes on
-reads; the index appears when all are there.
+A shard depends only on the settings and its objects, so its bytes are reproducible. Finished shards
+are listed in a journal, from which a later run resumes; the index is written when all are finished.
 """
 
 from __future__ import annotations
@@ -13,7 +12,7 @@ import os
 import tarfile
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from io import BytesIO
@@ -45,21 +44,22 @@ from spad.files import write_text
 from spad.hub.registry import load_model, model_info, weights_hash
 from spad.images.pixels import image_tensor, on_white, open_image
 
-# Part of the settings: raise it when the same settings begin to give other bytes.
+# Part of the settings: increment it when the bytes of the same settings change.
 PACKER_VERSION = 2
 NO_CAPTION = "no-caption.npy"
-# Slower methods save another three per cent, and take twice as long and more.
-_WEBP = {"format": "WEBP", "lossless": True, "exact": True, "method": 2, "quality": 50}
-_VIEWS_AT_ONCE = 8
-# Views that tell how much of an object has a colour.
-_LOOKED_AT = 4
+# Slower methods save 3 % more space and take at least twice as long.
+_WEBP = {"lossless": True, "exact": True, "method": 2, "quality": 50}
+_ENCODER_BATCH = 8
+# Views used to measure how much of an object has a color.
+_COLOR_VIEWS = 4
 
-Item, Result = TypeVar("Item"), TypeVar("Result")
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
 class PackSummary:
-    """What a run did; `size` is that of all shards in bytes."""
+    """Summary of a run; `size` is the size of all shards in bytes."""
 
     index: Path
     num_objects: int
@@ -69,7 +69,7 @@ class PackSummary:
     size: int
 
     def __str__(self) -> str:
-        kept = f", {self.num_kept} of them already there" if self.num_kept else ""
+        kept = f", {self.num_kept} of them from an earlier run" if self.num_kept else ""
         return (
             f"{self.num_objects:,} objects of {self.num_views} views in {self.num_shards:,} "
             f"shard{'s' * (self.num_shards > 1)}{kept}, {self.size / 1e6:,.1f} MB: {self.index}"
@@ -78,19 +78,19 @@ class PackSummary:
 
 @dataclass(frozen=True)
 class _Object:
-    """What goes into a shard of one object, and what must be the same for all objects."""
+    """An object's members of a shard, and the layout that all objects must share."""
 
     about: ShardedObject
-    pictures: list[tuple[str, bytes]]
+    images: list[tuple[str, bytes]]
     on_white: np.ndarray | None
     layout: dict[str, Any]
 
 
 class _Encoder:
-    """The model whose latents and text embeddings are stored."""
+    """The model that computes latents and text embeddings."""
 
     def __init__(self, name: str):
-        # Loads diffusers, which plain packing need not wait for.
+        # Imported late: it loads diffusers, which packing without latents does not need.
         from spad.model.autoencoder import encode_scaled, encoder_hash
 
         self.encode = encode_scaled
@@ -105,12 +105,12 @@ class _Encoder:
     def latents(self, images: np.ndarray) -> np.ndarray:
         """Scaled latents (v, c, h, w), float16, of uint8 (v, h, w, 3) on white."""
         vae = self.pipeline.vae
-        parts = image_tensor(images).split(_VIEWS_AT_ONCE)
+        parts = image_tensor(images).split(_ENCODER_BATCH)
         return torch.cat([self.encode(vae, part.to(vae.device)).cpu() for part in parts]).numpy()
 
     def text(self, captions: Sequence[str]) -> np.ndarray:
         """Embeddings (captions, length, d), float16."""
-        prefix = self.pipeline.config.prompt_prefix
+        prefix = self.pipeline.config["prompt_prefix"]
         with torch.inference_mode():
             embedded = self.pipeline.encode_text(
                 [caption and prefix + caption for caption in captions]
@@ -121,13 +121,13 @@ class _Encoder:
 def pack(config: PackConfig) -> PackSummary:
     """Write the objects of `config.renders` into shards in `config.output`.
 
-    Every shard is written whole or not at all; a run that was stopped goes on where it was, and
-    after objects came or went only the shards that hold others are written anew.
+    Every shard is written whole or not at all. A later run with the same settings resumes; after
+    objects were added or removed, it writes only the shards that changed.
 
     Raises:
-        ValueError: no renders; a picture is missing, unreadable, of another size or altered;
-            objects differ in views or pictures; the output holds something else, shards of other
-            settings, or another run writes it. The message names the file.
+        ValueError: no renders; an image is missing, unreadable, modified or of another size;
+            objects differ in views or passes; the output contains something else or shards of other
+            settings, or another run writes it.
         OSError: the output cannot be written.
     """
     renders, output = Path(config.renders), Path(config.output)
@@ -237,7 +237,7 @@ def _write_missing(
     records: dict[str, dict],
     encoder: _Encoder | None,
 ) -> None:
-    """Write the shards that have no record, and add theirs."""
+    """Write the shards without a record, and add their records."""
     output = Path(config.output)
     missing = [(file, rows, inputs) for file, rows, inputs in plan if file not in records]
     layout = next((record["layout"] for record in records.values()), None)
@@ -273,8 +273,8 @@ def _ahead(
     items: Iterable[Item],
     count: int,
 ) -> Iterator[Result]:
-    """Results in order, of which no more than `count` wait to be taken."""
-    waiting = deque()
+    """Results of `function` in order, computed at most `count` items ahead."""
+    waiting: deque[Future[Result]] = deque()
     for item in items:
         waiting.append(pool.submit(function, item))
         if len(waiting) > count:
@@ -286,7 +286,7 @@ def _ahead(
 def _with_variants(
     renders: Path, rows: Sequence[dict], config: PackConfig
 ) -> list[tuple[int, dict]]:
-    """The objects of a listing, numbered anew, each followed by its variants in other colours."""
+    """The rows of a listing, renumbered, each followed by those of its recolored variants."""
 
     def variants_of(row: dict) -> list[dict]:
         found = (
@@ -294,7 +294,7 @@ def _with_variants(
             if is_held_out(row["uid"])
             else variants(row["uid"], row["captions"], config.recolor, config.seed)
         )
-        if not found or _share(renders, row, found[0].source) < LEAST_SHARE:
+        if not found or _color_share(renders, row, found[0].source) < LEAST_SHARE:
             return []
         return [
             row
@@ -309,11 +309,11 @@ def _with_variants(
     return list(enumerate(whole))
 
 
-def _share(renders: Path, row: dict, color: str) -> float:
-    """How much of an object has a colour, in a few of its views."""
+def _color_share(renders: Path, row: dict, color: str) -> float:
+    """Share of an object that has a color, measured in a few views."""
     _, paths = rendered_object(renders, row)
     folder = renders / row.get("folder", row["uid"])
-    names = paths["color"][:: -(-len(paths["color"]) // _LOOKED_AT)]
+    names = paths["color"][:: -(-len(paths["color"]) // _COLOR_VIEWS)]
     return share_of(color, np.stack([_rgba(folder / name) for name in names]))
 
 
@@ -328,7 +328,7 @@ def _read_object(row: dict, config: PackConfig) -> _Object:
     suffixes = {kind: f"{kind}.png" for kind in paths} | {"color": config.image_format}
     if "normals" in paths:
         suffixes["normals"] = f"normals.{config.image_format}"
-    pictures, lines, white = [], [], []
+    images, lines, white = [], [], []
     repainted = None
     if "recolor" in row:
         originals = np.stack([_rgba(folder / name) for name in paths["color"]])
@@ -338,22 +338,23 @@ def _read_object(row: dict, config: PackConfig) -> _Object:
             source = folder / names[view]
             data = read_image(source)
             lines.append(f"{names[view]} {hashlib.sha256(data).hexdigest()}\n")
-            picture = open_image(data, str(source))
-            if picture.size != (cameras.width, cameras.height):
+            image = open_image(data, str(source))
+            if image.size != (cameras.width, cameras.height):
                 raise ValueError(
-                    f"{source}: expected a picture {cameras.width} wide and {cameras.height} high, "
-                    f"as transforms.json says, got {picture.width} and {picture.height}"
+                    f"{source}: expected {cameras.width}x{cameras.height} pixels (width x height), "
+                    f"as in transforms.json, got {image.width}x{image.height}"
                 )
             if repainted is not None and kind == "color":
-                picture = repainted[view]
+                image = repainted[view]
             suffix = suffixes[kind]
-            pictures.append((f"{view:03d}.{suffix}", _encoded(picture, data, suffix)))
+            images.append((f"{view:03d}.{suffix}", _encoded(image, data, suffix)))
             if config.latents and kind == "color":
-                white.append(on_white(picture))
+                white.append(on_white(image))
     digest = hashlib.sha256("".join(sorted(lines)).encode()).hexdigest()
     if about.made.get("pictures_sha256", digest) != digest:
         raise ValueError(
-            f"{folder}: its pictures were changed since; remove it and render it again"
+            f"{folder}: expected the images of spad render, got modified ones; remove the folder "
+            "and render it again"
         )
     layout = {
         "num_views": len(cameras),
@@ -361,18 +362,18 @@ def _read_object(row: dict, config: PackConfig) -> _Object:
         "width": cameras.width,
         "pictures": suffixes,
     }
-    return _Object(about, pictures, np.stack(white) if white else None, layout)
+    return _Object(about, images, np.stack(white) if white else None, layout)
 
 
-def _encoded(picture: Image.Image, data: bytes, suffix: str) -> bytes:
-    """The picture in the form that its suffix says; `data` is the file it was read from."""
-    if suffix.endswith("png") and picture.format == "PNG":
+def _encoded(image: Image.Image, data: bytes, suffix: str) -> bytes:
+    """An image in the format of its suffix; `data` is the file it was read from."""
+    if suffix.endswith("png") and image.format == "PNG":
         return data
     encoded = BytesIO()
     if suffix.endswith("png"):
-        picture.save(encoded, "PNG")
+        image.save(encoded, "PNG")
     else:
-        picture.convert("RGBA").save(encoded, **_WEBP)
+        image.convert("RGBA").save(encoded, "WEBP", **_WEBP)
     return encoded.getvalue()
 
 
@@ -388,9 +389,10 @@ def _check_layout(one: _Object, layout: dict) -> None:
 def _members(one: _Object, encoder: _Encoder | None) -> list[tuple[str, bytes]]:
     members = [("json", object_json(one.about))]
     if encoder is not None:
+        assert one.on_white is not None
         members.append(("latents.npy", _npy(encoder.latents(one.on_white))))
         members.append(("text.npy", _npy(encoder.text(one.about.captions))))
-    return members + one.pictures
+    return members + one.images
 
 
 def _npy(array: np.ndarray) -> bytes:
@@ -402,14 +404,14 @@ def _npy(array: np.ndarray) -> bytes:
 def _write_shard(
     path: Path, objects: Iterable[tuple[str, list[tuple[str, bytes]]]]
 ) -> dict[str, Any]:
-    """A tar of objects, whole or not at all; its size, its hash, and where the objects start."""
+    """Write a tar of objects, whole or not at all. Returns: its size, hash and offsets."""
     part = path.with_name(f".{path.name}.part")
     digest, offsets = hashlib.sha256(), [0]
     try:
         with open(part, "wb") as file:
             for uid, members in objects:
                 for suffix, data in members:
-                    # A new TarInfo has no date and no owner, so the bytes are always the same.
+                    # A new TarInfo has no date or owner, so that the bytes are reproducible.
                     member = tarfile.TarInfo(f"{key_of(uid)}.{suffix}")
                     member.size = len(data)
                     padded = data + bytes(-len(data) % BLOCK)
@@ -447,7 +449,9 @@ def _write_index(
         part.write_bytes(_npy(encoder.text([""])[0]))
         os.replace(part, output / NO_CAPTION)
         latents = encoder.record | {"no_caption": NO_CAPTION}
-    shards = [records[file] | {"rows": [n for n, _ in rows]} for file, rows, _ in plan]
+    shards: list[dict[str, Any]] = [
+        {**records[file], "rows": [number for number, _ in rows]} for file, rows, _ in plan
+    ]
     index = {
         "format": FORMAT,
         "settings": settings,

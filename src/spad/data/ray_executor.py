@@ -1,26 +1,26 @@
-"""A function over many jobs on a Ray cluster, with the limits and retries of `workers`."""
+"""Run a function over many jobs on a Ray cluster, with the limits of `spad.data.workers`."""
 
 from __future__ import annotations
 
 import functools
 import logging
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 from spad.data.workers import JobLimits, LostJob, Worker, num_cores
 
-# Before Ray loads: it would report what it is used for.
+# Set before Ray is imported: it would send usage statistics.
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
 
 import ray
 from ray.exceptions import NodeDiedError, OutOfMemoryError, WorkerCrashedError
 
-# Of a job whose machine or Ray worker dies; what the job itself breaks is tried by `Worker`.
+# Retries of a job whose machine or Ray worker dies; `Worker` retries crashes of the job itself.
 _RETRIES = 5
-# Jobs travel while others run.
+# Jobs are sent ahead while others run.
 _QUEUED_PER_CORE = 2
 _OBJECT_STORE_BYTES = 100_000_000
 
@@ -31,17 +31,16 @@ def run_on_ray(
     workers: int,
     limits: JobLimits,
     address: str | None,
-) -> Iterator[tuple[int, Any]]:
-    """As `run_isolated`, on every core of a Ray cluster; machines may join and leave meanwhile.
+) -> Generator[tuple[int, Any], None, None]:
+    """`run_isolated` on the cores of a Ray cluster; machines may join and leave during the run.
 
-    Every machine needs this package and sees the same files under the same names.
+    Every machine needs this package and the same files under the same paths.
 
     Args:
-        workers: most jobs at a time; 0 for as many as the cluster has cores.
-        address: of a running cluster; without one, a cluster of this machine's cores is started,
-            and ended with the last job.
+        workers: most jobs at a time; 0: one per core of the cluster.
+        address: address of a running cluster. None: start one on this machine, for this run.
 
-    Raises: OSError: no cluster at `address`; and what `function` raises.
+    Raises: OSError: no cluster at `address`; and any error of `function`.
     """
     task = ray.remote(num_cpus=1, max_retries=_RETRIES)(_run_one)
     numbered = enumerate(jobs)
@@ -59,12 +58,12 @@ def run_on_ray(
 
 
 def _run_one(function: Callable[[Any], Any], job: Any, limits: JobLimits) -> tuple[Any, Any]:
-    """What a Ray worker does: (result, error) of a job that runs in a process of its own."""
+    """Run a job in a process of its own on a Ray worker. Returns: (result, error)."""
     worker = _own_worker(function, limits)
     worker.give(job)
     try:
         return worker.take(wait=True), None
-    except Exception as error:  # raised where the results are read, without Ray's wrapping
+    except Exception as error:  # raised by the caller, without Ray's wrapper
         return None, error
 
 
@@ -93,9 +92,9 @@ def _cluster(address: str | None, workers: int) -> Iterator[None]:
             address="local",
             num_cpus=workers or num_cores(),
             include_dashboard=False,
-            _node_ip_address="127.0.0.1",  # nobody else may send work
+            _node_ip_address="127.0.0.1",  # refuse work from other machines
             object_store_memory=_OBJECT_STORE_BYTES,
-            # Ray would run them in the background of whatever else this machine does.
+            # Ray's default is a low priority.
             _system_config={"worker_niceness": 0},
             **quiet,
         )

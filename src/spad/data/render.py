@@ -1,4 +1,4 @@
-"""Views of many models, as folders that training and nerfstudio read: what `spad render` does."""
+"""`spad render`: render views of many models into folders that training and nerfstudio read."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import logging
 import os
 import shutil
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass, replace
 from multiprocessing.pool import ThreadPool
@@ -38,25 +38,25 @@ log = logging.getLogger(__name__)
 
 INDEX, FAILURES, REJECTED = "objects.jsonl", "failed.jsonl", "rejected"
 UNUSABLE = "unusable file"
-# Among the notes of an object, beside those of checks: what of its file is not drawn as it says.
+# Key of a note on parts of the model file that were ignored or reinterpreted.
 FILE_NOTE = "file"
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-_LOGGED = 10
+_MOST_LOGGED = 10
 _READERS = 16
 _LONGEST_EXAMPLE = 90
 
 
 @dataclass(frozen=True)
 class Failure:
-    """An object that is not among the results.
+    """An object without a result.
 
     Attributes:
-        uid: of the object.
+        uid: id of the object.
         kind: "unusable file", "check", "time limit", "memory limit", "crash" or "error".
-        reason: in words.
-        check: the one that its pictures fail, if `kind` is "check".
-        asset_sha256: of an unusable file.
-        tried_with: what it was unusable with; it is not tried again with the same.
+        reason: the reason in words.
+        check: the failed check, if `kind` is "check".
+        asset_sha256: hash of an unusable file.
+        tried_with: hash of the settings it was unusable with; with the same, it is not retried.
     """
 
     uid: str
@@ -69,7 +69,7 @@ class Failure:
 
 @dataclass(frozen=True)
 class RenderSummary:
-    """What a run did: objects drawn by it, those it found done, and those it could not use."""
+    """Summary of a run: objects rendered, found finished, and failed."""
 
     index: Path
     rendered: int
@@ -81,7 +81,7 @@ class RenderSummary:
         total = done + len(self.failures)
         kinds = Counter(f"{f.kind} {f.check}".rstrip() for f in self.failures)
         examples = {f"{f.kind} {f.check}".rstrip(): f for f in reversed(self.failures)}
-        rows = [("models", total, ""), ("already there", self.skipped, "")]
+        rows = [("models", total, ""), ("finished before", self.skipped, "")]
         rows.append(("rendered", self.rendered, ""))
         for kind, count in kinds.most_common():
             example = f"{examples[kind].uid}: {examples[kind].reason}"
@@ -92,9 +92,9 @@ class RenderSummary:
         lines = [f"{a:{widths[0]}}  {b:>{widths[1]},}  {c}".rstrip() for a, b, c in rows]
         lines.append(f"{done:,} of {total:,} objects: {self.index}")
         if self.failures:
-            lines.append(f"the others, and why: {self.index.with_name(FAILURES)}")
+            lines.append(f"failures and reasons: {self.index.with_name(FAILURES)}")
         if any(f.kind == "check" for f in self.failures):
-            lines.append(f"pictures that failed a check: {self.index.with_name(REJECTED)}{os.sep}")
+            lines.append(f"images that failed a check: {self.index.with_name(REJECTED)}{os.sep}")
         return "\n".join(lines)
 
 
@@ -103,23 +103,23 @@ def render_all(
 ) -> RenderSummary:
     """Render every model of `config` into `<output>/<uid>/`, and list them in `objects.jsonl`.
 
-    Each folder holds `images/000.png` (RGBA), `transforms.json`, and for every pass
-    `depth/000.png` (16 bit, thousandths of a world unit, 0 for nothing), `normals/000.png`
-    (world normal n as n / 2 + 1 / 2, alpha where there is a surface) or `masks/000.png`. A folder
-    appears when it is complete; a run that was stopped goes on where it was. Objects whose
-    pictures fail a check of `config.reject` go to `<output>/rejected/`. All that failed is listed
-    in `failed.jsonl` and stops nothing. The result does not depend on the number of workers.
+    Each folder has `images/000.png` (RGBA), `transforms.json`, and for every pass `depth/000.png`
+    (16 bit, thousandths of a world unit, 0 where nothing is visible), `normals/000.png` (world
+    normal n as n / 2 + 1 / 2, alpha where there is a surface) or `masks/000.png`. A folder appears
+    when it is complete, and a later run resumes. Objects that fail a check of `config.reject` go to
+    `<output>/rejected/`. Failures are listed in `failed.jsonl` and do not stop the run. The result
+    does not depend on the number of workers.
 
-    What failed is tried again by the next run, but for files that cannot be used, while they and
-    the settings are the same, and for what the checks reject.
+    A later run retries failures, except rejected objects and unusable files that have not changed,
+    with the same settings.
 
     Args:
-        config: what to render, and how.
-        progress: called with (done, total) after every object; a bar on stderr if None.
+        config: the settings.
+        progress: called with (done, total) after every object. None: a progress bar on stderr.
 
     Raises:
-        ValueError: no models, the output holds folders made with other settings or from other
-            files, or another run writes there.
+        ValueError: no models, the output has folders of other settings or model files, or another
+            run writes there.
         OSError: the output cannot be written, or no worker can be started.
     """
     assets = find_assets(config)
@@ -138,7 +138,7 @@ def _render_missing(
     results = dict(_known(config, assets, settings_hash(config)))
     todo = [asset for asset in assets if asset.uid not in results]
     skipped = sum(isinstance(result, ObjectRecord) for result in results.values())
-    log.info("%d objects to render, %d already there", len(todo), skipped)
+    log.info("%d objects to render, %d finished before", len(todo), skipped)
     lost = 0
     with _progress(progress, len(todo)) as advance, closing(_run(config, todo)) as finished:
         for number, result in finished:
@@ -146,16 +146,16 @@ def _render_missing(
             if isinstance(result, LostJob):
                 result = Failure(asset.uid, result.kind, result.reason)
             elif isinstance(result, ObjectRecord):
-                result = _judged(config, asset, result)
+                result = _sorted_by_checks(config, asset, result)
             if isinstance(result, Failure):
                 lost += 1
-                if lost <= _LOGGED:
+                if lost <= _MOST_LOGGED:
                     log.warning("%s: %s", asset.uid, result.reason)
             results[asset.uid] = result
             advance()
     ordered = [(asset, results[asset.uid]) for asset in assets]
     failures = tuple(result for _, result in ordered if isinstance(result, Failure))
-    done = [item for item in ordered if isinstance(item[1], ObjectRecord)]
+    done = [(asset, record) for asset, record in ordered if isinstance(record, ObjectRecord)]
     _write_rows(index.with_name(FAILURES), [_failure_row(failure) for failure in failures])
     _write_rows(index, [_index_row(*item) for item in done])
     return RenderSummary(index, len(done) - skipped, skipped, failures)
@@ -164,7 +164,7 @@ def _render_missing(
 def _known(
     config: RenderConfig, assets: Sequence[Asset], settings: str
 ) -> Iterator[tuple[str, ObjectRecord | Failure]]:
-    """What earlier runs left: finished objects, and files that cannot be used."""
+    """Results of earlier runs: finished objects and unusable files, by id."""
     unusable, written = {}, 0.0
     path = config.output / FAILURES
     if path.is_file():
@@ -176,9 +176,9 @@ def _known(
     def look(asset: Asset) -> ObjectRecord | Failure | None:
         record = _find_record(config, asset, settings)
         if record is not None:
-            return _judged(config, asset, record)
+            return _sorted_by_checks(config, asset, record)
         failure = unusable.get(asset.uid)
-        # A file that was not there has no hash, and may have come.
+        # A missing file has no hash, and may exist by now.
         if failure is None or not failure.asset_sha256:
             return None
         return failure if is_same_file(asset.path, failure.asset_sha256, written) else None
@@ -196,10 +196,12 @@ def _find_record(config: RenderConfig, asset: Asset, settings: str) -> ObjectRec
     return None
 
 
-def _judged(config: RenderConfig, asset: Asset, record: ObjectRecord) -> ObjectRecord | Failure:
-    """The object's verdict, and its folder moved to where that belongs.
+def _sorted_by_checks(
+    config: RenderConfig, asset: Asset, record: ObjectRecord
+) -> ObjectRecord | Failure:
+    """Move an object's folder in or out of the rejected ones, as `config.reject` says.
 
-    Notes outlive a run, so that another `config.reject` needs no new pictures.
+    Notes of all checks are stored, so that another `config.reject` needs no rendering.
     """
     check = _failed_check(config, record.notes)
     kept, rejected = config.output / asset.uid, config.output / REJECTED / asset.uid
@@ -218,9 +220,9 @@ def _tried_with(config: RenderConfig, settings: str) -> str:
     return f"{settings}, max_faces {config.drawing.max_faces}"
 
 
-def _run(config: RenderConfig, assets: Sequence[Asset]) -> Iterator[tuple[int, Any]]:
+def _run(config: RenderConfig, assets: Sequence[Asset]) -> Generator[tuple[int, Any], None, None]:
     limits = JobLimits(config.time_limit_s, config.memory_limit_gb)
-    # Machines of a cluster have working folders of their own, and so have workers.
+    # Absolute, as workers of a cluster have another working directory.
     jobs = (
         (config, replace(asset, path=asset.path.absolute(), root=asset.root.absolute()))
         for asset in assets
@@ -234,11 +236,11 @@ def _run(config: RenderConfig, assets: Sequence[Asset]) -> Iterator[tuple[int, A
 
 
 def render_asset(job: tuple[RenderConfig, Asset]) -> ObjectRecord | Failure:
-    """Write one object's folder, as `config.reject` says among the rejected; or why not."""
+    """Render one object into its folder, or into the rejected ones. Runs in a worker."""
     config, asset = job
     settings = settings_hash(config)
     record = _find_record(config, asset, settings)
-    if record is not None:  # by a worker that died before it could say so
+    if record is not None:  # written by a worker that died before it could report
         return record
     try:
         asset.check_place()
@@ -256,9 +258,9 @@ def render_asset(job: tuple[RenderConfig, Asset]) -> ObjectRecord | Failure:
     except ValueError as error:
         digest = file_hash(asset.path) if asset.path.is_file() else ""
         return Failure(asset.uid, UNUSABLE, str(error), "", digest, _tried_with(config, settings))
-    except (MemoryError, ModuleNotFoundError, OSError):  # of the machine, not of the object
+    except (MemoryError, ModuleNotFoundError, OSError):  # due to the machine, not the object
         raise
-    # One object in a million must not stop the others: whatever else goes wrong is its own.
+    # Any other error counts as a failure of this object and does not stop the others.
     except Exception as error:
         return Failure(asset.uid, "error", f"{type(error).__name__}: {error}")
     place = config.output / REJECTED if _failed_check(config, notes) else config.output
@@ -302,7 +304,7 @@ def _room_named(output: Path) -> Iterator[None]:
 @contextmanager
 def _progress(
     report: Callable[[int, int], None] | None, total: int
-) -> Iterator[Callable[[], None]]:
+) -> Iterator[Callable[[], object]]:
     if report is None:
         from tqdm import tqdm
 

@@ -1,10 +1,10 @@
-"""Folders of WebDataset tar shards: their layout, and how they are read. `spad.data.pack` writes.
+"""Layout and reading of folders of WebDataset tar shards, which `spad.data.pack` writes.
 
-A folder holds `index.json` and the tars. In a tar the members of an object stand together: first
-`KEY.json` (id, captions, cameras), then precomputed `KEY.latents.npy` and `KEY.text.npy` where
-there are any, then the pictures of view 0, 1, …: `KEY.000.webp` and, where they were rendered,
-`KEY.000.depth.png`, `KEY.000.normals.png` and `KEY.000.mask.png`. What follows a member's KEY is
-called its suffix here. The index says where each object starts, so that one can be read alone.
+A folder has `index.json` and the tars. In a tar, the members of an object are consecutive: first
+`KEY.json` (id, captions, cameras), then `KEY.latents.npy` and `KEY.text.npy` if precomputed, then
+the images of view 0, 1, …: `KEY.000.webp` and, if rendered, `KEY.000.depth.png`,
+`KEY.000.normals.png` and `KEY.000.mask.png`. The part of a member's name after KEY is its suffix.
+The index has the offset of each object, so that objects can be read one by one.
 """
 
 from __future__ import annotations
@@ -27,20 +27,21 @@ from spad.cameras import Cameras
 INDEX, JOURNAL = "index.json", "packing.jsonl"
 FORMAT = "spad shards 1"
 BLOCK = 512
-# Of the 16-bit depth maps that `spad render` writes, in world units.
+# World units per step of the 16-bit depth maps of `spad render`.
 DEPTH_UNIT = 1e-3
 _LONGEST_KEY = 80
 
 
 @dataclass(frozen=True)
 class ShardedObject:
-    """What `KEY.json` says of an object.
+    """The content of `KEY.json`.
 
     Attributes:
-        captions: at least one.
-        cameras: of all its views.
-        object_from_asset: 4 x 4, took the model file's coordinates to the world's; None if unknown.
-        notes: what the checks of `spad render` found, by check.
+        captions: at least one caption.
+        cameras: cameras of all views.
+        object_from_asset: 4 x 4 transform from the model file's coordinates to the world; None if
+            unknown.
+        notes: findings of the checks of `spad render`, by check.
         made: how the views were made: renderer, hashes of its settings and of the model file.
     """
 
@@ -54,16 +55,16 @@ class ShardedObject:
 
 @dataclass(frozen=True)
 class Sample:
-    """An object's place: the bytes `start` to `end` of a shard."""
+    """Location of an object: the bytes `start` to `end` of a shard."""
 
     shard: Path
     start: int
     end: int
 
     def read(self, suffixes: Collection[str] | None = None) -> dict[str, bytes]:
-        """Its members by suffix: those asked for, or all.
+        """Its members by suffix. None: all.
 
-        Raises: ValueError: the shard is cut short or altered, or has no such member.
+        Raises: ValueError: the shard is truncated or modified, or has no such member.
         """
         found = {}
         with open(self.shard, "rb") as file:
@@ -82,14 +83,14 @@ class Sample:
         return found
 
     def read_object(self) -> ShardedObject:
-        """Its `KEY.json`. Raises: ValueError: what `read` raises, or the JSON is malformed."""
+        """Its `KEY.json`. Raises: ValueError: as `read`, or the JSON is malformed."""
         return parse_object(self.read({"json"})["json"], f"{self.shard}, byte {self.start}")
 
 
 @dataclass(frozen=True)
 class Shard:
-    """One tar: object i has the id `uids[i]`, stood in line `rows[i]` of the list that was packed,
-    and lies at the bytes `offsets[i]` to `offsets[i + 1]`.
+    """One tar. Object i has the id `uids[i]`, the row `rows[i]` in the list that was packed, and
+    the bytes `offsets[i]` to `offsets[i + 1]`.
     """
 
     path: Path
@@ -100,39 +101,42 @@ class Shard:
     offsets: tuple[int, ...]
 
     def sample(self, index: int) -> Sample:
-        """Where object `index` lies."""
+        """Location of object `index`."""
         return Sample(self.path, self.offsets[index], self.offsets[index + 1])
 
     def check(self, whole: bool = False) -> None:
-        """Compare the file's size with the index, and with `whole` its hash.
+        """Compare the file's size with the index, and if `whole` also its hash.
 
-        Raises: ValueError: it is missing, cut short or altered.
+        Raises: ValueError: it is missing, truncated or modified.
         """
         size = self.path.stat().st_size if self.path.is_file() else None
         if size != self.size:
             got = "no such file" if size is None else f"{size:,}"
             raise ValueError(
-                f"{self.path}: expected {self.size:,} bytes, as {INDEX} says, got {got}; "
-                "copy it again, or run the same spad pack"
+                f"{self.path}: expected {self.size:,} bytes, as in {INDEX}, got {got}; copy it "
+                "again, or run the same spad pack"
             )
         if whole and file_hash(self.path) != self.sha256:
             raise ValueError(
-                f"{self.path}: its contents are not what {INDEX} says; copy it again, or pack anew"
+                f"{self.path}: expected the checksum of {INDEX}, got another; copy it again, or "
+                "run the same spad pack"
             )
 
 
 @dataclass(frozen=True)
 class ShardFolder:
-    """What `index.json` says.
+    """The content of `index.json`.
 
     Attributes:
-        num_views: of every object; all pictures have one height and width, in pixels.
-        pictures: suffix of the pictures of each kind behind the number of the view: `color` (RGBA,
-            sRGB, straight alpha), `depth` (16 bit, in `depth_unit` world units, 0 for nothing),
-            `normals` (world normal n as n / 2 + 1 / 2, alpha where there is a surface), `mask`.
-        latents: None, or what was precomputed: `model`, `encoder` (hash) and `no_caption`, the
+        num_views: views per object.
+        height, width: image size in pixels.
+        pictures: suffix of each kind of image, after the number of the view: `color` (RGBA, sRGB,
+            straight alpha), `depth` (16 bit, in steps of `depth_unit` world units, 0 where nothing
+            is visible), `normals` (world normal n as n / 2 + 1 / 2, alpha where there is a
+            surface), `mask`.
+        latents: None, or the precomputed latents: `model`, `encoder` (hash) and `no_caption`, the
             file with the text embedding of the empty prompt.
-        settings: that the folder was packed with.
+        settings: settings of `spad pack`.
     """
 
     path: Path
@@ -147,30 +151,30 @@ class ShardFolder:
 
     @property
     def num_objects(self) -> int:
-        """In all shards."""
+        """Number of objects in all shards."""
         return sum(len(shard.uids) for shard in self.shards)
 
     def suffix(self, kind: str, view: int) -> str:
-        """Of the member that holds a picture."""
+        """Suffix of the member with an image."""
         return f"{view:03d}.{self.pictures[kind]}"
 
 
 def is_shard_folder(folder: Path) -> bool:
-    """Whether `spad pack` wrote into `folder`, to the end or not."""
+    """Whether `folder` is an output of `spad pack`, finished or not."""
     return (folder / INDEX).is_file() or (folder / JOURNAL).is_file()
 
 
 def read_shard_folder(folder: Path) -> ShardFolder:
     """Read `index.json`, and compare the shards' sizes with it.
 
-    Raises: ValueError: no index, a malformed one, or a shard that is missing or cut short.
+    Raises: ValueError: the index is missing or malformed, or a shard is missing or truncated.
     """
     folder = Path(folder)
     path = folder / INDEX
     if not path.is_file():
-        state = "is half packed; go on with the same spad pack"
+        state = "is half packed; resume with the same spad pack"
         if not (folder / JOURNAL).is_file():
-            state = f"holds no {INDEX}; make one with: spad pack RENDERS --output {folder}"
+            state = f"has no {INDEX}; make one with: spad pack RENDERS --output {folder}"
         raise ValueError(f"expected a folder of shards, but {folder} {state}")
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
@@ -186,16 +190,16 @@ def read_shard_folder(folder: Path) -> ShardFolder:
             for shard in data["shards"]
         )
         fields = ("num_views", "height", "width", "pictures", "depth_unit", "latents", "settings")
-        found = ShardFolder(folder, *(data[name] for name in fields), shards)
+        found = ShardFolder(path=folder, shards=shards, **{name: data[name] for name in fields})
     except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{path}: expected an index that spad pack wrote ({error})") from None
+        raise ValueError(f"{path}: expected an index of spad pack, got: {error}") from None
     for shard in shards:
         shard.check()
     return found
 
 
 def scan_shard(path: Path) -> list[Sample]:
-    """The objects of a tar without its index. Raises: ValueError: it is damaged or no tar."""
+    """The objects of a tar, without its index. Raises: ValueError: it is damaged or not a tar."""
     starts, last = [], None
     with open(path, "rb") as file:
         end = 0
@@ -211,9 +215,7 @@ def scan_shard(path: Path) -> list[Sample]:
 
 
 def key_of(uid: str) -> str:
-    """A member's name up to its first dot, which is where WebDataset cuts: different for every
-    id, and short enough for any tar.
-    """
+    """KEY of an object: unique, short, and without dots, at which WebDataset splits names."""
     key = quote(uid, safe="").replace(".", "%2E")
     if len(key) <= _LONGEST_KEY:
         return key
@@ -222,7 +224,7 @@ def key_of(uid: str) -> str:
 
 
 def object_json(record: ShardedObject) -> bytes:
-    """The inverse of `parse_object`; numbers have the few digits that float32 needs."""
+    """The inverse of `parse_object`; numbers have the digits of float32."""
     cameras = record.cameras
     data = {
         "uid": record.uid,
@@ -239,15 +241,21 @@ def object_json(record: ShardedObject) -> bytes:
 
 
 def parse_object(data: bytes, where: str) -> ShardedObject:
-    """`where` starts the message. Raises: ValueError: not what `object_json` gives."""
+    """Parse `object_json`. Raises: ValueError: it is malformed; the message starts with `where`."""
     try:
         read = json.loads(data)
         poses, intrinsics = (torch.tensor(read[k]) for k in ("world_from_cam", "intrinsics"))
         cameras = Cameras(poses, intrinsics, read["height"], read["width"])
-        rest = (read[name] for name in ("object_from_asset", "notes", "made"))
-        return ShardedObject(read["uid"], tuple(read["captions"]), cameras, *rest)
+        return ShardedObject(
+            read["uid"],
+            tuple(read["captions"]),
+            cameras,
+            read["object_from_asset"],
+            read["notes"],
+            read["made"],
+        )
     except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{where}: expected an object's JSON ({error})") from None
+        raise ValueError(f"{where}: expected the JSON of an object, got: {error}") from None
 
 
 def file_hash(path: Path) -> str:
@@ -266,14 +274,15 @@ def _short_numbers(values: torch.Tensor) -> list:
 
 
 def _walk(file: BinaryIO, path: Path, start: int, end: int) -> Iterator[tuple[int, str, int]]:
-    """(offset, name, size) of the members; the file then stands at the member's contents."""
+    """(offset, name, size) of the members; the file position is then at the member's contents."""
     at = start
     while at < end:
         file.seek(at)
-        try:
-            member = tarfile.TarInfo.frombuf(file.read(BLOCK), "utf-8", "strict")
-        except tarfile.EOFHeaderError:
+        header = file.read(BLOCK)
+        if header == bytes(BLOCK):
             return
+        try:
+            member = tarfile.TarInfo.frombuf(header, "utf-8", "strict")
         except (tarfile.HeaderError, UnicodeDecodeError):
             raise _damaged(path, at) from None
         yield at, member.name, member.size
@@ -281,4 +290,6 @@ def _walk(file: BinaryIO, path: Path, start: int, end: int) -> Iterator[tuple[in
 
 
 def _damaged(path: Path, at: int) -> ValueError:
-    return ValueError(f"{path}: expected a whole shard, it is cut short or altered at byte {at:,}")
+    return ValueError(
+        f"{path}: expected a whole shard, got one truncated or modified at byte {at:,}"
+    )

@@ -1,4 +1,4 @@
-"""A function over many jobs, each in a process of its own that may be slow, greedy or die."""
+"""Run a function over many jobs in isolated processes with time and memory limits."""
 
 from __future__ import annotations
 
@@ -11,26 +11,26 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from multiprocessing import connection
+from multiprocessing.process import BaseProcess
 from typing import Any
 
 import psutil
 
-# A server that has loaded what every worker needs makes new workers at once, by forking; where
-# there is none, each loads it again.
+# A fork server that has loaded what every worker needs starts new workers at once.
 _START = "forkserver" if sys.platform == "linux" else "spawn"
 _NEEDED = ["spad.data.object_folder"]
 _UNFINISHED = object()
-# What breaks a worker may be what its earlier jobs left behind, so the job gets a fresh one.
+# A crash may be due to state left by earlier jobs, so retry once in a fresh worker.
 _ATTEMPTS = 2
 
 
 @dataclass(frozen=True)
 class JobLimits:
-    """Most seconds for one job, and most memory for one worker, where the system can tell."""
+    """Seconds per job, and gigabytes of memory per worker, if the system can limit it."""
 
     time_s: float
     memory_gb: float
@@ -45,24 +45,23 @@ class LostJob:
 
 
 class Worker:
-    """A child process that runs a function on one job at a time, replaced when a job breaks it.
+    """A child process that runs a function on one job at a time, replaced if it dies.
 
-    Results and errors come back through a pipe of its own: a process killed while it writes
-    harms no other.
+    Results come through a pipe of its own, so that a process killed while writing breaks no other.
     """
 
     def __init__(self, function: Callable[[Any], Any], limits: JobLimits):
         self._function, self._limits = function, limits
-        self._process = None
+        self._process: BaseProcess | None = None
         self.deadline = math.inf
 
     def give(self, job: Any) -> None:
-        """Start a job, after the last one has ended."""
+        """Start a job; the previous one must have ended."""
         self._job, self._attempt = job, 1
         self._start_job()
 
     def take(self, wait: bool = False) -> Any:
-        """The result of the job, `LostJob`, or `_UNFINISHED`; errors of the function are raised."""
+        """The result of the job, `LostJob` or `_UNFINISHED`. Raises: any error of the function."""
         while True:
             left = max(0.0, self.deadline - time.monotonic()) if wait else 0.0
             if self.pipe.poll(None if math.isinf(left) else left):
@@ -75,15 +74,16 @@ class Worker:
                 return result
 
     def close(self) -> None:
-        """End the process at once, whatever it is doing."""
-        if self._process is None:
+        """Kill the process."""
+        process, self._process = self._process, None
+        if process is None:
             return
-        _kill_programs(self._process.pid)
-        self._process.kill()
-        self._process.join()
-        self._process.close()
+        assert process.pid is not None
+        _kill_programs(process.pid)
+        process.kill()
+        process.join()
+        process.close()
         self.pipe.close()
-        self._process = None
 
     def _start_job(self) -> None:
         self.deadline = math.inf
@@ -101,7 +101,7 @@ class Worker:
             self._is_ready = False
         else:
             self._set_deadline()
-        # One that died idle is found out by the end of its pipe.
+        # If it died idle, `_receive` finds the pipe closed.
         with suppress(BrokenPipeError, ConnectionResetError):
             self.pipe.send(self._job)
 
@@ -112,12 +112,13 @@ class Worker:
         try:
             kind, value = self.pipe.recv()
         except (EOFError, ConnectionResetError):
+            assert self._process is not None
             self._process.join()
             code = self._process.exitcode
             if not self._is_ready:
                 raise ChildProcessError(
-                    f"a worker died while it started ({_exit_words(code)}); too little memory, or "
-                    'a script that calls this without asking if __name__ == "__main__"?'
+                    f"a worker died while it started ({_exit_words(code)}): out of memory, or a "
+                    'script without: if __name__ == "__main__"'
                 ) from None
             return self._lose("crash", f"its worker died ({_exit_words(code)})")
         if kind == "ready":
@@ -145,17 +146,19 @@ class Worker:
 
 def run_isolated(
     function: Callable[[Any], Any], jobs: Iterable[Any], workers: int, limits: JobLimits
-) -> Iterator[tuple[int, Any]]:
-    """Yield (number of the job, its result or `LostJob`) as they come; close it to end all workers.
+) -> Generator[tuple[int, Any], None, None]:
+    """Yield (number of the job, its result or `LostJob`) in order of completion.
+
+    Closing the generator kills all workers.
 
     Args:
-        function: importable by its name; what it takes and returns can be pickled.
-        jobs: read as they are needed.
-        workers: most processes at a time. Numerical libraries get one thread in each.
-        limits: of each job. A job that takes too long is lost; one that needs too much memory or
-            whose worker dies is tried once more first.
+        function: an importable function; its argument and result can be pickled.
+        jobs: arguments, read when they are needed.
+        workers: number of processes. Numerical libraries use one thread in each.
+        limits: limits per job. A job that exceeds the time limit is lost; one that exceeds the
+            memory limit or crashes is retried once.
 
-    Raises: what `function` raises, and ends all workers.
+    Raises: any error of `function`, after killing all workers.
     """
     numbered = enumerate(jobs)
     idle = [Worker(function, limits) for _ in range(workers)]
@@ -183,15 +186,15 @@ def run_isolated(
 
 
 def num_cores() -> int:
-    """Cores that this process may use."""
+    """Number of cores that this process may use."""
     if sys.platform == "linux":
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
 
 
 def _serve(pipe: connection.Connection, function: Callable, memory_gb: float) -> None:
-    """What a worker does: run jobs until the pipe ends."""
-    # Ctrl-C goes to the parent, which decides what becomes of the workers.
+    """Main function of a worker: run jobs until the pipe is closed."""
+    # Ctrl-C is handled by the parent, which ends the workers.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if sys.platform != "win32":
         os.setpgid(0, 0)
@@ -213,13 +216,15 @@ def _serve(pipe: connection.Connection, function: Callable, memory_gb: float) ->
 
 
 def _die_with_parent() -> None:
-    connection.wait([multiprocessing.parent_process().sentinel])
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    connection.wait([parent.sentinel])
     _kill_programs(os.getpid())
     os._exit(1)
 
 
 def _kill_programs(worker: int) -> None:
-    """Kill what the process `worker` started, such as Blender; where groups exist, itself too."""
+    """Kill the programs that a worker started, such as Blender, and except on Windows itself."""
     if sys.platform == "win32":
         with suppress(psutil.NoSuchProcess):
             for program in psutil.Process(worker).children(recursive=True):
@@ -234,7 +239,7 @@ def _limit_memory(gigabytes: float) -> None:
         return
     import resource
 
-    # Address space would count what is only reserved, which for a GPU is more than there is.
+    # Data, not address space, of which GPU drivers reserve more than there is memory.
     _, hard = resource.getrlimit(resource.RLIMIT_DATA)
     wanted = int(gigabytes * 1e9)
     most = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
@@ -242,10 +247,10 @@ def _limit_memory(gigabytes: float) -> None:
 
 
 def _portable(error: Exception) -> Exception:
-    """The error, or one that says the same if it cannot travel between processes."""
+    """The error, or one with the same message if it cannot be pickled."""
     try:
         return pickle.loads(pickle.dumps(error))
-    except Exception:  # whatever its class does when it is made anew
+    except Exception:  # unpickling runs the constructor, which may raise anything
         return RuntimeError(f"{type(error).__name__}: {error}")
 
 
@@ -257,12 +262,12 @@ def _exit_words(code: int | None) -> str:
     except ValueError:
         name = f"signal {-code}"
     kills = name in ("SIGKILL", "SIGABRT")
-    return f"{name}, perhaps of too little memory" if kills else name
+    return f"{name}, perhaps for lack of memory" if kills else name
 
 
 @contextmanager
 def _single_threaded_children() -> Iterator[None]:
-    """Numerical libraries read these when they load, so they must stand before a child starts."""
+    """Set one thread for numerical libraries, which read the environment when they are loaded."""
     names = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
     before = {name: os.environ.get(name) for name in names}
     os.environ.update(dict.fromkeys(names, "1"))
