@@ -242,7 +242,7 @@ def test_an_index_cannot_lead_out_of_its_folder(models, name):
     row = {"file": name.format(tmp=models.parent), "uid": "o1"}
     (models / "index.jsonl").write_text(json.dumps(row))
     summary = render_all(job(models, "out"), quiet)
-    assert "lies outside" in summary.failures[0].reason and outside.is_file()
+    assert "leads outside" in summary.failures[0].reason and outside.is_file()
     wider = job(models, "wide", root=models.parent)
     (models / "index.jsonl").write_text(json.dumps(row | {"file": "outside.gltf"}))
     assert render_all(wider, quiet).rendered == 1

@@ -32,8 +32,8 @@ class Asset:
         """
         if not self.path.resolve().is_relative_to(self.root.resolve()):
             raise ValueError(
-                f"expected a file inside {self.root}, got {self.path}; give a --root that contains "
-                "all files"
+                f"expected a file inside {self.root}, got {self.path}, which leads outside; give a "
+                "--root that contains all files"
             )
 
 
