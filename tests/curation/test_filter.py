@@ -324,8 +324,9 @@ def bad_sources(tmp_path: Path) -> dict[str, tuple[Path, str]]:
         "cut.json": "after the object a", "after.json": "after the object b",
         "empty.json": "at its start", "deep.json": "nested too deeply", "none.json": "got none",
         "bad-id.json": "'../a'", "twice.json": "a twice", "cut.json.gz": "keyed by uid",
-        "plain.json.gz": "Not a gzipped file", "latin.json": "utf-8", "table.xml": "or a .jsonl index",
+        "plain.json.gz": "Not a gzipped file", "latin.json": "utf-8",
         "nothing": "expected models", "missing": "or a .jsonl index",
+        "table.xml": "or a .jsonl index",
     }  # fmt: skip
 
 
