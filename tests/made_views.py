@@ -46,13 +46,5 @@ def table(folder: Path) -> TriangleMesh:
 
 def views_of(obj: TriangleMesh, cameras: Cameras, light: Light = NO_LIGHT) -> ViewSet:
     """True views with alpha."""
-    pictures = render_views(
-        obj,
-        cameras.world_from_cam.numpy(),
-        cameras.intrinsics.numpy(),
-        cameras.height,
-        cameras.width,
-        light=light,
-        geometry=False,
-    ).rgba
+    pictures = render_views(obj, cameras, light=light).rgba
     return set_from_pictures("thing", pictures, cameras)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import BinaryIO
 
 from PIL import Image, ImageDraw, ImageFont
 
@@ -30,7 +31,9 @@ def prompt_grid(images: Mapping[str, Sequence[Image.Image]]) -> Image.Image:
     return _tiled(blocks, 1 if len(blocks) <= 6 else 2)
 
 
-def save_turntable(path: Path, images: Sequence[Image.Image], azimuth_deg: Sequence[float]) -> None:
+def save_turntable(
+    path: Path | BinaryIO, images: Sequence[Image.Image], azimuth_deg: Sequence[float]
+) -> None:
     """Save a looping animation of the views in order of azimuth, starting at view 0."""
     start = azimuth_deg[0]
     # Rounded, so that views at one azimuth keep their order.

@@ -84,9 +84,9 @@ def read_surface(file: GltfFile, index: int, place: str, surfaces: Surfaces) -> 
     if mode not in _ALPHA_MODES:
         raise ValueError(f"{entry.place}.alphaMode: expected one of {_ALPHA_MODES}, got {mode!r}")
     material = Material(
-        base_factor=tuple(factor),
+        base_factor=(factor[0], factor[1], factor[2], factor[3]),
         base_texture=base.texture,
-        emissive_factor=tuple(emissive),
+        emissive_factor=(emissive[0], emissive[1], emissive[2]),
         emissive_texture=glow.texture,
         alpha_mode=mode,
         alpha_cutoff=entry.number("alphaCutoff", 0.5),

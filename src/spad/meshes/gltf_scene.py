@@ -132,7 +132,9 @@ def skinned(
 
     The transform of the node that shows the mesh has no part in it.
     """
-    joints, weights = primitive.joints, primitive.weights.clip(min=0)
+    joints, weights = primitive.joints, primitive.weights
+    assert joints is not None and weights is not None, "only skinned primitives come here"
+    weights = weights.clip(min=0)
     if (joints[weights > 0] >= len(joint_matrices)).any():
         raise ValueError(f"{place}: expected one of {len(joint_matrices)} joints, got another")
     joints = joints.clip(max=len(joint_matrices) - 1)

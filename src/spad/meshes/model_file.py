@@ -53,7 +53,7 @@ class Material:
     unlit: bool = False
 
 
-BARE = Material(base_factor=(DEFAULT_ALBEDO,) * 3 + (1.0,))
+BARE = Material(base_factor=(DEFAULT_ALBEDO, DEFAULT_ALBEDO, DEFAULT_ALBEDO, 1.0))
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ colors are what a color picker shows, both as in Blender.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -27,6 +27,7 @@ _CHANGES_LOOKS = ("-boost", "-mm", "-t")
 _OPTION_LATER = re.compile(rf"\s({'|'.join(_OPTIONS)})\s")
 _MAPS = {"map_kd": "base", "map_ke": "emissive", "map_d": "opacity"}
 _CHANNELS = {"r": 0, "g": 1, "b": 2, "m": 3}
+_WHITE = (1.0, 1.0, 1.0)
 
 Placing = Callable[[np.ndarray], np.ndarray]
 
@@ -95,12 +96,12 @@ class MtlMaterial:
         """
         if self.missing:
             raise ValueError(f"texture {self.missing!r} is missing")
-        color = [DEFAULT_ALBEDO] * 3
+        color = (DEFAULT_ALBEDO, DEFAULT_ALBEDO, DEFAULT_ALBEDO)
         if self.color is not None:
-            color = linear_from_srgb(np.array(self.color)).tolist()
-        emission = [0.0] * 3
+            color = _linear(self.color)
+        emission = (0.0, 0.0, 0.0)
         if self.emission is not None:
-            emission = linear_from_srgb(np.array(self.emission)).tolist()
+            emission = _linear(self.emission)
         # Files that have both mean the same by d, and not always by Tr.
         alpha = 1 - (self.transparency or 0.0) if self.dissolve is None else self.dissolve
         ids, placing = {}, []
@@ -113,13 +114,19 @@ class MtlMaterial:
             key = (found.path, found.clamp, kind == "opacity" and (found.channel or "a"))
             ids[f"{kind}_texture"] = surfaces.texture(key, lambda f=found, k=kind: f.texture(k))
             placing[-1] = found.place
+        red, green, blue = _WHITE if ids["base_texture"] >= 0 else color
         material = Material(
-            base_factor=(*([1.0] * 3 if ids["base_texture"] >= 0 else color), alpha),
-            emissive_factor=tuple([1.0] * 3 if ids["emissive_texture"] >= 0 else emission),
+            base_factor=(red, green, blue, alpha),
+            emissive_factor=_WHITE if ids["emissive_texture"] >= 0 else emission,
             alpha_mode="BLEND" if alpha < 1 or ids["opacity_texture"] >= 0 else "OPAQUE",
             **ids,
         )
         return material, placing
+
+
+def _linear(srgb: Sequence[float]) -> tuple[float, float, float]:
+    red, green, blue = linear_from_srgb(np.array(srgb)).tolist()
+    return red, green, blue
 
 
 def read_mtl(path: Path, neighbors: Neighbors) -> dict[str, MtlMaterial]:
@@ -198,7 +205,8 @@ def _texture_map(rest: str, library: Path, neighbors: Neighbors) -> TextureMap |
 
     def pair(option: str, default: float) -> tuple[float, float]:
         numbers = [_number(rest, word) for word in options.get(option, [])]
-        return (*numbers, default, default)[:2] if numbers else (default, default)
+        first, second, *_ = *numbers, default, default
+        return first, second
 
     return TextureMap(
         path,

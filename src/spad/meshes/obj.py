@@ -83,7 +83,10 @@ def read_obj(path: Path, max_faces: int | None = None, with_textures: bool = Tru
             parts.append(Part(triangles, surfaces.material(BARE)))
             continue
         painted = None if colors is None else colors[corners.points[chosen]]
-        coordinates = uv[corners.texcoords[chosen]] if group % 2 else None
+        coordinates = None
+        if group % 2:
+            assert uv is not None, "corners with coordinates were checked"
+            coordinates = uv[corners.texcoords[chosen]]
         parts.append(library.part(int(group // 2), triangles, painted, coordinates))
     return Model(
         tuple(parts),
@@ -138,7 +141,7 @@ class _Library:
         if uv is None and found.has_textures:
             self._notes.add(f"faces of material {name!r} have no texture coordinates")
         material, transforms = found.surface(self._surfaces, uv is not None)
-        on_texture = [None if t is None else t(uv) for t in transforms]
+        on_texture = [None if t is None or uv is None else t(uv) for t in transforms]
         return Part(triangles, self._surfaces.material(material), colors, *on_texture)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -44,8 +45,8 @@ def read_ply(path: Path, max_faces: int | None = None, with_textures: bool = Tru
     """
     file = read_ply_file(path)
     vertex = file.elements.get("vertex", {})
-    axes = [vertex.get(axis) for axis in "xyz"]
-    if not all(isinstance(axis, np.ndarray) for axis in axes):
+    axes = _arrays(vertex, "xyz")
+    if axes is None:
         raise ValueError("expected vertices with x, y and z, got none")
     points = np.stack(axes, axis=-1).astype(np.float64)
     face = file.elements.get("face", {})
@@ -117,19 +118,26 @@ def _corner_colors(
     return np.repeat(of_faces[faces][:, None], 3, axis=1)
 
 
+def _arrays(columns: Columns, names: Iterable[str]) -> list[np.ndarray] | None:
+    """The columns of these names; None if one is missing or holds lists."""
+    found = [columns.get(name) for name in names]
+    arrays = [values for values in found if isinstance(values, np.ndarray)]
+    return arrays if len(arrays) == len(found) else None
+
+
 def _colors(columns: Columns, notes: set[str]) -> np.ndarray | None:
     """(n, 4) linear RGBA, whatever names and types the columns have."""
     by_name = {name.lower(): values for name, values in columns.items()}
     for names in _COLORS:
-        found = [by_name.get(name) for name in names]
-        if not all(isinstance(values, np.ndarray) for values in found[:3]):
+        found = _arrays(by_name, names) or _arrays(by_name, names[:3])
+        if found is None:
             continue
-        count = 4 if isinstance(found[3], np.ndarray) else 3
+        count = len(found)
         if not len(found[0]):
             return np.zeros((0, 4), np.float32)
-        scale = _scale(found[:count], notes)
+        scale = _scale(found, notes)
         colors = np.ones((len(found[0]), 4))
-        colors[:, :count] = np.stack([c.astype(np.float64) for c in found[:count]], axis=-1)
+        colors[:, :count] = np.stack([c.astype(np.float64) for c in found], axis=-1)
         if not np.isfinite(colors).all():
             raise ValueError("expected finite colors, got NaN or infinity")
         colors[:, :count] /= scale
@@ -225,8 +233,8 @@ class _Painter:
             uv = wedges.values.astype(np.float64).reshape(-1, 2)[places]
         else:
             vertex = self._file.elements["vertex"]
-            pairs = [[vertex.get(name) for name in names] for names in _UVS]
-            pair = next((p for p in pairs if all(isinstance(c, np.ndarray) for c in p)), None)
+            pairs = (_arrays(vertex, names) for names in _UVS)
+            pair = next((pair for pair in pairs if pair is not None), None)
             if pair is None:
                 return None
             uv = np.stack(pair, axis=-1).astype(np.float64)[corners[places]]

@@ -9,6 +9,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
@@ -17,7 +18,12 @@ _TYPES = {
     "float": "f4", "double": "f8", "int8": "i1", "uint8": "u1", "int16": "i2", "uint16": "u2",
     "int32": "i4", "uint32": "u4", "float32": "f4", "float64": "f8",
 }  # fmt: skip
-_ORDERS = {"ascii": "", "binary_little_endian": "<", "binary_big_endian": ">"}
+_ByteOrder = Literal["=", "<", ">"]
+_ORDERS: dict[str, _ByteOrder] = {
+    "ascii": "=",
+    "binary_little_endian": "<",
+    "binary_big_endian": ">",
+}
 # A header is a few lines; what goes on and on is none.
 _LONGEST_HEADER = 1 << 20
 
@@ -59,7 +65,7 @@ def read_ply_file(path: Path) -> PlyFile:
     """
     data = path.read_bytes()
     order, elements, comments, start = _read_header(data)
-    body = _Binary(data, start, order) if order else _Ascii(data[start:].split())
+    body = _Binary(data, start, order) if order != "=" else _Ascii(data[start:].split())
     found = {}
     for element in elements:
         if element.properties:
@@ -67,7 +73,7 @@ def read_ply_file(path: Path) -> PlyFile:
     return PlyFile(found, tuple(comments))
 
 
-def _read_header(data: bytes) -> tuple[str, list[_Element], list[str], int]:
+def _read_header(data: bytes) -> tuple[_ByteOrder, list[_Element], list[str], int]:
     end = re.search(rb"(^|[\r\n])[ \t]*end_header[ \t]*(\r\n|\n|\r)", data[:_LONGEST_HEADER])
     if not data.startswith(b"ply") or end is None:
         raise ValueError("expected a PLY file, from 'ply' to 'end_header', got something else")
@@ -99,8 +105,9 @@ def _property(line: str, words: Sequence[str]) -> _Property:
 
 
 class _Binary:
-    def __init__(self, data: bytes, at: int, order: str):
-        self._data, self._at, self._order = data, at, order
+    def __init__(self, data: bytes, at: int, order: _ByteOrder):
+        self._data, self._at = data, at
+        self._order: _ByteOrder = order
 
     def read(self, element: _Element) -> dict[str, np.ndarray | ListValues]:
         lists = [p for p in element.properties if p.length_dtype is not None]

@@ -46,7 +46,7 @@ def disagreeing_views(
     Of views that agree the hull fills all masks. A wrong camera, or a view of something else, cuts
     off what the others show. At most a third of the views is named, and three stay.
     """
-    grid = Grid(ball.center - ball.radius, 2 * ball.radius / (_CELLS - 1), (_CELLS,) * 3)
+    grid = Grid(ball.center - ball.radius, 2 * ball.radius / (_CELLS - 1), (_CELLS, _CELLS, _CELLS))
     points = grid.points()
     # Parts between the points count, so a point near the outline is inside.
     distances = view_distances(points, outlines, cameras, cut_off)
@@ -67,6 +67,7 @@ def disagreeing_views(
             ]
             if best is None or _mean(after) - before > best.filled_without - best.filled_with:
                 best = Disagreement(view, before, _mean(after))
+        assert best is not None, "three views at least are left"
         gain, missing = best.filled_without - best.filled_with, 1 - best.filled_with
         if gain < max(_GAIN, _LEAST_BLAME * missing):
             break

@@ -104,7 +104,7 @@ def _simplified(solid: Manifold, num_faces: int, num_parts: int, cell: float) ->
         return _closed(solid, num_parts, cell)
     mesh = solid.to_mesh()
     # Quadric errors keep more of the shape at few faces, but may leave an edge with four.
-    vertices, faces = fast_simplification.simplify(
+    vertices, faces, *_ = fast_simplification.simplify(
         np.array(mesh.vert_properties[:, :3]),
         np.array(mesh.tri_verts, dtype=np.int32),
         target_count=num_faces,

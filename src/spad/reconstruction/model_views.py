@@ -64,7 +64,7 @@ def turntable(mesh: TexturedMesh, kind: str, frames: int = 36, size: int = 256) 
     azimuth = np.arange(frames) * 360 / frames - 60
     distance = 3.3 * ball.radius
     cameras = Cameras.orbit(
-        20.0, azimuth, distance, height=size, width=size, target=ball.center.tolist()
+        20.0, azimuth.tolist(), distance, height=size, width=size, target=ball.center.tolist()
     )
     images, _ = on_white(draw_model(mesh, cameras))
     pixels = images.mul(255).round().to(torch.uint8).movedim(1, -1).numpy()

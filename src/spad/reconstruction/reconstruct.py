@@ -112,15 +112,25 @@ def reconstruct(
             "is its camera right?"
         )
     fitted = _fitted(uses)
-    used = images[fitted], alpha[fitted], cameras[fitted]
     target = device or ("cuda" if torch.cuda.is_available() else "cpu")
     surface = fit_surface(
-        *(part.to(target) for part in used), Ball(ball.center.to(target), ball.radius), cells
+        images[fitted].to(target),
+        alpha[fitted].to(target),
+        cameras[fitted].to(target),
+        Ball(ball.center.to(target), ball.radius),
+        cells,
     )
     closed = extract_mesh(surface, faces)
     if closed.num_parts > 1:
         notes.append(f"the model has {closed.num_parts} separate parts")
-    mesh = texture_mesh(closed, *used, texture_size or _texture_size(cameras), light)
+    mesh = texture_mesh(
+        closed,
+        images[fitted],
+        alpha[fitted],
+        cameras[fitted],
+        texture_size or _texture_size(cameras),
+        light,
+    )
     drawn = on_white(draw_model(mesh, cameras, light))
     scores = score_views(*drawn, images + 1 - alpha[:, None], alpha, names, uses)
     lost = (alpha - drawn[1]).clamp(min=0).sum((1, 2)) / alpha.sum((1, 2))

@@ -145,7 +145,9 @@ def box_of_hull(
 ) -> tuple[Tensor, Tensor] | None:
     """Lowest and highest corner (3,) of a box around the visual hull; None if that is empty."""
     radius = _ROOM * ball.radius
-    grid = Grid(ball.center - radius, 2 * radius / (_BOX_CELLS - 1), (_BOX_CELLS,) * 3)
+    grid = Grid(
+        ball.center - radius, 2 * radius / (_BOX_CELLS - 1), (_BOX_CELLS, _BOX_CELLS, _BOX_CELLS)
+    )
     points = grid.points()
     # Half a cell's diagonal: parts between the points count.
     inside = points[hull_distance(points, outlines, cameras, cut_off) < 0.87 * grid.cell]
@@ -309,6 +311,7 @@ class _Fit:
         self._optimizer.zero_grad()
         loss.backward()
         gradient = self._table.grad
+        assert gradient is not None
         gradient[: len(self._points)] += self._regularization()
         gradient[len(self._points) :] = 0
         self._optimizer.step()

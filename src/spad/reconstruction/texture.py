@@ -251,7 +251,7 @@ def _spread(
     system = sparse.diags(degree + hold + 1e-6 * degree) - links
     mean = [total / np.maximum(known * per_vertex, 1e-9) for total in sums]
     right = np.stack([hold * channel + 1e-6 * degree * 0.5 for channel in mean], axis=1)
-    return spsolve(system.tocsc(), right)
+    return np.asarray(spsolve(system.tocsc(), right))
 
 
 def _with_gutters(texels: _Texels, color: np.ndarray, size: int) -> np.ndarray:
@@ -260,5 +260,6 @@ def _with_gutters(texels: _Texels, color: np.ndarray, size: int) -> np.ndarray:
     empty = np.ones((size, size), dtype=bool)
     texture[texels.row, texels.column] = np.rint(color.clip(0, 1) * 255).astype(np.uint8)
     empty[texels.row, texels.column] = False
-    row, column = ndimage.distance_transform_edt(empty, return_distances=False, return_indices=True)
-    return texture[row, column]
+    nearest = ndimage.distance_transform_edt(empty, return_distances=False, return_indices=True)
+    assert nearest is not None, "indices are asked for"
+    return texture[nearest[0], nearest[1]]

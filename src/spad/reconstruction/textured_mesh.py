@@ -9,6 +9,9 @@ from pathlib import Path
 import numpy as np
 import trimesh
 from PIL import Image
+from trimesh.exchange.gltf import export_glb
+from trimesh.visual import ColorVisuals, TextureVisuals
+from trimesh.visual.material import PBRMaterial
 
 from spad.reconstruction.config import MODEL_SUFFIXES
 
@@ -66,14 +69,16 @@ class TexturedMesh:
         if suffix in (".ply", ".stl"):
             mesh = trimesh.Trimesh(self.vertices, self.faces, process=False)
             if suffix == ".ply":
-                mesh.visual = trimesh.visual.ColorVisuals(mesh, vertex_colors=self.vertex_colors())
-            return {name: mesh.export(file_type=suffix[1:])}
+                mesh.visual = ColorVisuals(mesh, vertex_colors=self.vertex_colors())
+            exported = mesh.export(file_type=suffix[1:])
+            assert isinstance(exported, bytes), "both are written binary"
+            return {name: exported}
         raise ValueError(
             f"expected a model file ({', '.join(MODEL_SUFFIXES)}), got {name}; try model.glb"
         )
 
     def _glb(self) -> bytes:
-        material = trimesh.visual.material.PBRMaterial(
+        material = PBRMaterial(
             baseColorTexture=self._jpeg(), metallicFactor=0.0, roughnessFactor=1.0
         )
         # trimesh counts v from the bottom.
@@ -82,7 +87,7 @@ class TexturedMesh:
             self.vertices[self.uv_vertices] @ _Y_UP_FROM_Z_UP.T,
             self.uv_faces,
             vertex_normals=self.normals[self.uv_vertices] @ _Y_UP_FROM_Z_UP.T,
-            visual=trimesh.visual.TextureVisuals(uv=uv, material=material),
+            visual=TextureVisuals(uv=uv, material=material),
             process=False,
         )
         scene = trimesh.Scene(mesh)
@@ -92,7 +97,7 @@ class TexturedMesh:
                 material["extensions"] = {"KHR_materials_unlit": {}}
             tree["extensionsUsed"] = ["KHR_materials_unlit"]
 
-        return trimesh.exchange.gltf.export_glb(
+        return export_glb(
             scene, include_normals=True, tree_postprocessor=None if self.is_lit else unlit
         )
 

@@ -140,7 +140,8 @@ class TableMix(torch.autograd.Function):
         return F.embedding_bag(rows, table, mode="sum", per_sample_weights=weights)
 
     @staticmethod
-    def backward(ctx, gradient: Tensor) -> tuple[Tensor, None, None]:
+    def backward(ctx, *gradients: Tensor) -> tuple[Tensor, None, None]:
+        (gradient,) = gradients
         rows, weights = ctx.saved_tensors
         total = gradient.new_zeros(gradient.shape[1], ctx.length)
         for column, part in zip(total, gradient.unbind(1), strict=True):
