@@ -345,3 +345,26 @@ def test_render_without_models_is_one_line(tmp_path, capsys):
     assert main(["render", str(tmp_path / "none"), "--output", str(tmp_path / "out")]) == 2
     assert capsys.readouterr().err.startswith("spad: error: expected")
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "cp1252"])
+def test_output_in_an_encoding_that_lacks_characters_is_no_error(encoding):
+    environment = ENVIRONMENT | {"PYTHONIOENCODING": encoding}
+    for arguments in (["generate", "--help"], ["evaluate", "--help"]):
+        done = subprocess.run(
+            [sys.executable, "-m", "spad", *arguments], env=environment, capture_output=True
+        )
+        assert done.returncode == 0, done.stderr.decode(encoding)
+        assert arguments[0] in done.stdout.decode(encoding)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs a shell and head")
+@pytest.mark.parametrize("arguments", ["train --help", "models"])
+def test_a_reader_that_exits_early_is_no_error(arguments):
+    done = subprocess.run(
+        ["sh", "-c", f"{{ '{sys.executable}' -m spad {arguments}; echo $? >&2; }} | :"],
+        env=ENVIRONMENT,
+        capture_output=True,
+        text=True,
+    )
+    assert done.stderr.strip() in ("0", "1")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import gc
+import io
 import logging
 import os
 import shlex
@@ -115,6 +116,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     Raises: SystemExit: from the parser, after help or a command line it cannot read.
     """
     argv = list(sys.argv[1:] if argv is None else argv)
+    for stream in (sys.stdout, sys.stderr):
+        # Windows gives pipes and files an encoding without arrows: "?" is better than no report.
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
     parse = partial(
         tyro.cli,
         command_type(_preset(argv)),
@@ -127,6 +132,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         command = parsed(parse)
     except ValueError as error:
         return _fail(str(error), BAD_INPUT)
+    except BrokenPipeError:
+        return _reader_left()
     run: dict[type, Callable] = {
         GenerateConfig: _generate,
         ReconstructConfig: _reconstruct,
@@ -161,9 +168,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             message = f"this needs {error.name}; install it with: pip install 'spad[{extra}]'"
             return _fail(message, MACHINE_FAILURE)
         except BrokenPipeError:
-            # The reader of our output left, as `head` does. Nor may Python flush into it at exit.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            return MACHINE_FAILURE
+            return _reader_left()
         except (OSError, FloatingPointError) as error:
             return _fail(str(error) or type(error).__name__, MACHINE_FAILURE)
         except (MemoryError, RuntimeError) as error:
@@ -179,6 +184,13 @@ def _extra(package: str, command: object) -> str | None:
     extra = _EXTRAS.get(package)
     makes_model = isinstance(command, ReconstructConfig) or getattr(command, "mesh", False)
     return "mesh" if makes_model and extra == "data" else extra
+
+
+def _reader_left() -> int:
+    """The exit code when the reader of the output has exited, as `head` does."""
+    # Python flushes stdout at exit, which must not fail again.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return MACHINE_FAILURE
 
 
 def _generate(settings: GenerateConfig, argv: list[str]) -> None:
