@@ -1,8 +1,10 @@
 """Which files of the repository are pages and pictures of the documentation site."""
 
+import re
 from pathlib import Path
 
 from mkdocs.config.defaults import MkDocsConfig
+from mkdocs.exceptions import PluginError
 from mkdocs.structure.files import File, Files
 
 # Pages, what they show, and the files they link to.
@@ -17,6 +19,9 @@ PATTERNS = (
     "src/spad/weights/*/training/*/loss.svg",
 )
 
+# What a browser fetches by itself from another server.
+REQUEST = re.compile(r"""<(?!a\b)[^>]+\b(?:src|href|srcset)=["'](?:https?:)?//[^>]*>""")
+
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
     """The theme's own files, and those of the repository under the paths they have there."""
@@ -27,3 +32,10 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
             name = path.relative_to(root).as_posix()
             pages.append(File.generated(config, name, abs_src_path=str(path)))
     return Files(pages)
+
+
+def on_post_page(output: str, page: object, config: MkDocsConfig) -> str:
+    """Raises: PluginError: a reader's browser would ask another server for a part of the page."""
+    if request := REQUEST.search(output):
+        raise PluginError(f"{page}: {request[0]}")
+    return output
