@@ -32,7 +32,7 @@ from spad.hub.registry import load_model
 from spad.model import MultiViewUNet, SPADPipeline
 from spad.model.conditioning import camera_vectors
 from spad.model.pipeline import gaussian_blob
-from spad.model.processors import MultiViewAttnProcessor, ViewConditioning, ViewContext
+from spad.model.processors import MultiViewAttnProcessor, ViewConditioning
 from spad.model.unet import add_multiview_attention
 from spad.model.word_tokenizer import tokenize
 
@@ -193,21 +193,21 @@ def two_objects(golden: Golden) -> tuple[dict[int, DenseMask], Tensor]:
     return masks, torch.stack(plucker)
 
 
-def transformer_block(golden: Golden, context: ViewContext) -> BasicTransformerBlock:
+def transformer_block(golden: Golden) -> BasicTransformerBlock:
     weights = load_file(golden.folder / "attention_weights.safetensors")
     block = BasicTransformerBlock(64, 2, 32, cross_attention_dim=64).eval()
     own = {k.removeprefix("block."): v for k, v in weights.items() if k.startswith("block.")}
     block.load_state_dict(own)
-    block.attn1.set_processor(MultiViewAttnProcessor(context))
+    block.attn1.set_processor(MultiViewAttnProcessor())
     return block
 
 
-def transformer(golden: Golden, context: ViewContext) -> Transformer2DModel:
+def transformer(golden: Golden) -> Transformer2DModel:
     weights = load_file(golden.folder / "attention_weights.safetensors")
     prefix = "transformer."
     own = {k.removeprefix(prefix): v for k, v in weights.items() if k.startswith(prefix)}
     model = Transformer2DModel(2, 32, in_channels=64, cross_attention_dim=64).eval()
-    add_multiview_attention(model, "transformer", context)
+    add_multiview_attention(model, "transformer")
     model.load_state_dict(split_widened(own))
     return model
 
@@ -216,32 +216,31 @@ def transformer(golden: Golden, context: ViewContext) -> Transformer2DModel:
 def attention_rows(golden: Golden) -> Iterator[Row]:
     recorded, (masks, plucker) = golden.arrays("attention"), two_objects(golden)
     text = recorded["ctx"].flatten(0, 1)
-    context = ViewContext()
-    block, whole = transformer_block(golden, context), transformer(golden, context)
+    block, whole = transformer_block(golden), transformer(golden)
     for size in (8, 16):
         hidden = recorded[f"block_x_{size}"].flatten(0, 1)
         for kind, chosen in (("mask", masks), ("nomask", {})):
-            context.views = ViewConditioning(2, masks=chosen)
-            ours = block(hidden, encoder_hidden_states=text).unflatten(0, (2, 2))
+            given = {"views": ViewConditioning(2, masks=chosen)}
+            ours = block(hidden, encoder_hidden_states=text, cross_attention_kwargs=given)
+            ours = ours.unflatten(0, (2, 2))
             error = relative_error(ours, recorded[f"block_y_{size}_{kind}"])
             yield Row("attention block", f"{size}x{size}, {kind}", error, NETWORK)
     hidden = recorded["block_x_8"].flatten(0, 1)
-    context.views = ViewConditioning(2, masks=masks)
-    error = relative_error(block.attn1(hidden).view(2, 128, 64), recorded["attn1_y_8_mask"])
+    ours = block.attn1(hidden, views=ViewConditioning(2, masks=masks)).view(2, 128, 64)
+    error = relative_error(ours, recorded["attn1_y_8_mask"])
     yield Row("attention", "self-attention over views, 8x8", error, NETWORK)
     ours = block.attn2(hidden, encoder_hidden_states=text)
     yield Row("attention", "to text, 8x8", relative_error(ours, recorded["attn2_y_8"]), NETWORK)
     for size in (8, 16, 32):
         hidden = recorded[f"tr_x_{size}"].flatten(0, 1)
-        term = whole.plucker.term(plucker, size, size)
+        features = {"transformer": whole.plucker.features(plucker, size, size)}
         for kind, chosen in (("mask", masks), ("nomask", {})):
             if f"tr_y_{size}_{kind}" not in recorded:
                 continue
-            context.views = ViewConditioning(
-                2, masks=chosen, plucker_features={"transformer": term}
-            )
-            ours = whole(hidden, encoder_hidden_states=text).sample.unflatten(0, (2, 2))
-            error = relative_error(ours, recorded[f"tr_y_{size}_{kind}"])
+            given = {"views": ViewConditioning(2, masks=chosen, plucker_features=features)}
+            ours = whole(hidden, encoder_hidden_states=text, cross_attention_kwargs=given).sample
+            recorded_y = recorded[f"tr_y_{size}_{kind}"]
+            error = relative_error(ours.unflatten(0, (2, 2)), recorded_y)
             yield Row("transformer", f"{size}x{size}, {kind}", error, NETWORK)
 
 

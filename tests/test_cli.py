@@ -69,6 +69,18 @@ def test_same_seed_same_bytes_and_underscores_work(generate):
     assert image_bytes(Path("one")) != image_bytes(Path("three"))
 
 
+def test_flags_of_the_original_are_understood(generate):
+    common = ("a fish", "--views", "2", "--output")
+    assert (
+        generate(*common, "ours", "--guidance-scale", "3", "--blob-sigma", "1", "--steps", "1") == 0
+    )
+    theirs = ("--cfg_scale", "3", "--blob_sigma", "1", "--ddim_steps", "1")
+    assert generate(*common, "theirs", *theirs) == 0
+    ours, theirs = (json.loads(Path(name, "run.json").read_text()) for name in ("ours", "theirs"))
+    for name, value in (("guidance_scale", 3), ("blob_sigma", 1), ("num_inference_steps", 1)):
+        assert ours[name] == theirs[name] == value
+
+
 def test_a_run_can_be_made_again_from_its_own_cameras(generate):
     assert generate("a fish", "--elevation", "0", "45", "--radius", "3", "--output", "one") == 0
     assert generate("a fish", "--cameras", "one/transforms.json", "--output", "two") == 0

@@ -6,7 +6,7 @@ import torch
 
 import parity
 from spad.attention import DenseMask
-from spad.model.processors import ViewConditioning, ViewContext
+from spad.model.processors import ViewConditioning
 
 
 @pytest.fixture(scope="module")
@@ -25,11 +25,10 @@ def test_a_token_that_sees_nothing_harms_no_other(golden):
     recorded, (masks, _) = golden.arrays("attention"), parity.two_objects(golden)
     mask = masks[64].dense().clone()
     mask[0, :4] = False
-    context = ViewContext()
-    block = parity.transformer_block(golden, context)
-    context.views = ViewConditioning(2, masks={64: DenseMask(mask, 2)})
+    block = parity.transformer_block(golden)
+    views = ViewConditioning(2, masks={64: DenseMask(mask, 2)})
     with torch.no_grad():
-        hidden = block.attn1(recorded["block_x_8"].flatten(0, 1)).view(2, 128, 64)
+        hidden = block.attn1(recorded["block_x_8"].flatten(0, 1), views=views).view(2, 128, 64)
     expected = recorded["attn1_y_8_fullrow_masked"]
     torch.testing.assert_close(hidden[0, 4:], expected[0, 4:])
     torch.testing.assert_close(hidden[1], expected[1])

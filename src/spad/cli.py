@@ -1,4 +1,4 @@
-"""The `spad` command: parsing and printing only. What is heavy is imported by the command run."""
+"""The `spad` command: parsing and printing only. Each command imports its code when it runs."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 from tyro.conf import Positional, subcommand
@@ -62,16 +62,16 @@ _EXTRAS = {
 
 @dataclass(frozen=True)
 class ModelsConfig:
-    """List the models in the package, installed and released, or say all of one."""
+    """List models in the package, installed and released ones, or describe one of them."""
 
     model: Positional[str | None] = None
-    """Name of a model or a folder."""
+    """Name of a model or a model folder. Default: a list of all models."""
     captions: bool = False
-    """List the captions it was trained on."""
+    """List the captions of its training set."""
 
 
-def command_type(preset: str) -> object:
-    """What the parser reads; the settings of `spad train` start from a preset."""
+def command_type(preset: str) -> Any:
+    """Union of the settings of all commands, for the parser; `preset` is that of `spad train`."""
     return (
         Annotated[GenerateConfig, subcommand("generate")]
         | Annotated[ReconstructConfig, subcommand("reconstruct")]
@@ -92,7 +92,7 @@ def command_type(preset: str) -> object:
 
 
 def _preset(argv: Sequence[str]) -> str:
-    """The preset that a command line of `spad train` names; the parser refuses unknown ones."""
+    """Preset in a command line of `spad train`; the parser refuses unknown ones."""
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
     parser.add_argument("--preset", default="mini")
     try:
@@ -103,7 +103,7 @@ def _preset(argv: Sequence[str]) -> str:
 
 
 class Stop(Exception):
-    """A command ends early: what to tell the user, and the exit code."""
+    """Early end of a command, with a message for the user and the exit code."""
 
     def __init__(self, message: str, code: int):
         super().__init__(message)
@@ -113,7 +113,7 @@ class Stop(Exception):
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code: 0, 1 (machine), 2 (input) or 130 (Ctrl-C).
 
-    Raises: SystemExit: from the parser, after help or a command line it cannot read.
+    Raises: SystemExit: by the parser, after --help or an unreadable command line.
     """
     argv = list(sys.argv[1:] if argv is None else argv)
     for stream in (sys.stdout, sys.stderr):
@@ -125,7 +125,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         command_type(_preset(argv)),
         args=argv,
         prog="spad",
-        description="Text and cameras in, consistent views of one object out.",
+        description="Text and cameras in, consistent images of one object out.",
         config=(tyro.conf.OmitArgPrefixes, tyro.conf.OmitSubcommandPrefixes),
     )
     try:
@@ -143,7 +143,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         InspectConfig: _inspect,
         EpipolarConfig: _epipolar,
         TrainConfig: _train,
-        TrainAutoencoderConfig: _train,
+        TrainAutoencoderConfig: _train_autoencoder,
         ExportConfig: _export,
         EvaluateConfig: _evaluate,
         ModelsConfig: _models,
@@ -180,14 +180,14 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _extra(package: str, command: object) -> str | None:
-    """The extra that brings an optional package; that of models from views has some of others."""
+    """Extra that installs an optional package; `mesh` includes what `data` has."""
     extra = _EXTRAS.get(package)
     makes_model = isinstance(command, ReconstructConfig) or getattr(command, "mesh", False)
     return "mesh" if makes_model and extra == "data" else extra
 
 
 def _reader_left() -> int:
-    """The exit code when the reader of the output has exited, as `head` does."""
+    """Exit code after the reader of the pipe exited, as `head` does."""
     # Python flushes stdout at exit, which must not fail again.
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return MACHINE_FAILURE
@@ -195,11 +195,13 @@ def _reader_left() -> int:
 
 def _generate(settings: GenerateConfig, argv: list[str]) -> None:
     started = time.monotonic()
-    # Loading packages makes a million objects and no garbage: not looking for it saves 4 %.
+    # Imports allocate about a million long-lived objects; collecting garbage less often saves 4 %
+    # of a cold start.
     gc.set_threshold(100_000, 50, 50)
+    reconstruct = None
     if settings.mesh:
-        # A package that is missing is better missed before than after the views are drawn.
-        from spad.reconstruction.reconstruct import run_reconstruct
+        # Imported first, so that a missing package is reported before the images are generated.
+        from spad.reconstruction.reconstruct import run_reconstruct as reconstruct
     from spad.generation.generate import draw, plan_generation
 
     plan = plan_generation(settings)
@@ -207,13 +209,13 @@ def _generate(settings: GenerateConfig, argv: list[str]) -> None:
     for name in ("grid.png", "turntable.webp", "transforms.json", "run.json"):
         if (folder / name).exists():
             print(folder / name)
-    pictures = "images" if len(plan.prompts) == 1 else "*"
-    print(f"{folder / pictures}{os.sep}")
-    if settings.mesh:
+    images = "images" if len(plan.prompts) == 1 else "*"
+    print(f"{folder / images}{os.sep}")
+    if reconstruct is not None:
         several = sorted(each for each in folder.iterdir() if each.is_dir())
         for one in [folder] if len(plan.prompts) == 1 else several:
             output, turntable = one / "model.glb", one / "model.webp"
-            _print_model(*run_reconstruct(ReconstructConfig(one, output, turntable=turntable)))
+            _print_model(*reconstruct(ReconstructConfig(one, output, turntable=turntable)))
     print(f"{time.monotonic() - started:.1f} s")
 
 
@@ -238,11 +240,8 @@ def _filter(settings: FilterConfig, _argv: list[str]) -> None:
 def _render(settings: RenderConfig, argv: list[str]) -> None:
     from spad.data.render import render_all
 
-    try:
+    with _resumable(argv):
         print(render_all(settings))
-    except KeyboardInterrupt:
-        message = f"stopped by Ctrl-C; go on with the same command: {shlex.join(argv)}"
-        raise Stop(message, STOPPED) from None
     if settings.pack is not None:
         _pack(PackConfig(settings.output, settings.pack, workers=settings.workers), argv)
 
@@ -250,11 +249,8 @@ def _render(settings: RenderConfig, argv: list[str]) -> None:
 def _pack(settings: PackConfig, argv: list[str]) -> None:
     from spad.data.pack import pack
 
-    try:
+    with _resumable(argv):
         print(pack(settings))
-    except KeyboardInterrupt:
-        message = f"stopped by Ctrl-C; go on with the same command: {shlex.join(argv)}"
-        raise Stop(message, STOPPED) from None
 
 
 def _inspect(settings: InspectConfig, _argv: list[str]) -> None:
@@ -270,22 +266,30 @@ def _epipolar(settings: EpipolarConfig, argv: list[str]) -> None:
     print("\n".join([*report.lines, *map(str, report.files)]))
 
 
-def _train(settings: TrainConfig | TrainAutoencoderConfig, argv: list[str]) -> None:
-    if isinstance(settings, TrainAutoencoderConfig):
-        from spad.training.autoencoder import train_autoencoder as train
-    elif settings.dry_run:
+def _train(settings: TrainConfig, argv: list[str]) -> None:
+    if settings.dry_run:
         from spad.training.dry_run import dry_run as train
     else:
         from spad.training.train import train
+    _print_trained(partial(train, settings), argv)
+
+
+def _train_autoencoder(settings: TrainAutoencoderConfig, argv: list[str]) -> None:
+    from spad.training.autoencoder import train_autoencoder
+
+    _print_trained(partial(train_autoencoder, settings), argv)
+
+
+def _print_trained(train: Callable[[], object], argv: list[str]) -> None:
     from spad.training.run import Interrupted
 
     try:
-        result = train(settings)
-        if _is_first_process():
-            print(result)
+        result = train()
     except Interrupted as stop:
         message = f"{stop}; resume with the same command: {shlex.join(argv)}"
         raise Stop(message, STOPPED) from None
+    if _is_first_process():
+        print(result)
 
 
 def _export(settings: ExportConfig, _argv: list[str]) -> None:
@@ -297,11 +301,8 @@ def _export(settings: ExportConfig, _argv: list[str]) -> None:
 def _evaluate(settings: EvaluateConfig, argv: list[str]) -> None:
     from spad.evaluation.evaluate import evaluate
 
-    try:
+    with _resumable(argv):
         table, files = evaluate(settings, argv)
-    except KeyboardInterrupt:
-        message = f"stopped by Ctrl-C; go on with the same command: {shlex.join(argv)}"
-        raise Stop(message, STOPPED) from None
     print("\n".join([table, *map(str, files)]))
 
 
@@ -313,7 +314,7 @@ def _models(command: ModelsConfig, _argv: list[str]) -> None:
         models = list_models()
         if command.captions:
             raise ValueError("expected the name of a model with --captions; see: spad models")
-        rows = [("name", "", "MB", "pixels", "license", "knows")]
+        rows = [("name", "state", "MB", "pixels", "license", "description")]
         for m in models:
             state = "in the package" if m.path.parent == EMBEDDED else "installed"
             pixels = f"{m.image_size}x{m.image_size}"
@@ -335,7 +336,7 @@ def _models(command: ModelsConfig, _argv: list[str]) -> None:
         return
     print(f"{model.name}: {model.description}")
     side, step = model.image_size, model.image_multiple
-    print(f"pictures   {side}x{side}, sides in steps of {step}")
+    print(f"images     {side}x{side}, sides in steps of {step}")
     print(f"size       {model.size_mb:.1f} MB in {model.path}")
     print(f"captions   {len(captions)}; list them with --captions")
     for title, text in (("license", model.license), ("author", model.author)):
@@ -351,7 +352,7 @@ def _download(settings: DownloadConfig, argv: list[str]) -> None:
         print(f"{settings.model} is installed already: {folder}")
         return
     if not settings.yes and not sys.stdin.isatty():
-        raise ValueError(f"expected --yes, as no terminal is here to ask: {ask_for(settings)}?")
+        raise ValueError(f"expected --yes, as there is no terminal to ask: {ask_for(settings)}?")
     print(describe(settings), flush=True)
     if not settings.yes:
         try:
@@ -359,12 +360,9 @@ def _download(settings: DownloadConfig, argv: list[str]) -> None:
         except EOFError:
             answer = ""
         if answer.strip().lower() not in ("y", "yes"):
-            raise Stop("nothing was fetched", MACHINE_FAILURE)
-    try:
+            raise Stop("nothing was downloaded", MACHINE_FAILURE)
+    with _resumable(argv):
         folder = install(settings)
-    except KeyboardInterrupt:
-        message = f"stopped by Ctrl-C; go on with the same command: {shlex.join(argv)}"
-        raise Stop(message, STOPPED) from None
     print(folder)
 
 
@@ -376,8 +374,18 @@ def _convert(settings: ConvertConfig | InitFromSDConfig, _argv: list[str]) -> No
     print(convert_checkpoint(settings) if is_release else init_from_sd(settings))
 
 
+@contextmanager
+def _resumable(argv: list[str]) -> Iterator[None]:
+    """Context of a command that resumes: Ctrl-C says how."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        message = f"stopped by Ctrl-C; resume with the same command: {shlex.join(argv)}"
+        raise Stop(message, STOPPED) from None
+
+
 def _is_first_process() -> bool:
-    """Whether this is the process that speaks, of those that torchrun has started."""
+    """Whether this process prints, of those that torchrun has started."""
     return os.environ.get("RANK", "0") == "0"
 
 
@@ -397,7 +405,7 @@ def _is_out_of_memory(error: Exception) -> bool:
 
 
 class _LineHandler(logging.Handler):
-    """Records as lines of this command on stderr."""
+    """Log handler: records as lines of this command on stderr."""
 
     def emit(self, record: logging.LogRecord) -> None:
         kind = "" if record.levelno == logging.INFO else f"{record.levelname.lower()}: "
@@ -406,13 +414,13 @@ class _LineHandler(logging.Handler):
 
 @contextmanager
 def _prepared(may_fetch: bool, is_training: bool) -> Iterator[None]:
-    """Show this package's log, and keep other libraries' notes for developers to themselves.
+    """Context: send spad's log to stderr and silence other libraries' deprecation warnings.
 
-    Without `may_fetch` nothing is fetched from the network, whatever a library would like.
+    Without `may_fetch` Hugging Face's libraries are offline.
     """
     offline = () if may_fetch else (("HF_HUB_OFFLINE", "1"),)
-    # Threads that spin while they wait make everything much slower where other work shares the
-    # cores. Training has them to itself, and is a quarter slower if its threads sleep.
+    # Threads that spin while they wait make everything much slower if other work shares the cores.
+    # Training has them to itself, and is a quarter slower if its threads sleep.
     threads = () if is_training else (("OMP_WAIT_POLICY", "passive"),)
     for name, value in (
         *offline,

@@ -1,7 +1,7 @@
-"""Bounds of settings as types: seen in --help, and kept from the command line and from Python.
+"""Bounds of settings as types: checked on the command line and in Python, shown by --help.
 
-A bound is written `Annotated[int, Ge(1)]`, in the vocabulary of `annotated_types`; the usual ones
-have names here. Numbers in settings that are `checked` are finite, with other bounds or without.
+A bound is written `Annotated[int, Ge(1)]`, in the vocabulary of `annotated_types`; common ones
+have names here. Numbers in `checked` settings must be finite, whatever their bounds.
 """
 
 from __future__ import annotations
@@ -23,19 +23,20 @@ CountOrZero = Annotated[int, Ge(0)]
 PositiveFloat = Annotated[float, Gt(0)]
 NonNegativeFloat = Annotated[float, Ge(0)]
 Share = Annotated[float, Interval(ge=0, le=1)]
-# What torch takes.
+# The seeds that torch takes.
 Seed = Annotated[int, Interval(ge=0, lt=2**63)]
 ElevationDeg = Annotated[float, Interval(ge=-90, le=90)]
 AzimuthDeg = Annotated[float, Interval(ge=-360, le=360)]
-# Of a pinhole: wider pictures are almost all margin, narrower ones almost parallel projections.
+# Field of view of a pinhole camera: wider images are almost all margin, narrower ones almost
+# parallel projections.
 FovDeg = Annotated[float, Interval(ge=0.1, le=170)]
-# From the origin, in world units; objects have a radius of 1.
+# Distance from the origin in world units; objects have a radius of 1.
 Distance = Annotated[float, Interval(ge=0.01, le=10_000)]
 GuidanceScale = Annotated[float, Interval(ge=0, le=100)]
 
 T = TypeVar("T")
 
-# Of each bound: where it keeps its number, how it is shown, how it is said, and whether it holds.
+# For each bound: the attribute with its number, its form in --help and in messages, its test.
 _BOUNDS: dict[type, tuple[str, str, str, Callable[[Any, Any], bool]]] = {
     Ge: ("ge", "≥ {}", "at least {}", lambda bound, value: value >= bound),
     Gt: ("gt", "> {}", "more than {}", lambda bound, value: value > bound),
@@ -56,24 +57,24 @@ _TYPES: dict[type, tuple[type, str]] = {
     bool: (bool, "True or False"),
     str: (str, "text"),
 }
-# What is wrong with a command line that is being parsed; None while none is.
+# Errors of the command line that is being parsed; None outside of parsing.
 _errors: ContextVar[list[ValueError] | None] = ContextVar("errors", default=None)
 
 
 def checked(settings: type[T]) -> type[T]:
-    """Check the values of a dataclass against the types of its fields whenever one is made.
+    """Class decorator, below `@dataclass`: check values against the types of their fields.
 
-    Stands below `@dataclass`. Numbers, literals, tuples and unions of them are checked before the
-    class's own `__post_init__` runs. Bounds become part of what `--help` says.
+    Whenever an instance is made, numbers, literals, tuples and unions of them are checked before
+    the class's own `__post_init__` runs. `--help` shows the bounds.
 
-    Raises: ValueError: when one is made: the field, what was expected of it and what it got.
+    Raises: ValueError: on making an instance: the field, what was expected and what it got.
     """
-    assert "__dataclass_fields__" not in vars(settings), "@checked stands below @dataclass"
+    assert "__dataclass_fields__" not in vars(settings), "@checked goes below @dataclass"
     kinds, unbounded = get_type_hints(settings, include_extras=True), get_type_hints(settings)
     for name in settings.__annotations__:
         base, *rest = _parts(kinds[name])
         metavar = _metavar(kinds[name])
-        # That a flag takes "None", too, is worth no words.
+        # --help need not say that a flag takes "None", too.
         is_optional = NoneType in get_args(base) and Positional not in rest
         if is_optional or metavar != _metavar(unbounded[name]):
             settings.__annotations__[name] = Annotated[(base, arg(metavar=metavar), *rest)]
@@ -98,12 +99,11 @@ def checked(settings: type[T]) -> type[T]:
 
 
 def parsed(parse: Callable[[], T]) -> T:
-    """What `parse` makes of a command line.
+    """The result of `parse`, with errors of `checked` settings in one line.
 
-    A parser tells of a wrong setting in a box of lines that name the class; here it does not see
-    one.
+    The parser would show such an error in a box that names the class, so it is kept from it.
 
-    Raises: ValueError: a setting is wrong: one line that names its flag.
+    Raises: ValueError: a setting is wrong; the message names its flag.
     """
     errors: list[ValueError] = []
     token = _errors.set(errors)
@@ -117,7 +117,7 @@ def parsed(parse: Callable[[], T]) -> T:
 
 
 def flag(name: str) -> str:
-    """The name of a field in a message: that of its flag while a command line is parsed."""
+    """Name of a field in a message: its flag while a command line is parsed, else its own."""
     return name if _errors.get() is None else f"--{name.replace('_', '-')}"
 
 
@@ -161,7 +161,7 @@ def _check_one_of(name: str, value: Any, kinds: Iterable[Any]) -> None:
 def _is_finite(value: float) -> bool:
     try:
         return math.isfinite(value)
-    # Of a whole number.
+    # An int beyond all floats.
     except OverflowError:
         return False
 
@@ -175,7 +175,7 @@ def _shown(value: Any) -> str:
 
 
 def _bounds(metadata: Iterable[Any]) -> Iterator[tuple[str, str, Callable[[Any], bool]]]:
-    """Every bound among what `Annotated` says of a type: shown, said, and as a test."""
+    """Bounds among the metadata of `Annotated`: form in --help, form in messages, test."""
     for one in metadata:
         if isinstance(one, GroupedMetadata):
             yield from _bounds(one)
@@ -187,7 +187,7 @@ def _bounds(metadata: Iterable[Any]) -> Iterator[tuple[str, str, Callable[[Any],
 
 
 def _metavar(kind: Any) -> str:
-    """A type as `--help` shows it: `INT ≥ 1`, `0 ≤ FLOAT ≤ 1`, `INT ≥ 1 ...`."""
+    """A type in the form of `--help`: `INT ≥ 1`, `0 ≤ FLOAT ≤ 1`, `INT ≥ 1 ...`."""
     origin, inner = get_origin(kind), get_args(kind)
     if origin is Annotated:
         shown = _metavar(inner[0])
@@ -206,5 +206,5 @@ def _metavar(kind: Any) -> str:
 
 
 def _parts(kind: Any) -> tuple[Any, ...]:
-    """A type, and what `Annotated` says of it."""
+    """A type and its metadata from `Annotated`."""
     return get_args(kind) if get_origin(kind) is Annotated else (kind,)

@@ -222,7 +222,7 @@ def test_ctrl_c_says_how_to_go_on(renders, tmp_path):
     time.sleep(0.5)
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=60)
-    assert process.returncode == 130 and "go on with the same command: spad evaluate" in errors
+    assert process.returncode == 130 and "resume with the same command: spad evaluate" in errors
 
 
 @pytest.mark.parametrize(

@@ -131,25 +131,28 @@ def test_orbits_fill_in_what_is_left_out(tiny_pipeline_folder, tmp_path):
 def test_one_azimuth_alone_serves_every_view(tiny_pipeline_folder, tmp_path):
     orbit = plan(tiny_pipeline_folder, tmp_path, azimuth=(7.0,), elevation=(0.0, 90.0)).orbit
     assert orbit.azimuth_deg == (7.0, 7.0)
+    # Without another list there is one such view, not several that are the same.
+    assert plan(tiny_pipeline_folder, tmp_path, azimuth=(7.0,)).orbit.azimuth_deg == (7.0,)
 
 
 def test_settings_left_out_are_the_models_own(tiny_pipeline_folder, tmp_path):
-    settings = plan(tiny_pipeline_folder, tmp_path, guidance_scale=2.0).settings
-    assert (settings.steps, settings.guidance_scale, settings.image_size) == (2, 2.0, 128)
-    assert settings.scheduler == "ddim"
+    planned = plan(tiny_pipeline_folder, tmp_path, guidance_scale=2.0)
+    sampling = planned.sampling
+    assert (sampling.num_inference_steps, sampling.guidance_scale) == (2, 2.0)
+    assert (sampling.scheduler, planned.image_size) == ("ddim", 128)
 
 
 def test_a_given_picture_has_a_guidance_of_its_own(tiny_pipeline_folder, tmp_path):
     photo, model = tmp_path / "photo.png", tmp_path / "model"
     Image.new("RGB", (8, 8)).save(photo)
     shutil.copytree(tiny_pipeline_folder, model)
-    own = plan(model, tmp_path).settings.guidance_scale
-    assert plan(model, tmp_path, image=photo).settings.guidance_scale == own
+    own = plan(model, tmp_path).sampling.guidance_scale
+    assert plan(model, tmp_path, image=photo).sampling.guidance_scale == own
     defaults = replace(read_info(model).defaults, guidance_scale_with_image=1.0)
     save_model_manifest(model, "other", "", ["a fish"], defaults, license="", author="")
-    assert plan(model, tmp_path).settings.guidance_scale == own != 1.0
-    assert plan(model, tmp_path, image=photo).settings.guidance_scale == 1.0
-    assert plan(model, tmp_path, image=photo, guidance_scale=2.0).settings.guidance_scale == 2.0
+    assert plan(model, tmp_path).sampling.guidance_scale == own != 1.0
+    assert plan(model, tmp_path, image=photo).sampling.guidance_scale == 1.0
+    assert plan(model, tmp_path, image=photo, guidance_scale=2.0).sampling.guidance_scale == 2.0
 
 
 def test_default_output_never_exists(tiny_pipeline_folder, tmp_path, monkeypatch):

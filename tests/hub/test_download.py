@@ -190,7 +190,7 @@ def test_a_stopped_download_goes_on_in_the_next_process(machine, hub):
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=300)
     assert process.returncode == 130
-    assert err.splitlines()[-1].startswith("spad: stopped by Ctrl-C; go on with the same command")
+    assert err.splitlines()[-1].startswith("spad: stopped by Ctrl-C; resume with the same command")
     assert not machine.model.exists()
     hub.stalls_at = None
     machine.download()

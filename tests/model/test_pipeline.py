@@ -2,6 +2,8 @@
 
 import functools
 import json
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -156,7 +158,7 @@ def test_a_given_picture_is_kept_and_leads_the_other_views(pipeline, cameras):
 
     pipeline.unet.forward = watched
     led = pipeline("a blue fish", cameras, num_inference_steps=2, image=picture)
-    expected = pipeline._encode_picture(picture_tensor(picture, 128, 128))[0, 0]
+    expected = pipeline._encode_image(picture_tensor(picture, 128, 128))[0, 0]
     assert torch.equal(led.latents[0, 0], expected)
     assert not torch.allclose(led.latents[0, 1:], free.latents[0, 1:], atol=1e-4)
     assert all((t[:, 0] == 0).all() for t in seen_timesteps)
@@ -302,6 +304,31 @@ def test_deep_blocks_run_only_on_every_so_many_steps(pipeline, cameras):
     assert torch.equal(draw().latents, exact) and calls.count("deep") == 5
     with pytest.raises(ValueError, match="cache interval of 1 or more"):
         draw(deep_cache_interval=0)
+
+
+def test_threads_that_share_a_pipeline_draw_what_each_would_alone(pipeline, cameras):
+    pipeline.use_scheduler("dpm++")
+    meet = threading.Barrier(2, timeout=60)
+
+    def draw(number: int, wait: bool) -> torch.Tensor:
+        def callback(*_):
+            if wait:
+                meet.wait()
+
+        return pipeline(
+            ["a blue fish", "a grey rock"][number],
+            cameras[: 2 + number],
+            num_inference_steps=4,
+            deep_cache_interval=1 + number,
+            callback_on_step_end=callback,
+        ).latents
+
+    alone = [draw(number, wait=False) for number in (0, 1)]
+    # They take every step at the same time.
+    with ThreadPoolExecutor(2) as pool:
+        together = list(pool.map(draw, (0, 1), (True, True)))
+    assert all(torch.equal(a, b) for a, b in zip(alone, together, strict=True))
+    assert not any("forward" in vars(module) for module in pipeline.unet.modules())
 
 
 def test_an_error_between_steps_leaves_the_model_as_it_was(pipeline, cameras):

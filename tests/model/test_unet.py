@@ -202,14 +202,20 @@ def test_every_kind_of_conditioning_changes_the_output(unet, inputs, part):
 def test_plucker_sum_equals_a_widened_projection(unet, inputs):
     """The release's form: concatenate six channels before a wider 1×1 convolution."""
     transformer = unet.down_blocks[0].attentions[0]
-    features, cameras = torch.randn(3, 32, 8, 8), inputs[3]
+    features, text, cameras = torch.randn(3, 32, 8, 8), inputs[2][:1], inputs[3]
     plucker = plucker_map(cameras, 8, 8)
     weight = torch.cat([transformer.proj_in.weight, transformer.plucker.linear.weight], dim=1)
     widened = torch.nn.functional.conv2d(
-        torch.cat([features, plucker], dim=1), weight, transformer.proj_in.bias
+        torch.cat([transformer.norm(features), plucker], dim=1), weight, transformer.proj_in.bias
     )
-    unet.context.views = unet.prepare_views(3, plucker=plucker[None])
-    assert torch.allclose(transformer.proj_in(features), widened, atol=1e-5)
+    entered = []
+    # Runs after the hook that adds the Plücker map.
+    transformer.transformer_blocks[0].register_forward_pre_hook(
+        lambda _, args, kwargs: entered.append(args[0]), with_kwargs=True
+    )
+    views = unet.prepare_views(3, plucker=plucker[None])
+    transformer(features, text, cross_attention_kwargs={"views": views})
+    assert torch.allclose(entered[0], widened.flatten(-2).mT, atol=1e-5)
 
 
 def test_every_parameter_gets_a_gradient(unet, inputs):
@@ -237,8 +243,10 @@ def test_a_copy_is_independent(unet, inputs):
     views = condition_on_cameras(unet, cameras, 8, 8)
     expected = unet(sample, timesteps, text, views).sample
     twin = copy.deepcopy(unet)
-    unet.context.views = None
+    for weight in unet.parameters():
+        weight.zero_()
     assert torch.equal(twin(sample, timesteps, text, views).sample, expected)
+    assert not unet(sample, timesteps, text, views).sample.any()
 
 
 @torch.no_grad()

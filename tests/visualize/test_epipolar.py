@@ -207,7 +207,7 @@ def test_a_picture_of_another_size_is_named(epipolar, capture, capsys):
         (("--views", 3, "--to", 9), "expected --to from 0 to 2, got 9"),
         (("--views", 3, "--grid", 0, 2), "expected --grid of at least 1, got 0"),
         (("--views", 3, "--pixel", 1, 1, "--grid", 2, 2), "expected --pixel or --grid, got both"),
-        (("--views", 3, "--elevation", 1, 2), "expected 1 or 3 values of elevation_deg, got 2"),
+        (("--views", 3, "--elevation", 1, 2), "expected 3 values of --elevation, got 2"),
         (("--views", 3, "--depth", "x"), "expected cameras to go with --images and --depth"),
         (("--views", 3, "--html", "no/page.html"), "expected --html in a folder that exists"),
         (

@@ -1,4 +1,4 @@
-"""Settings of `spad generate`. Imports nothing heavy: the command line reads them."""
+"""Settings of `spad generate`. Imports nothing heavy."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,64 +23,65 @@ from spad.settings import (
 @dataclass(frozen=True)
 @checked
 class GenerateConfig:
-    """Draw one object, or several, from the cameras you ask for.
+    """Generate consistent images of an object from any number of cameras.
 
-    Cameras stand on an orbit (--views, --elevation, --azimuth, --radius, --fov-deg) or come from
-    a file (--cameras). What is left out takes the model's own default.
+    Cameras are on an orbit (--views, --elevation, --azimuth, --radius, --fov-deg) or come from a
+    file (--cameras). Each model has its own defaults.
     """
 
     prompt: Positional[str | None] = None
-    """What to draw: one object, as in "a blue fish"."""
+    """Text that describes one object, such as "a blue fish"."""
     prompts: Path | None = None
-    """Text file of prompts, one per line, instead of a prompt."""
+    """Text file with one prompt per line, instead of a prompt."""
     negative_prompt: str = ""
-    """What to lead away from."""
+    """Text that guidance pushes the result away from."""
     views: Count | None = None
-    """Number of pictures of each object; 4 if nothing else says, 8 with --mesh."""
+    """Number of images of each object. Default: that of the values given for the orbit, else 4, or
+    8 with --mesh."""
     elevation: Annotated[tuple[ElevationDeg, ...], MinLen(1)] | None = None
     """Degrees above the horizon: one value, or one per view."""
     azimuth: Annotated[tuple[AzimuthDeg, ...], MinLen(1)] | None = None
     """Degrees counter-clockwise seen from above, -90 is the front: one value, or one per view.
-    Evenly round if left out, from -60 or where the model says."""
+    Default: evenly round from the model's start, mostly -60."""
     radius: Annotated[tuple[Distance, ...], MinLen(1)] | None = None
-    """Distance from the object, whose radius is 1: one value, or one per view."""
+    """Distance from the center of the object, whose radius is 1: one value, or one per view."""
     fov_deg: Annotated[tuple[FovDeg, ...], MinLen(1)] | None = None
-    """Field of view across the picture, degrees: one value, or one per view."""
+    """Horizontal field of view in degrees: one value, or one per view."""
     cameras: Path | None = None
-    """Poses instead of an orbit: transforms.json, a COLMAP text model or Blender cameras."""
+    """Camera file instead of an orbit: transforms.json, a COLMAP text model or Blender cameras."""
     image: Path | None = None
-    """Picture of the object as the first camera sees it; the other views are drawn to fit."""
+    """Image of the object from the first camera; the other views are generated to fit."""
     mesh: bool = False
-    """Also make a 3D model of the views: model.glb, and model.webp, which turns it."""
+    """Reconstruct a 3D model from the images: model.glb, and model.webp, a turntable of it."""
     model: str = "mini"
-    """Name of a model (see `spad models`) or a folder."""
+    """Name of a model (see `spad models`) or a model folder."""
     output: Path | None = None
-    """Folder to make; spad-out/PROMPT-SEED if left out."""
+    """Output folder. Default: spad-out/PROMPT-SEED."""
     overwrite: bool = False
     """Replace the output folder if an earlier run made it."""
     seed: Seed = 0
-    """Of the starting noise. The same seed on the same machine draws the same pictures."""
+    """Seed of the starting noise. On one machine, the same seed gives the same images."""
     guidance_scale: Annotated[GuidanceScale | None, arg(aliases=("--cfg-scale",))] = None
-    """Strength of the prompt; 1 turns guidance off. The model's own if left out, which may be
-    another with --image."""
+    """Strength of text guidance; 1 turns it off. Default: the model's, which may differ with
+    --image."""
     guidance_rescale: Share | None = None
-    """How far the prompt's strength is kept from raising contrast and colour."""
+    """Share of the contrast added by guidance that is removed."""
     blob_sigma: Annotated[float, Interval(ge=0.01, le=100)] | None = None
-    """Size of the blob that sampling starts from, in half pictures."""
+    """Size of the dark blob that sampling starts from; 1 is half the image."""
     steps: Annotated[Count | None, arg(aliases=("--ddim-steps",))] = None
-    """Denoising steps, of any scheduler."""
+    """Number of denoising steps."""
     scheduler: str | None = None
-    """ddim, dpm++, unipc, euler or original (DDIM at the release's timesteps)."""
+    """Sampler: ddim, dpm++, unipc, euler or original (DDIM at the release's timesteps)."""
     deep_cache_interval: Count = 1
-    """Run the deep blocks on every so many steps alone: 2 or 3 are faster and lose a little."""
-    image_size: Annotated[Count | None, arg(aliases=("--size",))] = None
-    """Side of the pictures in pixels."""
+    """Number of steps for which deep features are used: 2 or 3 are faster and slightly worse."""
+    image_size: Count | None = None
+    """Side of the images in pixels."""
     attention: Literal["reference", "sdpa", "banded", "flex"] | None = None
-    """How attention between views is computed; the fastest if left out. All give the same."""
+    """Backend of the attention between views; the results are equal. Default: the fastest."""
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
-    """Of weights and computation: the short ones take half the memory and, on a GPU, less time."""
+    """Data type of weights and computation; 16 bits halve the memory and save time on a GPU."""
     ball_radius: Annotated[float, Interval(ge=0.1, le=10_000)] | None = None
-    """End epipolar bands where rays leave this ball about the origin; as the model has it if left
-    out. Faster; a model that learned without draws a little differently."""
+    """Radius of a ball about the origin where epipolar bands end, which saves time. Changes the
+    images slightly if the model was trained without. Default: the model's."""
     device: str | None = None
-    """Such as cpu, cuda or mps; the fastest there is if left out."""
+    """Device, such as cpu, cuda or mps. Default: the fastest."""

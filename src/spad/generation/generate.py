@@ -1,22 +1,22 @@
-"""One run of `spad generate`: check everything that was asked for, then load, draw and save."""
+"""`spad generate`: check the request, load the model, sample images and save them."""
 
 from __future__ import annotations
 
 import dataclasses
 import logging
-import math
 import platform
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from PIL import Image, ImageOps
 
 import spad
 from spad.files import check_output, read_lines, slug
 from spad.generation.config import GenerateConfig
+from spad.generation.orbit import ORBIT_FLAGS, Orbit, plan_orbit
 from spad.generation.results import save_many_results, save_results
 from spad.hub.registry import (
     ModelInfo,
@@ -37,38 +37,45 @@ __all__ = ["GenerationPlan", "draw", "plan_generation", "save_many_results", "sa
 
 logger = logging.getLogger(__name__)
 
+T = TypeVar("T")
+
 SCHEDULER_NAMES = ("ddim", "dpm++", "unipc", "euler", "original")
-DEFAULT_VIEWS = 4
-# A model is made of more views, and of three at least.
-MESH_VIEWS, FEWEST_MESH_VIEWS = 8, 3
+# Defaults of --views.
+DEFAULT_VIEWS, MESH_VIEWS = 4, 8
+FEWEST_MESH_VIEWS = 3
 MANY_VIEWS = 40
 OBJECT_RADIUS = 1.0
 
 
 @dataclass(frozen=True)
-class Orbit:
-    """Orbit cameras, one value per view; degrees and world units."""
+class Sampling:
+    """Sampling of a request, with the model's defaults filled in; see `SPADPipeline.__call__`."""
 
-    elevation_deg: tuple[float, ...]
-    azimuth_deg: tuple[float, ...]
-    radius: tuple[float, ...]
-    fov_deg: tuple[float, ...]
+    num_inference_steps: int
+    guidance_scale: float
+    guidance_rescale: float
+    blob_sigma: float
+    scheduler: str
 
 
 @dataclass(frozen=True)
 class GenerationPlan:
-    """A checked request, with nothing left to the model's defaults.
+    """A checked request.
 
     Attributes:
-        settings: as asked for, defaults filled in.
-        prompts: as asked for, each once.
-        read_as: as the model reads them, in the same order.
-        orbit: None when the cameras come from `settings.cameras`.
-        image: what the first camera sees, or None.
-        output: the folder to make.
+        settings: the request as it came.
+        sampling: its sampling, with the model's defaults filled in.
+        image_size: longer side of the images in pixels.
+        prompts: the prompts, each once.
+        read_as: the prompts in words that the model knows, in the same order.
+        orbit: orbit of the cameras. None: they come from `settings.cameras`.
+        image: image of the object from the first camera, or None.
+        output: output folder.
     """
 
     settings: GenerateConfig
+    sampling: Sampling
+    image_size: int
     model: ModelInfo
     prompts: tuple[str, ...]
     read_as: tuple[str, ...]
@@ -78,9 +85,9 @@ class GenerationPlan:
 
 
 def plan_generation(settings: GenerateConfig) -> GenerationPlan:
-    """Check a request without loading torch; words the model does not know are logged.
+    """Check a request without loading torch. Words that the model does not know are logged.
 
-    Raises: ValueError: anything in it is wrong; the message says what to try.
+    Raises: ValueError: a setting is wrong; the message says what to try.
     """
     prompts = _prompts(settings)
     output = settings.output or _free_output(settings, prompts)
@@ -90,35 +97,47 @@ def plan_generation(settings: GenerateConfig) -> GenerationPlan:
         raise ValueError(f"expected a camera file or folder, got {settings.cameras}: no such file")
     model = model_info(settings.model)
     defaults = model.defaults
-
-    def given(value, default):
-        return default if value is None else value
-
-    settings = dataclasses.replace(
-        settings,
-        guidance_scale=given(settings.guidance_scale, defaults.guidance(image is not None)),
-        guidance_rescale=given(settings.guidance_rescale, defaults.guidance_rescale),
-        blob_sigma=given(settings.blob_sigma, defaults.blob_sigma),
-        steps=given(settings.steps, defaults.num_inference_steps),
-        scheduler=given(settings.scheduler, defaults.scheduler),
-        image_size=given(settings.image_size, model.image_size),
+    sampling = Sampling(
+        _given(settings.steps, defaults.num_inference_steps),
+        _given(settings.guidance_scale, defaults.guidance(image is not None)),
+        _given(settings.guidance_rescale, defaults.guidance_rescale),
+        _given(settings.blob_sigma, defaults.blob_sigma),
+        _given(settings.scheduler, defaults.scheduler),
     )
-    _check_numbers(settings, model)
-    orbit = None if settings.cameras is not None else _orbit(settings, model)
-    if settings.cameras is not None:
+    image_size = _given(settings.image_size, model.image_size)
+    _check_for(model, sampling, image_size)
+    orbit = None
+    if settings.cameras is None:
+        orbit = plan_orbit(
+            settings.views,
+            settings.elevation,
+            settings.azimuth,
+            settings.radius,
+            settings.fov_deg,
+            MESH_VIEWS if settings.mesh else DEFAULT_VIEWS,
+            defaults,
+        )
+        num_views = len(orbit.azimuth_deg)
+        if settings.mesh and num_views < FEWEST_MESH_VIEWS:
+            raise ValueError(
+                f"expected {FEWEST_MESH_VIEWS} or more --views with --mesh, got {num_views}"
+            )
+    else:
         _refuse_orbit_flags(settings)
     for prompt in (*prompts, settings.negative_prompt):
         check_prompt_length(model, prompt)
     read_as = _read_prompts(prompts, model)
     check_files(model)
-    return GenerationPlan(settings, model, prompts, read_as, orbit, image, output)
+    return GenerationPlan(
+        settings, sampling, image_size, model, prompts, read_as, orbit, image, output
+    )
 
 
 def draw(plan: GenerationPlan, command: Sequence[str] = ()) -> Path:
-    """Draw what was planned, save it, and return the output folder.
+    """Sample and save the images of a plan, and return the output folder.
 
     Args:
-        command: the command line, for the record.
+        command: command line, for `run.json`.
 
     Raises: ValueError: the camera file is malformed, the device does not work, or the pipeline
         refuses a setting. OSError: the folder cannot be written.
@@ -133,7 +152,7 @@ def draw(plan: GenerationPlan, command: Sequence[str] = ()) -> Path:
     cameras = _cameras(plan)
     _warn_about(cameras)
     pipeline = load_model(plan.model.path, device, getattr(torch, settings.dtype))
-    pipeline.use_scheduler(settings.scheduler)
+    pipeline.use_scheduler(plan.sampling.scheduler)
     pipeline.unet.attention_backend = settings.attention
     if settings.ball_radius is not None:
         pipeline.unet.register_to_config(ball_radius=settings.ball_radius)
@@ -145,10 +164,10 @@ def draw(plan: GenerationPlan, command: Sequence[str] = ()) -> Path:
             read_as,
             cameras,
             negative_prompt=settings.negative_prompt,
-            num_inference_steps=settings.steps,
-            guidance_scale=settings.guidance_scale,
-            guidance_rescale=settings.guidance_rescale,
-            blob_sigma=settings.blob_sigma,
+            num_inference_steps=plan.sampling.num_inference_steps,
+            guidance_scale=plan.sampling.guidance_scale,
+            guidance_rescale=plan.sampling.guidance_rescale,
+            blob_sigma=plan.sampling.blob_sigma,
             deep_cache_interval=settings.deep_cache_interval,
             seed=settings.seed,
             image=plan.image,
@@ -164,13 +183,13 @@ def draw(plan: GenerationPlan, command: Sequence[str] = ()) -> Path:
 
 
 def _prompts(settings: GenerateConfig) -> tuple[str, ...]:
-    if (settings.prompt is None) == (settings.prompts is None):
+    if settings.prompt is not None and settings.prompts is None:
+        lines = [settings.prompt]
+    elif settings.prompts is not None and settings.prompt is None:
+        lines = [line for _, line in read_lines(settings.prompts)]
+    else:
         got = "neither" if settings.prompt is None else "both"
         raise ValueError(f'expected a prompt, as in "a blue fish", or --prompts FILE, got {got}')
-    if settings.prompts is None:
-        lines = [settings.prompt]
-    else:
-        lines = [line for _, line in read_lines(settings.prompts)]
     prompts = tuple(dict.fromkeys(line.strip() for line in lines if line.strip()))
     if not prompts:
         where = "" if settings.prompts is None else f" in {settings.prompts}"
@@ -179,7 +198,7 @@ def _prompts(settings: GenerateConfig) -> tuple[str, ...]:
 
 
 def _free_output(settings: GenerateConfig, prompts: Sequence[str]) -> Path:
-    """spad-out/PROMPT-SEED, with a number behind it when there is one already."""
+    """Default output folder: spad-out/PROMPT-SEED, with a number if there is one already."""
     stem = slug(prompts[0]) if settings.prompts is None else slug(settings.prompts.stem)
     base = Path("spad-out") / f"{stem}-{settings.seed}"
     folder, number = base, 1
@@ -195,61 +214,37 @@ def _read_image(path: Path) -> Image.Image:
             return as_rgba(ImageOps.exif_transpose(image))
     # Pillow raises SyntaxError for broken files of some formats.
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        reason = getattr(error, "strerror", None) or "it is no whole picture"
+        reason = getattr(error, "strerror", None) or "not a complete image"
         if type(error) is ValueError:
             reason = str(error)
-        raise ValueError(f"expected a picture to condition on, got {path}: {reason}") from error
+        raise ValueError(f"expected an image file for --image, got {path}: {reason}") from error
 
 
-def _check_numbers(settings: GenerateConfig, model: ModelInfo) -> None:
-    if settings.scheduler not in SCHEDULER_NAMES:
+def _given(value: T | None, default: T) -> T:
+    return default if value is None else value
+
+
+def _check_for(model: ModelInfo, sampling: Sampling, image_size: int) -> None:
+    if sampling.scheduler not in SCHEDULER_NAMES:
         names = ", ".join(SCHEDULER_NAMES)
-        raise ValueError(f"expected a scheduler among {names}, got {settings.scheduler!r}")
-    if settings.mesh and settings.views is not None and settings.views < FEWEST_MESH_VIEWS:
-        raise ValueError(
-            f"expected {FEWEST_MESH_VIEWS} or more --views with --mesh, got {settings.views}"
-        )
-    if settings.steps > model.max_steps:
-        raise ValueError(f"expected 1 to {model.max_steps} --steps, got {settings.steps}; try 25")
+        raise ValueError(f"expected a scheduler among {names}, got {sampling.scheduler!r}")
+    steps, most = sampling.num_inference_steps, model.max_steps
+    if steps > most:
+        raise ValueError(f"expected --steps of at least 1 and at most {most}, got {steps}; try 25")
     multiple = model.image_multiple
-    if settings.image_size % multiple:
-        nearest = max(1, round(settings.image_size / multiple)) * multiple
+    if image_size % multiple:
+        nearest = max(1, round(image_size / multiple)) * multiple
         raise ValueError(
-            f"expected an --image-size divisible by {multiple}, got {settings.image_size}; "
-            f"try {nearest}"
+            f"expected an --image-size divisible by {multiple}, got {image_size}; try {nearest}"
         )
 
 
 def _refuse_orbit_flags(settings: GenerateConfig) -> None:
-    names = ("views", "elevation", "azimuth", "radius", "fov_deg")
-    given = [f"--{n.replace('_', '-')}" for n in names if getattr(settings, n) is not None]
+    given = [
+        f"--{name.replace('_', '-')}" for name in ORBIT_FLAGS if getattr(settings, name) is not None
+    ]
     if given:
         raise ValueError(f"expected --cameras or an orbit, got both: leave out {', '.join(given)}")
-
-
-def _orbit(settings: GenerateConfig, model: ModelInfo) -> Orbit:
-    flags = {
-        "--elevation": (settings.elevation, model.defaults.elevation_deg),
-        "--azimuth": (settings.azimuth, None),
-        "--radius": (settings.radius, model.defaults.radius),
-        "--fov-deg": (settings.fov_deg, model.defaults.fov_deg),
-    }
-    lengths = [len(values) for values, _ in flags.values() if values is not None]
-    default_views = MESH_VIEWS if settings.mesh else DEFAULT_VIEWS
-    views = settings.views or max([n for n in lengths if n > 1], default=default_views)
-    start = model.defaults.start_azimuth_deg
-    ring = tuple(start + 360.0 * i / views for i in range(views))
-    orbit = []
-    for name, (values, default) in flags.items():
-        if values is None:
-            values = ring if default is None else (default,)
-        if len(values) not in (1, views):
-            raise ValueError(
-                f"expected {views} values of {name}, got {len(values)}; "
-                "give one per view or a single value"
-            )
-        orbit.append(values * views if len(values) == 1 else values)
-    return Orbit(*orbit)
 
 
 def _read_prompts(prompts: Sequence[str], model: ModelInfo) -> tuple[str, ...]:
@@ -264,18 +259,12 @@ def _read_prompts(prompts: Sequence[str], model: ModelInfo) -> tuple[str, ...]:
 
 
 def _cameras(plan: GenerationPlan) -> Cameras:
-    from spad.cameras import Cameras, load_cameras
+    from spad.cameras import load_cameras
 
-    size = plan.settings.image_size
+    size = plan.image_size
     if plan.orbit is not None:
-        return Cameras.orbit(
-            plan.orbit.elevation_deg,
-            plan.orbit.azimuth_deg,
-            plan.orbit.radius,
-            [math.radians(fov) for fov in plan.orbit.fov_deg],
-            height=size,
-            width=size,
-        )
+        return plan.orbit.cameras(size, size)
+    assert plan.settings.cameras is not None
     cameras = load_cameras(plan.settings.cameras, size, size).cameras
     # The longer side becomes `size`; the other keeps the shape as far as whole latents allow.
     multiple = plan.model.image_multiple
@@ -295,7 +284,7 @@ def _warn_about(cameras: Cameras) -> None:
     inside = [i for i, r in enumerate(cameras.radius.tolist()) if r < OBJECT_RADIUS]
     if inside:
         logger.warning(
-            "camera %d stands inside the object, a sphere of radius 1 at the origin", inside[0]
+            "camera %d is inside the object, a sphere of radius 1 about the origin", inside[0]
         )
 
 
@@ -315,15 +304,11 @@ def _record(
         "model_sha256": weights_hash(plan.model),
         "image": settings.image,
         "seed": settings.seed,
-        "guidance_scale": settings.guidance_scale,
-        "guidance_rescale": settings.guidance_rescale,
-        "blob_sigma": settings.blob_sigma,
-        "num_inference_steps": settings.steps,
-        "scheduler": settings.scheduler,
+        **dataclasses.asdict(plan.sampling),
         "deep_cache_interval": settings.deep_cache_interval,
         "attention": settings.attention,
         "ball_radius": settings.ball_radius,
-        "image_size": settings.image_size,
+        "image_size": plan.image_size,
         "dtype": settings.dtype,
         "device": device,
         "threads": torch.get_num_threads(),

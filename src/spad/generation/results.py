@@ -1,4 +1,4 @@
-"""The folder a run of `spad generate` leaves: pictures, cameras, a turntable, and its record."""
+"""Output folder of `spad generate`: images, cameras, a turntable and `run.json`."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ def save_results(
     run: Mapping[str, Any],
     overwrite: bool = False,
 ) -> None:
-    """Write the views of one object, whole or not at all.
+    """Write the output folder of one object, whole or not at all.
 
     Args:
-        folder: made by this function; with `overwrite` that of an earlier run is replaced.
+        folder: output folder; with `overwrite` that of an earlier run is replaced.
         images: one per camera.
-        run: what `run.json` holds, next to the cameras.
+        run: content of `run.json`, beside the cameras.
 
-    Raises: ValueError: the folder exists or cannot be made. OSError: the machine failed.
+    Raises: ValueError: the folder exists or cannot be made. OSError: it cannot be written.
     """
     with whole_folder(folder, overwrite) as temporary:
         write_views(temporary, images, cameras, run)
@@ -42,7 +42,7 @@ def save_many_results(
     run: Mapping[str, Any],
     overwrite: bool = False,
 ) -> None:
-    """Write several objects, by prompt: a folder of each, and a grid and a record of all."""
+    """Write the output folder of several prompts: one folder each, a common grid and record."""
     with whole_folder(folder, overwrite) as temporary:
         for index, (prompt, views) in enumerate(images.items()):
             one = temporary / f"{index:03d}-{slug(prompt)}"
@@ -55,7 +55,7 @@ def save_many_results(
 def write_views(
     folder: Path, images: Sequence[Image.Image], cameras: Cameras, run: Mapping[str, Any]
 ) -> None:
-    """Fill an existing folder with the views of one object."""
+    """Write the files of one object into an existing folder."""
     from spad.cameras import save_transforms
 
     names = [f"images/{view:03d}.png" for view in range(len(images))]
@@ -64,8 +64,7 @@ def write_views(
         image.save(folder / name)
     save_transforms(folder / "transforms.json", cameras, names)
     view_grid(images).save(folder / "grid.png")
-    azimuth = cameras.azimuth_deg.tolist()
-    save_turntable(folder / "turntable.webp", images, azimuth)
+    save_turntable(folder / "turntable.webp", images, cameras.azimuth_deg.tolist())
     _write_record(folder, cameras, run)
 
 

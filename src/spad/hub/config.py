@@ -12,64 +12,65 @@ from spad.settings import checked
 @dataclass(frozen=True)
 @checked
 class ConvertConfig:
-    """Turn a checkpoint of the original release into a model folder of safetensors."""
+    """Convert a checkpoint of the original release to a model folder with safetensors."""
 
     checkpoint: Positional[Path]
-    """The original's .ckpt file."""
+    """Checkpoint file (.ckpt) in the original's layout."""
     output: Positional[Path]
-    """Folder to make."""
+    """Model folder to make."""
     clip: Path | None = None
     """Folder with the files of CLIP's tokenizer (vocab.json, merges.txt, …), and a config.json if
-    the text encoder is not ViT-L/14; the hub's cache if left out."""
+    the text encoder is not ViT-L/14. Default: the hub's cache."""
     config: Path | None = None
-    """The original's configuration (YAML or JSON), if it is not a released one."""
+    """Configuration of the checkpoint (YAML or JSON). Default: that of the released models."""
     weights: Literal["ema", "raw"] = "ema"
-    """The averaged weights, which the original samples with, or those of the last step."""
+    """Averaged weights (ema), with which the original samples, or those of the last step (raw)."""
     dtype: Literal["float32", "float16"] = "float32"
-    """Of the weights; float16 takes half the space."""
+    """Data type of the saved weights; float16 halves their size."""
     name: str = ""
-    """Of the model; that of the folder if left out."""
+    """Name of the model. Default: the output folder's name."""
 
 
 @dataclass(frozen=True)
 @checked
 class InitFromSDConfig:
-    """Widen Stable Diffusion 1.5 to an untrained SPAD: what training starts from."""
+    """Make an untrained SPAD from Stable Diffusion 1.5, as a start for training."""
 
     source: Positional[Path]
-    """Folder in diffusers' layout, or a single .ckpt or .safetensors file."""
+    """Stable Diffusion: a folder in diffusers' layout, or one .ckpt or .safetensors file."""
     output: Positional[Path]
-    """Folder to make."""
+    """Model folder to make."""
     clip: Path | None = None
-    """Folder with the files of CLIP's tokenizer, for a single file; the hub's cache if left out."""
+    """Folder with the files of CLIP's tokenizer, for a single file. Default: the hub's cache."""
     cameras: Literal["absolute", "relative"] = "absolute"
-    """What the camera embedding reads: the release's four views absolute, its two relative."""
+    """Poses for the camera embedding: absolute, as in the release's four-view model, or relative
+    to the first view, as in its two-view model."""
     intrinsics: bool = True
-    """Whether the camera embedding reads the intrinsics too, as the release's four views."""
+    """Give the camera embedding the intrinsics too, as in the release's four-view model."""
     epipolar: Literal["exact", "original", "none"] = "exact"
-    """Masks of the attention between views."""
+    """Epipolar masks of the attention between views: exact ones or those of the release."""
     dtype: Literal["float32", "float16"] = "float32"
-    """Of the weights."""
+    """Data type of the saved weights; float16 halves their size."""
 
 
 @dataclass(frozen=True)
 @checked
 class DownloadConfig:
-    """Fetch a released model from the Hugging Face hub, convert it, install it.
+    """Download a released model from the Hugging Face hub, convert it and install it.
 
-    Goes on where an earlier call stopped. HF_ENDPOINT, HF_HOME, HF_TOKEN and HF_HUB_OFFLINE hold;
-    the model goes to the folder SPAD_HOME.
+    Resumes an interrupted download. HF_ENDPOINT, HF_HOME, HF_TOKEN and HF_HUB_OFFLINE are
+    respected; models are installed in $SPAD_HOME/models, or ~/.cache/spad/models.
     """
 
     model: Positional[str]
-    """spad_two_views or spad_four_views."""
+    """Name of the model: spad_two_views or spad_four_views."""
     yes: bool = False
-    """Fetch without asking."""
+    """Download without asking."""
     clip: Path | None = None
-    """Folder with the files of CLIP's tokenizer, instead of fetching them."""
+    """Folder with the files of CLIP's tokenizer. Default: they are downloaded."""
     weights: Literal["ema", "raw"] = "ema"
-    """The averaged weights, which the original samples with, or those of the last step."""
-    dtype: Literal["float16", "float32"] = "float32"
-    """Of the installed weights; float16 takes half the space."""
+    """Averaged weights (ema), with which the original samples, or those of the last step (raw)."""
+    dtype: Literal["float32", "float16"] = "float32"
+    """Data type of the installed weights; float16 halves their size."""
     keep_original: bool = False
-    """Leave the original in the hub's cache after the conversion."""
+    """Keep the original checkpoint in the hub's cache after the conversion."""

@@ -1,4 +1,4 @@
-"""The models the authors of SPAD released: facts for choosing and fetching one."""
+"""Models released by the authors of SPAD: where they are, their sizes and descriptions."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,10 +10,14 @@ CLIP_REPOSITORY = "openai/clip-vit-large-patch14"
 class ReleasedModel:
     """A checkpoint on the Hugging Face hub, in the layout of the original code.
 
-    `size_bytes` is about that of the checkpoint `file` in `repository`, and `tokenizer_size_bytes`
-    that of the `tokenizer_files` in `tokenizer_repository`. `views` are those it was trained to
-    denoise together. `image_size` is in pixels. `config` is a file with the original's
-    configuration, for a model that the converter does not know by its keys and shapes.
+    Attributes:
+        file: path of the checkpoint in `repository`.
+        views: number of views in training.
+        size_bytes: approximate size of the checkpoint.
+        image_size: side of the images in pixels.
+        tokenizer_files: CLIP's tokenizer, in `tokenizer_repository`.
+        tokenizer_size_bytes: approximate size of these files together.
+        config: configuration in the original's layout. None: that of the released models.
     """
 
     name: str

@@ -10,7 +10,7 @@ from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-# log variance of an encoding that is not random
+# Log variance of an encoding without noise.
 CERTAIN = -30.0
 
 
@@ -19,16 +19,18 @@ class PatchAutoencoder(ModelMixin, ConfigMixin):
 
     Same interface as diffusers' `AutoencoderKL`: `encode(x).latent_dist`, `decode(z).sample`,
     `config.scaling_factor`. Images are (b, 3, h, w) in [-1, 1] with h and w divisible by
-    `downscale`; latents are (b, latent_channels, h / downscale, w / downscale). A white patch has
-    latents of zero.
+    `downscale`; latents are (b, latent_channels, h / downscale, w / downscale). White patches
+    have latents of zero.
 
-    The encoder is linear: every patch, minus white, in the basis of the principal components of
-    the training pictures. The decoder is the inverse of that, plus what a small convolutional
-    network (no attention, so it can be trained on crops) adds to it from the neighbours. A fixed
-    linear encoder is right from the first moment, so the denoiser can train before the decoder.
+    The encoder is linear: it projects every patch, minus white, on the principal components of
+    the training images. The decoder is its inverse plus the output of a small convolutional
+    network, which sees neighboring patches and has no attention, so that it can be trained on
+    crops. The encoder needs no training, so the denoiser can be trained before the decoder.
+
+    Raises: ValueError: `patch_size` does not suit the number of blocks.
     """
 
-    # What saved folders name.
+    # The module that saved folders name.
     __module__ = "spad.model"
 
     @register_to_config
@@ -62,35 +64,36 @@ class PatchAutoencoder(ModelMixin, ConfigMixin):
             mid_block_add_attention=False,
         )
         nn.init.zeros_(self.refiner.conv_out.weight)
+        assert self.refiner.conv_out.bias is not None
         nn.init.zeros_(self.refiner.conv_out.bias)
 
     @property
     def downscale(self) -> int:
-        """Pixels along one side of a latent."""
-        return self.config.patch_size
+        """Side of the patch behind one latent, in pixels."""
+        return self.config["patch_size"]
 
     def encode(self, images: Tensor) -> AutoencoderKLOutput:
-        """(b, 3, h, w) in [-1, 1] -> a distribution of zero width, (b, c, h / 16, w / 16)."""
+        """(b, 3, h, w) in [-1, 1] -> a distribution without noise, (b, c, h / 16, w / 16)."""
         mean = self.encoder(self._patches(images))
         moments = torch.cat([mean, torch.full_like(mean, CERTAIN)], dim=1)
         return AutoencoderKLOutput(latent_dist=DiagonalGaussianDistribution(moments))
 
     def decode(self, latents: Tensor) -> DecoderOutput:
         """(b, c, h, w) -> images (b, 3, 16 h, 16 w), nominally in [-1, 1]."""
-        linear = F.pixel_shuffle(self.decoder(latents), self.config.patch_size)
+        linear = F.pixel_shuffle(self.decoder(latents), self.config["patch_size"])
         refined = F.pixel_shuffle(self.refiner(latents), self.pixels_per_cell)
         return DecoderOutput(sample=1 + linear + refined)
 
     @torch.no_grad()
     def fit_components(self, images: Tensor) -> None:
-        """Set the linear parts, and `scaling_factor`, from training pictures (b, 3, h, w).
+        """Set the linear parts and `scaling_factor` from training images (b, 3, h, w) in [-1, 1].
 
         A component of standard deviation s is divided by sqrt(s): the first ones, which carry
-        shape and colour, stay the largest, yet none vanishes in the noise at once.
+        shape and color, stay the largest, but the last ones are not lost in the first noise.
         """
         patches = self._patches(images).movedim(1, -1).flatten(0, -2).double()
         variances, basis = torch.linalg.eigh(patches.T @ patches / len(patches))
-        kept = self.config.latent_channels
+        kept = self.config["latent_channels"]
         basis, deviations = basis.flip(1)[:, :kept].T, variances.flip(0)[:kept].sqrt()
         scales = deviations.rsqrt()[:, None]
         self.encoder.weight.copy_((basis * scales)[..., None, None])
@@ -98,11 +101,11 @@ class PatchAutoencoder(ModelMixin, ConfigMixin):
         self.register_to_config(scaling_factor=deviations.mean().rsqrt().item())
 
     def _patches(self, images: Tensor) -> Tensor:
-        return F.pixel_unshuffle(images - 1, self.config.patch_size)
+        return F.pixel_unshuffle(images - 1, self.config["patch_size"])
 
 
 def encoder_hash(vae: ModelMixin) -> str:
-    """Names the latents of an autoencoder: the same for every decoder to one encoder."""
+    """Hash of an encoder, which identifies its latents; the decoder does not count."""
     digest = hashlib.sha256()
     for part in (vae.encoder, getattr(vae, "quant_conv", None)):
         for weight in part.state_dict().values() if part is not None else ():

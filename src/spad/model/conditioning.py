@@ -1,4 +1,4 @@
-"""From cameras to what a MultiViewUNet takes: camera vectors, Plücker maps, epipolar masks."""
+"""Conditioning of a MultiViewUNet on cameras: camera vectors, Plücker maps, epipolar masks."""
 
 import torch
 from torch import Tensor
@@ -16,11 +16,11 @@ from spad.model.unet import MultiViewUNet
 def camera_vectors(
     cameras: Cameras, num_views: int, relative: bool, with_intrinsics: bool
 ) -> Tensor:
-    """Numbers that the camera embedding reads: (b, num_views, 4), or 8 with intrinsics.
+    """Camera vectors (b, num_views, 4), or 8 with intrinsics: the input of the camera embedding.
 
-    The four are polar angle from +z in radians, sin and cos of the azimuth, and radius, of the
-    camera's centre; `relative` first subtracts those of view 0. Intrinsics are those of
-    `Cameras.intrinsics_ndc`.
+    The first four numbers are the polar angle from +z in radians, sine and cosine of the azimuth,
+    and the radius of the camera's center in the world frame; `relative` first subtracts those of
+    view 0. The last four are `Cameras.intrinsics_ndc`.
 
     Source: SPAD, section 3.3, and the release's two-view (relative) and four-view (absolute)
     configurations.
@@ -47,8 +47,11 @@ def condition_on_cameras(
 
     Args:
         height, width: size of the latents.
-        num_views: views per object when `cameras` holds those of several objects in a row.
-        text: (b, length, d), where it stays the same in all steps.
+        num_views: views per object, if `cameras` has those of several objects in a row. Default:
+            all are of one object.
+        text: text embeddings (b, length, d), if they are the same in all steps.
+
+    Raises: ValueError: a model with the release's masks needs square images.
     """
     num_views = num_views or len(cameras)
     config = unet.config
@@ -62,26 +65,26 @@ def condition_on_cameras(
     def on_grid(grid: tuple[int, int]) -> Tensor:
         return scale_intrinsics(pixels, (cameras.height, cameras.width), grid)
 
-    # Half a pixel is more than bf16 can tell.
+    # bf16 cannot resolve half a pixel, so geometry runs without autocast.
     with torch.autocast(poses.device.type, enabled=False):
         camera = plucker = None
-        if config.use_camera_embedding:
-            is_relative = config.camera_vector == "relative"
-            camera = camera_vectors(cameras, num_views, is_relative, config.camera_intrinsics)
-        if config.use_plucker:
+        if config["use_camera_embedding"]:
+            is_relative = config["camera_vector"] == "relative"
+            camera = camera_vectors(cameras, num_views, is_relative, config["camera_intrinsics"])
+        if config["use_plucker"]:
             plucker = plucker_map_from_matrices(poses, on_grid((height, width)), height, width)
         masks: dict[int, AttentionMask] = {}
-        if config.epipolar == "exact" and num_views > 1:
+        if config["epipolar"] == "exact" and num_views > 1:
             for grid in unet.attention_grids(height, width):
-                # The same band of the picture at every resolution, as far as the cells allow.
-                band = max(config.band_width * grid[0] / height, NARROWEST_BAND)
+                # The same band of the image at every resolution, as far as cells are fine enough.
+                band = max(config["band_width"] * grid[0] / height, NARROWEST_BAND)
                 masks[grid[0] * grid[1]] = EpipolarMask(
-                    poses, on_grid(grid), *grid, band, config.ball_radius
+                    poses, on_grid(grid), *grid, band, config["ball_radius"]
                 )
-        elif config.epipolar == "original" and num_views > 1:
+        elif config["epipolar"] == "original" and num_views > 1:
             if (cameras.height, height) != (cameras.width, width):
                 raise ValueError(
-                    f"expected square pictures for this model's original masks, got "
+                    f"expected square images for this model, which has the release's masks, got "
                     f"{cameras.height}x{cameras.width}"
                 )
             finest = released_mask_from_matrices(poses, on_grid((height, width)), height)

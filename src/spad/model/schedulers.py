@@ -1,4 +1,4 @@
-"""The schedulers that a model can be sampled with, the release's own DDIM among them."""
+"""Schedulers to sample a model with, among them DDIM as the release has it."""
 
 import torch
 from diffusers import (
@@ -12,16 +12,18 @@ from diffusers import (
 class ReleasedDDIMScheduler(DDIMScheduler):
     """DDIM at the release's timesteps: every (1000 // n)-th, from 1 upwards.
 
-    Where n does not divide 1000 these are more than n: 31 for 30, 334 for 300. diffusers' own
-    stops at n, further from pure noise. The last step ends at the noise level of timestep 0.
+    If n does not divide 1000 there are more than n: 31 for 30, 334 for 300. diffusers' own DDIM
+    has n, which start further from pure noise. The last step ends at the noise level of timestep 0.
     """
 
-    # What saved folders name.
+    # The module that saved folders name.
     __module__ = "spad.model"
 
-    def set_timesteps(self, num_inference_steps: int, device=None) -> None:
-        """Steps from the noisiest down; `num_inference_steps` of 1 to the number trained with."""
-        total = self.config.num_train_timesteps
+    def set_timesteps(
+        self, num_inference_steps: int, device: str | torch.device | None = None
+    ) -> None:
+        """Set the timesteps, the noisiest first; 1 to `num_train_timesteps` are possible."""
+        total = self.config["num_train_timesteps"]
         # `step` of the base class goes down by total // num_inference_steps.
         self.num_inference_steps = num_inference_steps
         timesteps = torch.arange(0, total, total // num_inference_steps)

@@ -1,12 +1,14 @@
-"""MultiViewUNet: diffusers' text-to-image UNet, denoising all views of an object jointly."""
+"""MultiViewUNet: diffusers' text-to-image UNet that denoises all views of an object together."""
 
 import inspect
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from diffusers import UNet2DConditionModel
+from diffusers.models.attention import BasicTransformerBlock
+from diffusers.models.attention_processor import Attention
 from diffusers.models.embeddings import TimestepEmbedding
-from diffusers.models.modeling_utils import ModelMixin
 from diffusers.models.transformers.transformer_2d import Transformer2DModel
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionOutput
 from torch import Tensor, nn
@@ -17,58 +19,66 @@ from spad.model.processors import (
     MultiViewAttnProcessor,
     TextAttnProcessor,
     ViewConditioning,
-    ViewContext,
 )
 
 PLUCKER_CHANNELS = 6
-
-# A saved pipeline names this module, and diffusers loads a part by a base class it finds here.
-__all__ = ["ModelMixin", "MultiViewUNet", "PluckerProjection", "add_multiview_attention"]
+_BLOCK_CALL = inspect.signature(BasicTransformerBlock.forward)
 
 
 class PluckerProjection(nn.Module):
-    """Adds a learned linear function of the Plücker map to the output of a `proj_in`.
+    """A learned linear function of the Plücker map, added to what `proj_in` of a transformer gives.
 
     The release concatenates the map to the features before a widened 1×1 `proj_in`. That is the
     same sum, but here `proj_in` keeps its shape, so Stable Diffusion weights and LoRAs fit, and
     the second summand is computed once a run. Zero at the start, as in the release.
     """
 
-    def __init__(self, name: str, channels: int, context: ViewContext):
+    def __init__(self, name: str, channels: int):
         super().__init__()
-        self.name, self.context = name, context
+        self.name = name
         self.linear = nn.Conv2d(PLUCKER_CHANNELS, channels, 1, bias=False)
         nn.init.zeros_(self.linear.weight)
 
-    def term(self, plucker: Tensor, height: int, width: int) -> Tensor:
-        """Plücker map (b, v, 6, h, w) of any resolution -> summand (b, v, c, height, width)."""
+    def features(self, plucker: Tensor, height: int, width: int) -> Tensor:
+        """Plücker map (b, v, 6, h, w) of any resolution -> summand (b, v, height * width, c)."""
         batch_views = plucker.shape[:2]
         resized = F.interpolate(
             plucker.flatten(0, 1), (height, width), mode="bilinear", align_corners=False
         )
-        return self.linear(resized.to(self.linear.weight.dtype)).unflatten(0, batch_views)
+        projected = self.linear(resized.to(self.linear.weight.dtype))
+        return projected.flatten(-2).mT.unflatten(0, batch_views)
 
-    def forward(self, _proj_in: nn.Module, _inputs: tuple, projected: Tensor) -> Tensor:
-        """Forward hook of `proj_in`, whose output is (b * v, c, h, w) or (b * v, h * w, c)."""
-        views = self.context.views
-        term = views.plucker_features.get(self.name)
-        if term is None:
-            return projected
-        if projected.ndim == 3:
-            term = term.flatten(-2).transpose(-1, -2)
-        return (projected.unflatten(0, (-1, views.num_views)) + term).flatten(0, 1)
+    def forward(
+        self, block: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """Forward pre-hook of the first block, whose input (b * v, h * w, c) `proj_in` gave."""
+        # Gradient checkpointing passes by position what is else passed by name.
+        call = _BLOCK_CALL.bind(block, *args, **kwargs)
+        views: ViewConditioning = call.arguments["cross_attention_kwargs"]["views"]
+        features = views.plucker_features.get(self.name)
+        if features is not None:
+            hidden = call.arguments["hidden_states"].unflatten(0, (-1, views.num_views))
+            call.arguments["hidden_states"] = (hidden + features).flatten(0, 1)
+        return call.args[1:], call.kwargs
 
 
 def add_multiview_attention(
-    transformer: Transformer2DModel, name: str, context: ViewContext, use_plucker: bool = True
+    transformer: Transformer2DModel, name: str, use_plucker: bool = True
 ) -> None:
-    """Let the self-attention of a transformer see all views, and Plücker maps enter it."""
+    """Let a transformer attend over all views and take Plücker maps.
+
+    Its calls then need `cross_attention_kwargs={"views": ...}`, a `ViewConditioning`.
+    """
     for number, block in enumerate(transformer.transformer_blocks):
-        block.attn1.set_processor(MultiViewAttnProcessor(context))
-        block.attn2.set_processor(TextAttnProcessor(f"{name}.{number}", context))
+        assert isinstance(block, BasicTransformerBlock) and block.attn2 is not None
+        # diffusers takes any callable, whatever its annotation says.
+        block.attn1.set_processor(MultiViewAttnProcessor())  # pyright: ignore[reportArgumentType]
+        text_processor = TextAttnProcessor(f"{name}.{number}")
+        block.attn2.set_processor(text_processor)  # pyright: ignore[reportArgumentType]
     if use_plucker:
-        transformer.plucker = PluckerProjection(name, transformer.inner_dim, context)
-        transformer.proj_in.register_forward_hook(transformer.plucker)
+        transformer.plucker = PluckerProjection(name, transformer.inner_dim)
+        first = transformer.transformer_blocks[0]
+        first.register_forward_pre_hook(transformer.plucker, with_kwargs=True)
 
 
 class MultiViewUNet(UNet2DConditionModel):
@@ -76,25 +86,28 @@ class MultiViewUNet(UNet2DConditionModel):
 
     Self-attention sees the tokens of all views under a mask, Plücker coordinates enter every
     transformer, a camera vector is embedded beside the timestep, and every view has a timestep of
-    its own. New weights start at zero where they add to the features, so a freshly widened Stable
-    Diffusion UNet gives the same output for one view. Weights of a plain UNet load by name.
+    its own. New weights that add to features start at zero, so a newly widened Stable Diffusion
+    UNet gives its former output for one view. Weights of a plain UNet load by name. Conditioning
+    is an argument of every call, so threads may share a model.
 
     Args (all others are those of `UNet2DConditionModel`, for example Stable Diffusion's):
-        camera_dim: length of the camera vector; 0 leaves the camera embedding out.
-        camera_vector: "absolute" or "relative" to view 0; with `camera_intrinsics`, four numbers
-            of the intrinsics are appended. See `spad.model.conditioning`.
-        camera_embedding_dim: hidden width of the camera embedding; by default that of the timestep
+        camera_vector: "absolute" or "relative" to view 0; see `spad.model.conditioning`.
+        camera_intrinsics: whether the camera vector ends with four numbers of the intrinsics.
+        use_camera_embedding: whether the camera vector is embedded at all.
+        camera_embedding_dim: hidden width of the camera embedding. Default: that of the timestep
             embedding.
         use_plucker: whether Plücker coordinates enter the transformers.
         epipolar: "exact" for epipolar masks, "original" for those of the released weights (see
             `spad.geometry.released_masks`), "none" for attention to all tokens of all views.
         band_width: width of the exact epipolar band in latent pixels.
-        ball_radius: of a ball about the origin that holds the object, world units: exact bands end
-            where rays leave it. None: they go on.
+        ball_radius: radius of a ball about the origin that holds the object, in world units: exact
+            bands end where rays leave it. None: they do not end.
 
     Attributes:
-        attention_backend: how attention between views is computed, one of
-            `spad.attention.BACKENDS`; None, the fastest. Changes no result but by rounding.
+        attention_backend: backend of the attention between views, one of
+            `spad.attention.BACKENDS`; None: the fastest. Results differ by rounding only.
+
+    Raises: ValueError: `camera_vector` or `epipolar` has another value.
 
     Source: SPAD, sections 3.1 to 3.3.
     """
@@ -129,7 +142,6 @@ class MultiViewUNet(UNet2DConditionModel):
             band_width=band_width,
             ball_radius=ball_radius,
         )
-        self.context = ViewContext()
         self.attention_backend: str | None = None
         self.camera_embedding = None
         if use_camera_embedding:
@@ -141,7 +153,7 @@ class MultiViewUNet(UNet2DConditionModel):
             nn.init.zeros_(self.camera_embedding.linear_2.bias)
         for name, module in list(self.named_modules()):
             if isinstance(module, Transformer2DModel):
-                add_multiview_attention(module, name, self.context, use_plucker)
+                add_multiview_attention(module, name, use_plucker)
 
     @staticmethod
     def _get_init_keys(input_class) -> set[str]:
@@ -152,7 +164,7 @@ class MultiViewUNet(UNet2DConditionModel):
 
     def attention_grids(self, height: int, width: int) -> list[tuple[int, int]]:
         """Sizes at which transformers run, finest first, for latents of height x width."""
-        sizes = _level_sizes(len(self.config.down_block_types), height, width)
+        sizes = _level_sizes(len(self.config["down_block_types"]), height, width)
         names = [name for name, m in self.named_modules() if isinstance(m, Transformer2DModel)]
         return [sizes[level] for level in sorted({_level(name, len(sizes)) for name in names})]
 
@@ -164,48 +176,51 @@ class MultiViewUNet(UNet2DConditionModel):
         masks: Mapping[int, AttentionMask] | None = None,
         text: Tensor | None = None,
     ) -> ViewConditioning:
-        """Everything the layers need of cameras and text, computed once for all denoising steps.
+        """Conditioning of the layers on cameras and text, computed once for all denoising steps.
 
         Args:
-            camera: (b, v, camera_dim) camera vectors.
-            plucker: (b, v, 6, h, w) at the resolution of the latents.
-            masks: tokens per view -> what each token may attend to; see `spad.attention.masks`.
-            text: (b, length, d), the same in all steps; None if `forward` is to read its own.
+            camera: camera vectors (b, v, camera_dim).
+            plucker: Plücker map (b, v, 6, h, w) at the resolution of the latents.
+            masks: tokens per view -> attention mask; see `spad.attention.masks`.
+            text: (b, length, d), if it is the same in all steps. Default: that of `forward`.
         """
-        terms = {}
+        plucker_features = {}
         if plucker is not None:
-            sizes = _level_sizes(len(self.config.down_block_types), *plucker.shape[-2:])
+            sizes = _level_sizes(len(self.config["down_block_types"]), *plucker.shape[-2:])
             for module in self.modules():
                 if isinstance(module, PluckerProjection):
                     size = sizes[_level(module.name, len(sizes))]
-                    terms[module.name] = module.term(plucker, *size)
+                    plucker_features[module.name] = module.features(plucker, *size)
         camera_embedding = None
         if self.camera_embedding is not None and camera is not None:
             camera_embedding = self.camera_embedding(camera.to(self.dtype))
         text_keys_values = {}
         if text is not None:
             for module in self.modules():
-                processor = getattr(module, "processor", None)
-                if isinstance(processor, TextAttnProcessor):
-                    text_keys_values[processor.name] = processor.term(module, text)
+                if isinstance(module, Attention):
+                    processor: object = module.processor
+                    if isinstance(processor, TextAttnProcessor):
+                        text_keys_values[processor.name] = processor.keys_values(module, text)
         return ViewConditioning(
             num_views,
             camera_embedding,
             dict(masks or {}),
-            terms,
+            plucker_features,
             self.attention_backend,
             text_keys_values,
         )
 
-    def forward(
+    # Views are no option of this network, so its calls are not those of the base class.
+    def forward(  # pyright: ignore[reportIncompatibleMethodOverride]
         self,
         sample: Tensor,
         timestep: Tensor | float,
         encoder_hidden_states: Tensor,
         views: ViewConditioning,
         return_dict: bool = True,
-        **kwargs,
-    ):
+        cross_attention_kwargs: dict[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> UNet2DConditionOutput | tuple[Tensor]:
         """Predict noise or velocity.
 
         Args:
@@ -213,8 +228,11 @@ class MultiViewUNet(UNet2DConditionModel):
             timestep: one for all, (b,), or (b, v): a view may be held at another noise level.
             encoder_hidden_states: text, (b, length, d) for all views or (b, v, length, d).
             views: from `prepare_views`; a leading b of 1 serves any batch.
+            cross_attention_kwargs, kwargs: as `UNet2DConditionModel` takes them.
 
-        Returns: `UNet2DConditionOutput` with `sample` (b, v, c, h, w).
+        Returns: `UNet2DConditionOutput` with `sample` (b, v, c, h, w), or a tuple of it.
+
+        Raises: ValueError: `sample` has other views than were prepared.
         """
         batch, num_views = sample.shape[:2]
         if num_views != views.num_views:
@@ -225,45 +243,43 @@ class MultiViewUNet(UNet2DConditionModel):
         timestep = timestep.expand(batch, num_views).reshape(-1)
         if encoder_hidden_states.ndim == 4:
             encoder_hidden_states = encoder_hidden_states.flatten(0, 1)
-        self.context.views = views
-        output = (
-            super()
-            .forward(
-                sample.flatten(0, 1),
-                timestep,
-                encoder_hidden_states,
-                return_dict=False,
-                **kwargs,
-            )[0]
-            .unflatten(0, (batch, num_views))
+        cross_attention_kwargs = {**(cross_attention_kwargs or {}), "views": views}
+        (output,) = super().forward(
+            sample.flatten(0, 1),
+            timestep,
+            encoder_hidden_states,
+            class_labels=views.camera_embedding,
+            cross_attention_kwargs=cross_attention_kwargs,
+            return_dict=False,
+            **kwargs,
         )
+        output = output.unflatten(0, (batch, num_views))
         return UNet2DConditionOutput(sample=output) if return_dict else (output,)
 
     def get_aug_embed(
         self, emb: Tensor, encoder_hidden_states: Tensor, added_cond_kwargs: dict
     ) -> Tensor | None:
         """Pooled text or the like, (b * v, width); a text serves all views of its object."""
-        term = super().get_aug_embed(emb, encoder_hidden_states, added_cond_kwargs)
-        if not isinstance(term, Tensor):
-            return term
-        return term.repeat_interleave(len(emb) // len(term), dim=0)
+        pooled = super().get_aug_embed(emb, encoder_hidden_states, added_cond_kwargs)
+        if not isinstance(pooled, Tensor):
+            return pooled
+        return pooled.repeat_interleave(len(emb) // len(pooled), dim=0)
 
     def get_class_embed(self, sample: Tensor, class_labels: Tensor | None) -> Tensor | None:
-        """Camera embedding (b * v, width), which the UNet adds to the timestep embedding."""
-        term = self.context.views.camera_embedding
-        if term is None:
-            return super().get_class_embed(sample, class_labels)
-        copies = len(sample) // (term.shape[0] * term.shape[1])
-        return term.to(sample.dtype).repeat(copies, 1, 1).flatten(0, 1)
+        """Camera embedding (b, v, width) -> (b * v, width), which joins the timestep embedding."""
+        if class_labels is None:
+            return None
+        cameras = class_labels.to(sample.dtype).flatten(0, 1)
+        return cameras.repeat(len(sample) // len(cameras), 1)
 
 
 def _level_sizes(num_levels: int, height: int, width: int) -> list[tuple[int, int]]:
-    """Feature map sizes from the latents down; every level halves, rounding up."""
+    """Height and width of the features at every level; each halves the one before, rounding up."""
     return [(-(-height // 2**level), -(-width // 2**level)) for level in range(num_levels)]
 
 
 def _level(module_name: str, num_levels: int) -> int:
-    """Resolution level, 0 the finest, of a module inside a UNet block."""
+    """Level of a module inside a UNet block; 0 is the finest."""
     block, index = module_name.split(".")[:2]
     if block == "mid_block":
         return num_levels - 1

@@ -1,10 +1,10 @@
-"""Which words a model trained on few captions knows, and what to ask it for instead."""
+"""Vocabulary of a model trained on few captions: known words, synonyms, nearest captions."""
 
 import difflib
 import math
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Sequence
 from dataclasses import dataclass
 
 _WORD = re.compile(r"[a-z0-9]+", re.IGNORECASE)
@@ -15,7 +15,7 @@ _SPELLINGS = (
     ("donut", "doughnut"),
     ("ax", "axe"),
 )
-# What the words of a line name looks much the same; the first one known stands for the others.
+# Words on one line name similar-looking things; an unknown one is replaced by the first known one.
 _SYNONYMS = tuple(
     line.split()
     for line in """
@@ -69,25 +69,26 @@ _SYNONYMS = tuple(
     """.strip().splitlines()
 )
 _DETERMINERS = frozenset("an the this that some one my your his her its our their".split())
-# Parts of a word shorter than this say little: "art" is in "cart".
+# Shorter parts of words mean little: "art" is in "cart".
 _SHORTEST_PART = 4
 _SIMILAR = 0.72
 
 
 def words_of(text: str) -> list[str]:
-    """The words of a text: lower case, letters and digits, as `word_tokenizer` has them."""
+    """Words of a text, in lower case, of letters and digits, as `word_tokenizer` has them."""
     return _WORD.findall(text.lower())
 
 
 @dataclass(frozen=True)
 class Reading:
-    """How a model with a small vocabulary reads a prompt.
+    """A prompt in the words of a model with a small vocabulary.
 
     Attributes:
-        prompt: with known forms in place of unknown ones ("trees" becomes "tree", "sofa" "couch").
-        replaced: (word, known form) pairs, in order.
+        prompt: the prompt with known forms in place of unknown words ("trees" becomes "tree",
+            "sofa" becomes "couch").
+        replaced: pairs of word and known form, in order.
         unknown: words without a known form, in order, each once.
-        known: whether it knows at least one word that says something.
+        known: whether a word other than an article or the like is known.
     """
 
     prompt: str
@@ -102,26 +103,26 @@ def read_prompt(prompt: str, captions: Iterable[str]) -> Reading:
     forms = {word: _known_form(word, vocabulary) for word in words_of(prompt)}
     replaced = tuple((word, form) for word, form in forms.items() if form not in (None, word))
     unknown = tuple(word for word, form in forms.items() if form is None)
-    told = {form for form in forms.values() if form is not None} - _DETERMINERS - {"a"}
+    content = {form for form in forms.values() if form is not None} - _DETERMINERS - {"a"}
 
-    def known_form(match: re.Match) -> str:
+    def known_form(match: re.Match[str]) -> str:
         word = match.group()
         form = forms[word.lower()]
         return word if form in (None, word.lower()) else form
 
-    return Reading(_WORD.sub(known_form, prompt), replaced, unknown, bool(told))
+    return Reading(_WORD.sub(known_form, prompt), replaced, unknown, bool(content))
 
 
 def unknown_words(prompt: str, captions: Iterable[str]) -> list[str]:
-    """Words of `prompt` that appear in no caption in any simple form, in order, each once."""
+    """Words of `prompt` without a known form in `captions`, in order, each once."""
     return list(read_prompt(prompt, captions).unknown)
 
 
 def nearest_captions(prompt: str, captions: Sequence[str], count: int = 3) -> list[str]:
-    """The known captions most like `prompt`, best first; fewer than `count` if few are like it.
+    """Up to `count` of the captions that share words with `prompt`, the most similar first.
 
-    Captions score by the words they share with the prompt, rare words more than common ones, and
-    for words the model does not know by words spelled alike. Ties go to the shorter caption.
+    A shared word counts more if few captions have it. For an unknown word of the prompt, words of
+    similar spelling count, but less. The shorter caption wins a tie.
     """
     distinct = sorted(set(captions))
     words = {caption: set(words_of(caption)) for caption in distinct}
@@ -134,12 +135,12 @@ def nearest_captions(prompt: str, captions: Sequence[str], count: int = 3) -> li
     def score(caption: str) -> float:
         return sum(weights[word] * rarity[word] for word in words[caption] & weights.keys())
 
-    loss_mask = [(-score(caption), len(words[caption]), caption) for caption in distinct]
-    return [caption for negative, _, caption in sorted(loss_mask)[:count] if negative < 0]
+    ranked = sorted((-score(caption), len(words[caption]), caption) for caption in distinct)
+    return [caption for negative, _, caption in ranked[:count] if negative < 0]
 
 
 def describe_reading(reading: Reading, captions: Sequence[str], model: str) -> list[str]:
-    """Sentences for the user on what `model` did not know; empty if it knew every word."""
+    """Sentences for the user about unknown words of `model`; empty if it knew every word."""
     sentences = [
         f'"{word}" is not in {model}\'s vocabulary; reading it as "{form}"'
         for word, form in reading.replaced
@@ -149,7 +150,7 @@ def describe_reading(reading: Reading, captions: Sequence[str], model: str) -> l
         verb = "is" if len(reading.unknown) == 1 else "are"
         sentence = f"{quoted} {verb} not in {model}'s vocabulary"
         if not reading.known:
-            sentence += f", so {model} knows no word of this prompt and draws anything"
+            sentence += f", so {model} knows no word of this prompt and draws a random object"
         nearest = nearest_captions(reading.prompt, captions)
         if nearest:
             sentence += f'; nearest things it knows: {", ".join(nearest)}; try: "{nearest[0]}"'
@@ -159,18 +160,18 @@ def describe_reading(reading: Reading, captions: Sequence[str], model: str) -> l
     return sentences
 
 
-def _known_form(word: str, vocabulary: set[str]) -> str | None:
+def _known_form(word: str, vocabulary: Container[str]) -> str | None:
     return next((form for form in _forms(word) if form in vocabulary), None)
 
 
 def _forms(word: str) -> list[str]:
-    """The word, then its other simple forms, then words that mean much the same."""
+    """The word, then its simple forms, then its synonyms."""
     forms = _simple_forms(word)
     return forms + [other for f in forms for line in _SYNONYMS if f in line for other in line]
 
 
 def _simple_forms(word: str) -> list[str]:
-    """The word, then its other numbers and spellings, likeliest first."""
+    """The word, then its singular, plural and other spellings, the likeliest first."""
     forms = [word]
     if word in _DETERMINERS:
         forms.append("a")
@@ -192,8 +193,8 @@ def _simple_forms(word: str) -> list[str]:
     return forms
 
 
-def _sought_words(prompt: str, uses: Counter) -> dict[str, float]:
-    """Weights of known words: 1 for those of the prompt, less for some like its unknown ones."""
+def _sought_words(prompt: str, uses: Counter[str]) -> dict[str, float]:
+    """Known words to look for: those of the prompt weigh 1, those like its unknown ones less."""
     weights: dict[str, float] = {}
     for word in words_of(prompt):
         form = _known_form(word, uses)
@@ -203,8 +204,8 @@ def _sought_words(prompt: str, uses: Counter) -> dict[str, float]:
     return {word: w for word, w in weights.items() if word not in _DETERMINERS and word != "a"}
 
 
-def _alike(word: str, uses: Counter) -> dict[str, float]:
-    """Known words that are parts of an unknown one, or spelled like it, with weights below 1."""
+def _alike(word: str, uses: Counter[str]) -> dict[str, float]:
+    """Known words that contain an unknown one, are part of it or spelled like it: weights < 1."""
     found = {
         other: 0.9 * difflib.SequenceMatcher(None, word, other).ratio()
         for other in difflib.get_close_matches(word, sorted(uses), n=3, cutoff=_SIMILAR)

@@ -1,10 +1,16 @@
-"""A small text encoder of our own: whole words in, diffusers-compatible embeddings out."""
+"""A tokenizer of whole words, and a small CLIP text encoder for it."""
 
 from collections.abc import Iterable, Sequence
 
 import torch
 from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, processors
-from transformers import CLIPTextConfig, CLIPTextModel, PreTrainedTokenizerFast
+from torch import nn
+from transformers import (
+    CLIPTextConfig,
+    CLIPTextModel,
+    PreTrainedTokenizerBase,
+    PreTrainedTokenizerFast,
+)
 
 from spad.model.vocabulary import words_of
 
@@ -13,7 +19,7 @@ MAX_TOKENS = 24
 
 
 def build_tokenizer(captions: Iterable[str], known: Sequence[str] = ()) -> PreTrainedTokenizerFast:
-    """A tokenizer of the words `known`, in this order, then those of `captions` by alphabet."""
+    """A tokenizer of the words `known`, in this order, then of those of `captions`, sorted."""
     words = {word for caption in captions for word in words_of(caption)}
     words = [*known, *sorted(words.difference(known))]
     special = [PAD, UNKNOWN, START, END]
@@ -38,7 +44,9 @@ def build_tokenizer(captions: Iterable[str], known: Sequence[str] = ()) -> PreTr
 def build_text_encoder(
     tokenizer: PreTrainedTokenizerFast, width: int = 256, num_layers: int = 2
 ) -> CLIPTextModel:
-    """An untrained CLIP-style text transformer for `tokenizer`."""
+    """An untrained CLIP text transformer for `tokenizer`."""
+    ids = (_token_id(tokenizer, token) for token in (PAD, START, END))
+    pad_token_id, bos_token_id, eos_token_id = ids
     return CLIPTextModel(
         CLIPTextConfig(
             vocab_size=len(tokenizer),
@@ -47,41 +55,49 @@ def build_text_encoder(
             num_hidden_layers=num_layers,
             num_attention_heads=width // 64,
             max_position_embeddings=MAX_TOKENS,
-            pad_token_id=tokenizer.pad_token_id,
-            bos_token_id=tokenizer.bos_token_id,
-            eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=pad_token_id,
+            bos_token_id=bos_token_id,
+            eos_token_id=eos_token_id,
         )
     )
 
 
 def is_of_whole_words(tokenizer: PreTrainedTokenizerFast) -> bool:
-    """Whether it gives words the ids that `build_tokenizer` gives them."""
+    """Whether `build_tokenizer` would give the tokenizer's words the same ids."""
     return tokenizer.get_vocab() == build_tokenizer((), _words_by_id(tokenizer)).get_vocab()
 
 
 def add_words(
     tokenizer: PreTrainedTokenizerFast, text_encoder: CLIPTextModel, captions: Iterable[str]
 ) -> PreTrainedTokenizerFast:
-    """A tokenizer that knows the words of `captions` too; the ids of the old ones stay.
+    """A tokenizer with the words of `captions` too; the former words keep their ids.
 
-    `tokenizer` must be one of whole words. In `text_encoder` a new word starts as what the unknown
-    word has become.
+    `tokenizer` must be one of whole words. `text_encoder` is changed: it gets an embedding for each
+    new word, which starts as that of the unknown word.
     """
     grown = build_tokenizer(captions, _words_by_id(tokenizer))
     text_encoder.resize_token_embeddings(len(grown), mean_resizing=False)
     with torch.no_grad():
-        embeddings = text_encoder.get_input_embeddings().weight
-        embeddings[len(tokenizer) :] = embeddings[tokenizer.unk_token_id]
+        embeddings = text_encoder.get_input_embeddings()
+        assert isinstance(embeddings, nn.Embedding)
+        embeddings.weight[len(tokenizer) :] = embeddings.weight[_token_id(tokenizer, UNKNOWN)]
     return grown
+
+
+def _token_id(tokenizer: PreTrainedTokenizerFast, token: str) -> int:
+    index = tokenizer.convert_tokens_to_ids(token)
+    assert isinstance(index, int)
+    return index
 
 
 def _words_by_id(tokenizer: PreTrainedTokenizerFast) -> list[str]:
     vocabulary = tokenizer.get_vocab()
-    return sorted(vocabulary.keys() - set(tokenizer.all_special_tokens), key=vocabulary.get)
+    special = set(tokenizer.all_special_tokens)
+    return sorted(vocabulary.keys() - special, key=lambda word: vocabulary[word])
 
 
-def tokenize(tokenizer, prompts: Sequence[str]):
-    """Token ids (b, model_max_length), padded and cut."""
+def tokenize(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str]) -> torch.Tensor:
+    """Token ids (b, model_max_length), padded and truncated."""
     return tokenizer(
         list(prompts),
         padding="max_length",

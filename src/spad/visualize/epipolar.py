@@ -16,9 +16,9 @@ from torch import Tensor
 
 import spad
 from spad.cameras import Cameras
-from spad.cameras.checks import broadcast_views
 from spad.cameras.formats import cameras_record
 from spad.files import RECORD, check_output, json_text, slug, whole_folder, write_text
+from spad.generation.orbit import ORBIT_FLAGS, plan_orbit
 from spad.geometry import epipolar_mask
 from spad.geometry.correspondence import (
     PairTable,
@@ -28,6 +28,7 @@ from spad.geometry.correspondence import (
     views_at_origin,
 )
 from spad.geometry.released_masks import released_mask
+from spad.hub.registry import GenerationDefaults
 from spad.images.posed import PosedImages, load_posed_pictures
 from spad.visualize.config import EpipolarConfig
 from spad.visualize.figures import (
@@ -149,8 +150,7 @@ def _free_folder(settings: EpipolarConfig) -> Path:
 
 
 def _views(settings: EpipolarConfig) -> PosedImages:
-    orbit_flags = ("views", "elevation", "azimuth", "radius", "fov_deg", "image_size")
-    given = [name for name in orbit_flags if getattr(settings, name) is not None]
+    given = [name for name in (*ORBIT_FLAGS, "image_size") if getattr(settings, name) is not None]
     if settings.source is not None:
         if given:
             raise ValueError(
@@ -167,32 +167,20 @@ def _views(settings: EpipolarConfig) -> PosedImages:
         raise ValueError(
             "expected a folder of pictures with cameras, or cameras such as --views 4, got neither"
         )
-    cameras = _orbit(settings)
+    orbit = plan_orbit(
+        settings.views,
+        settings.elevation,
+        settings.azimuth,
+        settings.radius,
+        settings.fov_deg,
+        default_views=4,
+        defaults=GenerationDefaults(),
+    )
+    side = settings.image_size or 256
+    cameras = orbit.cameras(side, side)
     pictures, depth = render_stand_in(cameras)
     names = tuple(f"view {view}" for view in range(len(cameras)))
     return PosedImages(cameras, pictures, names, depth)
-
-
-def _orbit(settings: EpipolarConfig) -> Cameras:
-    elevation, azimuth = settings.elevation or (20.0,), settings.azimuth
-    lists = (elevation, azimuth or (), settings.radius or (), settings.fov_deg or ())
-    count = settings.views or max(4 if azimuth is None else 1, *map(len, lists))
-    if count < 1:
-        raise ValueError(f"expected at least 1 of --views, got {count}")
-    if azimuth is None:
-        # Objects face azimuth -90; view 0 is a three-quarter view of the front.
-        azimuth = tuple(-60.0 + 360.0 / count * view for view in range(count))
-    orbit = {"elevation_deg": elevation, "azimuth_deg": azimuth}
-    if settings.radius is not None:
-        orbit["radius"] = settings.radius
-    if settings.fov_deg is not None:
-        orbit["fov_rad"] = tuple(math.radians(x) for x in settings.fov_deg)
-    for name, values in orbit.items():
-        if len(values) not in (1, count):
-            raise ValueError(f"expected 1 or {count} values of {name}, got {len(values)}")
-    spread = broadcast_views(views=[0.0] * count, **orbit)[1:]
-    side = settings.image_size or 256
-    return Cameras.orbit(**dict(zip(orbit, spread, strict=True)), height=side, width=side)
 
 
 def _pixels(settings: EpipolarConfig, views: PosedImages) -> tuple[int, Tensor]:
