@@ -16,6 +16,7 @@ import pytest
 import torch
 import trimesh
 
+from gltf_builder import Gltf
 from hand_made import box, edit_gltf, write_gltf
 from spad.cameras import Cameras, from_blender
 from spad.cli import main
@@ -239,6 +240,52 @@ def test_both_renderers_agree_on_real_models(blender, shared_dir, tmp_path):
     paths = unpack(shared_dir, tmp_path, slice(0, 1632, 136))
     assert len(paths) == 12
     for path in paths:
+        ours = EmbreeRenderer().render(path, CAMERAS, settings())
+        theirs = BlenderRenderer().render(path, CAMERAS, settings())
+        check_agreement(ours, theirs, path.name)
+        gap = np.abs(ours.object_from_asset - theirs.object_from_asset)
+        assert gap.max() < 1e-5 * np.abs(ours.object_from_asset).max(), path.name
+
+
+def odd_models(folder: Path) -> list[Path]:
+    """Files that say in rare ways where something stands and which part of a picture is on it."""
+    picture = np.zeros((16, 16, 3), dtype=np.uint8)
+    picture[:8, :, 0] = picture[:, 8:, 1] = 255
+    placed = Gltf()
+    transform = {"rotation": 0.4, "scale": [1.5, 0.7], "offset": [0.2, 0.1]}
+    placed.mesh(
+        placed.textured(
+            picture,
+            sampler={"wrapS": 33071, "wrapT": 33648},
+            extensions={"KHR_texture_transform": transform},
+        )
+    )
+    instanced = Gltf(extensionsUsed=["EXT_mesh_gpu_instancing"])
+    instanced.mesh()
+    attributes = {
+        "TRANSLATION": instanced.accessor([[3, 0, 0], [-2, 1, 0]]),
+        "ROTATION": instanced.accessor([[0, 0, 0.6, 0.8], [0, 0.6, 0, 0.8]]),
+    }
+    several = {"EXT_mesh_gpu_instancing": {"attributes": attributes}}
+    instanced.add("nodes", mesh=0, rotation=[0.6, 0, 0, 0.8], extensions=several)
+    morphing = Gltf()
+    target = {"POSITION": morphing.sparse([[2, 0, 2]], [3], 4)}
+    morphing.mesh(morphing.primitive(targets=[target]), weights=[0.6])
+    hidden = Gltf()
+    hidden.mesh()
+    hidden.add("nodes", mesh=0)
+    hidden.add("nodes", mesh=0, translation=[30, 0, 0], scale=[0, 0, 0])
+    files = {"placed": placed, "instanced": instanced, "morphing": morphing, "hidden": hidden}
+    paths = [gltf.save(folder / f"{name}.gltf") for name, gltf in files.items()]
+    text = "v 0 0 0\nv 2 0 0\nv 2 0 2\nv 1 0 1\nv 0 0 2\nusemtl a\nf 1 2 3 4 5\n"
+    (folder / "notch.obj").write_text(f"mtllib notch.mtl\n{text}")
+    (folder / "notch.mtl").write_text("newmtl a\nKd 0.8 0.2 0.2\nKe 0.1 0.1 0.3\n")
+    return [*paths, folder / "notch.obj"]
+
+
+@pytest.mark.slow
+def test_rare_ways_to_say_things_draw_the_same(blender, tmp_path):
+    for path in odd_models(tmp_path):
         ours = EmbreeRenderer().render(path, CAMERAS, settings())
         theirs = BlenderRenderer().render(path, CAMERAS, settings())
         check_agreement(ours, theirs, path.name)
