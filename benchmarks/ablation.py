@@ -2,7 +2,7 @@
 
     python benchmarks/ablation.py SHARDS OUTPUT [--steps 1500] [--at-once 1] [--full]
 
-SHARDS have 128 x 128 pictures and mini's latents (`spad pack --latents mini`). Trains epipolar
+SHARDS have 128 x 128 images and mini's latents (`spad pack --latents mini`). Trains epipolar
 attention on and off, times Plücker coordinates on and off, with the same data, order, noise, seed
 and steps; judges each with `spad evaluate` on objects that none has seen, 24 of them or with --full
 all of the protocol; compares all with the model that has neither. With --at-once, so many run
@@ -27,10 +27,10 @@ from spad.evaluation.report import read_report, show_number
 
 # As the rows of the paper's tables: neither first, both last.
 VARIANTS = {
-    "neither": ("none", "off"),
-    "epipolar": ("exact", "off"),
-    "pluecker": ("none", "on"),
-    "both": ("exact", "on"),
+    "neither": ("none", "--no-plucker"),
+    "epipolar": ("exact", "--no-plucker"),
+    "pluecker": ("none", "--plucker"),
+    "both": ("exact", "--plucker"),
 }
 
 
@@ -97,9 +97,9 @@ def main() -> None:
         log = output / f"{name}.log"
         spad(
             *(log, threads, "train", "--preset", "mini", "--data", options.shards),
-            *("--output", output / name, "--epipolar", epipolar, "--plucker", plucker),
+            *("--output", output / name, "--epipolar", epipolar, plucker),
             *("--steps", options.steps, "--seed", options.seed),
-            *("--num-views", 4, "--clean-view-prob", 0.5, "--block-out-channels", 96, 128),
+            *("--views", 4, "--clean-view-prob", 0.5, "--block-out-channels", 96, 128),
             # Those of the first edition of mini, with which the results here were made.
             *("--prediction-type", "v_prediction", "--optimizer", "adamw"),
             *("--lr-schedule", "cosine", "--warmup-steps", 200),

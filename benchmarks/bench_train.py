@@ -44,7 +44,7 @@ def train(arguments: list[str], output: Path) -> tuple[list[dict[str, float]], f
 
 
 def bench_mini(shards: Path, rounds: int, steps: int) -> None:
-    common = ["--preset", "mini", "--data", str(shards), "--num-views", "4", "--sample-every", "0"]
+    common = ["--preset", "mini", "--data", str(shards), "--views", "4", "--sample-every", "0"]
     found: dict[str, list[tuple[float, float, float]]] = {name: [] for name in MINI}
     for _ in range(rounds):
         for name, flags in MINI.items():

@@ -193,14 +193,16 @@ def training(disc_shards, disc_vae, tmp_path):
     from accelerate.state import AcceleratorState
 
     from spad.training.config import TrainConfig
+    from train_settings import changed
 
     AcceleratorState._reset_state(reset_partial_state=True)
-    yield TrainConfig(
+    yield changed(
+        TrainConfig(),
         data=disc_shards,
         output=tmp_path / "run",
         vae=str(disc_vae),
         steps=4,
-        num_views=(1, 2, 4),
+        views=(1, 2, 4),
         batch_size=8,
         warmup_steps=1,
         block_out_channels=(32, 32),

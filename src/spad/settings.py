@@ -16,7 +16,7 @@ from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from annotated_types import Ge, GroupedMetadata, Gt, Interval, Le, Lt, MinLen, MultipleOf
-from tyro.conf import Positional, arg
+from tyro.conf import DisallowNone, Positional, arg
 
 Count = Annotated[int, Ge(1)]
 CountOrZero = Annotated[int, Ge(0)]
@@ -73,6 +73,10 @@ def checked(settings: type[T]) -> type[T]:
     kinds, unbounded = get_type_hints(settings, include_extras=True), get_type_hints(settings)
     for name in settings.__annotations__:
         base, *rest = _parts(kinds[name])
+        if set(get_args(base)) == {bool, NoneType}:
+            # As --name and --no-name.
+            settings.__annotations__[name] = Annotated[(base, DisallowNone, *rest)]
+            continue
         metavar = _metavar(kinds[name])
         # --help need not say that a flag takes "None", too.
         is_optional = NoneType in get_args(base) and Positional not in rest

@@ -13,6 +13,7 @@ from spad.training.autoencoder import train_autoencoder
 from spad.training.config import ExportConfig, TrainAutoencoderConfig
 from spad.training.export import export_model
 from spad.training.train import train
+from train_settings import changed
 
 
 @pytest.fixture
@@ -35,7 +36,7 @@ def autoencoder(renders, tmp_path) -> Path:
 
 @pytest.fixture
 def run(training, autoencoder) -> Path:
-    settings = replace(training, vae=str(autoencoder / "vae"), steps=2)
+    settings = changed(training, vae=str(autoencoder / "vae"), steps=2)
     train(settings)
     return settings.run_folder
 

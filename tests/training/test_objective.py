@@ -1,4 +1,4 @@
-"""What is asked of a denoiser follows the formulas, and no split of a batch changes it."""
+"""Noise, targets and weights follow the formulas, and no split of a batch changes them."""
 
 import pytest
 import torch
@@ -6,6 +6,7 @@ from diffusers import DDIMScheduler
 
 from spad.training.config import TrainConfig
 from spad.training.objective import Objective
+from train_settings import changed
 
 
 def scheduler(prediction_type: str = "v_prediction", zero_snr: bool = False) -> DDIMScheduler:
@@ -20,7 +21,7 @@ def scheduler(prediction_type: str = "v_prediction", zero_snr: bool = False) -> 
 
 def objective(prediction_type: str = "v_prediction", **settings) -> Objective:
     given = {"clean_view_prob": 0.0, "timestep_shift": 1.0} | settings
-    return Objective(scheduler(prediction_type), TrainConfig(**given))
+    return Objective(scheduler(prediction_type), changed(TrainConfig(), **given))
 
 
 def latents(count: int = 6, views: int = 4) -> torch.Tensor:
@@ -34,52 +35,54 @@ def keys(count: int = 6) -> list[str]:
 @pytest.mark.parametrize("prediction_type", ["epsilon", "v_prediction", "sample"])
 def test_noise_and_target_are_those_of_the_papers(prediction_type):
     clean = latents()
-    question = objective(prediction_type).ask(clean, keys())
-    signal = scheduler().alphas_cumprod[question.timesteps].sqrt()[..., None, None, None]
+    noised = objective(prediction_type).make_batch(clean, keys())
+    signal = scheduler().alphas_cumprod[noised.timesteps].sqrt()[..., None, None, None]
     spread = (1 - signal**2).sqrt()
-    noise = (question.noisy - signal * clean) / spread
+    noise = (noised.noisy - signal * clean) / spread
     velocity = signal * noise - spread * clean
     expected = {"epsilon": noise, "v_prediction": velocity, "sample": clean}[prediction_type]
-    torch.testing.assert_close(question.target, expected, atol=2e-3, rtol=1e-3)
+    torch.testing.assert_close(noised.target, expected, atol=2e-3, rtol=1e-3)
     assert abs(noise.mean()) < 0.1 and abs(noise.std() - 1) < 0.1
 
 
-def test_a_split_batch_asks_the_same():
+def test_a_split_batch_gets_the_same_noise():
     one = objective(clean_view_prob=0.5)
     clean = latents()
-    whole = one.ask(clean, keys())
+    whole = one.make_batch(clean, keys())
     for part in (slice(0, 1), slice(1, 4), slice(4, 6)):
-        asked = one.ask(clean[part], keys()[part])
+        noised = one.make_batch(clean[part], keys()[part])
         for name in ("noisy", "target", "timesteps", "loss_mask"):
-            assert torch.equal(getattr(asked, name), getattr(whole, name)[part]), name
+            assert torch.equal(getattr(noised, name), getattr(whole, name)[part]), name
 
 
-def test_other_samples_and_other_seeds_ask_something_else():
+def test_other_samples_and_other_seeds_get_other_noise():
     clean = latents(1).expand(3, -1, -1, -1, -1)
-    asked = objective().ask(clean, ["0", "1", "picture 0 1"])
-    assert len({float(noisy.sum()) for noisy in asked.noisy}) == 3
-    other = objective(seed=1).ask(clean[:1], ["0"])
-    assert not torch.equal(other.noisy, asked.noisy[:1])
+    noised = objective().make_batch(clean, ["0", "1", "picture 0 1"])
+    assert len({float(noisy.sum()) for noisy in noised.noisy}) == 3
+    other = objective(seed=1).make_batch(clean[:1], ["0"])
+    assert not torch.equal(other.noisy, noised.noisy[:1])
 
 
-def test_a_clean_view_is_given_at_timestep_zero_and_not_scored():
+def test_a_clean_view_is_given_at_timestep_zero_and_has_no_loss():
     clean = latents()
     one = objective(clean_view_prob=1.0)
-    asked = one.ask(clean, keys())
-    assert torch.equal(asked.noisy[:, 0], clean[:, 0])
-    assert not torch.equal(asked.noisy[:, 1], clean[:, 1])
-    assert (asked.timesteps[:, 0] == 0).all()
-    assert (asked.timesteps[:, 1:] == asked.timesteps[:, 1:2]).all()
+    noised = one.make_batch(clean, keys())
+    assert torch.equal(noised.noisy[:, 0], clean[:, 0])
+    assert not torch.equal(noised.noisy[:, 1], clean[:, 1])
+    assert (noised.timesteps[:, 0] == 0).all()
+    assert (noised.timesteps[:, 1:] == noised.timesteps[:, 1:2]).all()
     predicted = torch.zeros_like(clean, requires_grad=True)
-    one.losses(one.errors(predicted, asked), asked).sum().backward()
+    one.losses(one.errors(predicted, noised), noised).sum().backward()
     assert not predicted.grad[:, 0].any() and predicted.grad[:, 1:].any()
     # A single view is never given: nothing would be left to draw.
-    assert one.ask(latents(views=1), keys()).loss_mask.all()
+    assert one.make_batch(latents(views=1), keys()).loss_mask.all()
 
 
 def test_views_are_given_as_often_as_asked():
-    asked = objective(clean_view_prob=0.3).ask(latents(1, 2).expand(600, -1, -1, -1, -1), keys(600))
-    assert (~asked.loss_mask[:, 0]).float().mean() == pytest.approx(0.3, abs=0.06)
+    noised = objective(clean_view_prob=0.3).make_batch(
+        latents(1, 2).expand(600, -1, -1, -1, -1), keys(600)
+    )
+    assert (~noised.loss_mask[:, 0]).float().mean() == pytest.approx(0.3, abs=0.06)
 
 
 @pytest.mark.parametrize(("shift", "noisy_half"), [(1.0, 0.5), (3.0, 0.75)])
@@ -94,30 +97,30 @@ def test_a_shift_draws_noisy_timesteps_more_often(shift, noisy_half):
 @pytest.mark.parametrize("prediction_type", ["epsilon", "v_prediction"])
 def test_min_snr_weights(prediction_type):
     one = objective(prediction_type, min_snr_gamma=5.0)
-    asked = one.ask(latents(), keys())
-    signal = scheduler().alphas_cumprod[asked.timesteps]
+    noised = one.make_batch(latents(), keys())
+    signal = scheduler().alphas_cumprod[noised.timesteps]
     snr = signal / (1 - signal)
     weights = snr.clamp(max=5) / (snr + 1 if prediction_type == "v_prediction" else snr)
     errors = torch.rand(6, 4)
     expected = (weights * errors).mean(1)
-    torch.testing.assert_close(one.losses(errors, asked), expected, rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(one.losses(errors, noised), expected, rtol=1e-4, atol=1e-6)
     plain = objective(prediction_type)
-    torch.testing.assert_close(plain.losses(errors, asked), errors.mean(1))
+    torch.testing.assert_close(plain.losses(errors, noised), errors.mean(1))
 
 
 def test_clean_latents_weigh_as_their_velocity_up_to_a_cap():
     clean = latents()
-    asked = objective("sample").ask(clean, keys())
-    signal = scheduler().alphas_cumprod[asked.timesteps].sqrt()[..., None, None, None]
+    noised = objective("sample").make_batch(clean, keys())
+    signal = scheduler().alphas_cumprod[noised.timesteps].sqrt()[..., None, None, None]
     spread = (1 - signal.square()).sqrt()
-    noise = (asked.noisy - signal * clean) / spread
+    noise = (noised.noisy - signal * clean) / spread
     predicted = clean + 0.1 * torch.randn_like(clean)
-    velocity = (signal * asked.noisy - predicted) / spread
-    errors = Objective.errors(predicted, asked)
+    velocity = (signal * noised.noisy - predicted) / spread
+    errors = Objective.errors(predicted, noised)
     of_velocity = (velocity - (signal * noise - spread * clean)).square().mean((-3, -2, -1))
-    uncapped = objective("sample", max_x0_weight=1e9).losses(errors, asked)
+    uncapped = objective("sample", max_x0_weight=1e9).losses(errors, noised)
     torch.testing.assert_close(uncapped, of_velocity.mean(1), rtol=1e-3, atol=1e-6)
-    capped = objective("sample", max_x0_weight=2.0).losses(errors, asked)
+    capped = objective("sample", max_x0_weight=2.0).losses(errors, noised)
     weights = (1 / spread.flatten(1).square()).clamp(max=2.0)
     torch.testing.assert_close(capped, (weights * errors).mean(1), rtol=1e-4, atol=1e-6)
 
@@ -125,7 +128,8 @@ def test_clean_latents_weigh_as_their_velocity_up_to_a_cap():
 def test_offset_noise_is_the_same_all_over_a_view():
     clean = latents()
     with_offset, without = (
-        objective("epsilon", offset_noise=offset).ask(clean, keys()).target for offset in (0.5, 0)
+        objective("epsilon", offset_noise=offset).make_batch(clean, keys()).target
+        for offset in (0.5, 0)
     )
     offset = with_offset - without
     assert offset.std(dim=(-1, -2)).max() < 1e-5

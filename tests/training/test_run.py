@@ -120,7 +120,7 @@ def test_other_settings_are_named_and_refused(tmp_path, caplog):
 
 def test_a_folder_of_something_else_is_left_alone(tmp_path):
     (tmp_path / "thesis.tex").write_text("years of work")
-    with pytest.raises(ValueError, match="another output folder"):
+    with pytest.raises(ValueError, match="another --output"):
         Walk(tmp_path).go()
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
     with pytest.raises(ValueError, match="got the file"):

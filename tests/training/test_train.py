@@ -25,6 +25,7 @@ from spad.training.cost import check_space
 from spad.training.dry_run import dry_run
 from spad.training.samples import generation_defaults
 from spad.training.train import Trainer, train
+from train_settings import changed
 
 
 def gradients(trainer: Trainer, batch: Batch) -> dict[str, torch.Tensor]:
@@ -34,7 +35,7 @@ def gradients(trainer: Trainer, batch: Batch) -> dict[str, torch.Tensor]:
     step = trainer.optimizer.step
 
     def keep():
-        learned = trainer.denoiser.learned().items()
+        learned = trainer.denoiser.trainable().items()
         kept.update({n: p.grad.clone() for n, p in learned if p.grad is not None})
         step()
 
@@ -52,7 +53,7 @@ def hashes(module: torch.nn.Module) -> dict[str, str]:
 
 def test_it_learns(training):
     """The same batch again and again: its loss falls by half."""
-    trainer = Trainer(replace(training, steps=1000, learning_rate=2e-3, num_views=(4,)))
+    trainer = Trainer(changed(training, steps=1000, learning_rate=2e-3, views=(4,)))
     batch = trainer.next_batch(0)
     trainer.next_batch = lambda step: batch
     losses = [trainer.train_step(step)["loss"] for step in range(40)]
@@ -66,91 +67,91 @@ def test_it_learns(training):
         {"prediction_type": "epsilon", "rescale_betas_zero_snr": False, "min_snr_gamma": 5.0},
         {"prediction_type": "v_prediction", "optimizer": "adamw"},
         {"optimizer": "adafactor", "mixed_precision": "bf16", "offset_noise": 0.1},
-        {"epipolar": "original", "intrinsics": "on", "cameras": "relative", "ema_decay": 0.0},
+        {"epipolar": "original", "intrinsics": True, "cameras": "relative", "ema_decay": 0.0},
     ],
     ids=["mini", "epsilon", "velocity-adamw", "adafactor-bf16", "original-masks"],
 )
 def test_every_weight_learns(training, changes):
-    trainer = Trainer(replace(training, num_views=(4,), **changes))
-    before = {name: p.detach().clone() for name, p in trainer.denoiser.learned().items()}
+    trainer = Trainer(changed(training, views=(4,), **changes))
+    before = {name: p.detach().clone() for name, p in trainer.denoiser.trainable().items()}
     for step in range(3):
         assert trainer.train_step(step)["loss"] > 0
-    still = [n for n, p in trainer.denoiser.learned().items() if torch.equal(before[n], p)]
+    still = [n for n, p in trainer.denoiser.trainable().items() if torch.equal(before[n], p)]
     assert not still
 
 
 @pytest.mark.parametrize("changes", [{"micro_batch_size": 4}, {"gradient_checkpointing": True}])
 def test_parts_of_a_batch_and_stored_activations_change_no_gradient(training, changes):
-    plain = replace(training, num_views=(4,), max_grad_norm=1e9)
+    plain = changed(training, views=(4,), max_grad_norm=1e9)
     trainer = Trainer(plain)
     batch = trainer.next_batch(0)
     expected = gradients(trainer, batch)
-    for name, gradient in gradients(Trainer(replace(plain, **changes)), batch).items():
+    for name, gradient in gradients(Trainer(changed(plain, **changes)), batch).items():
         torch.testing.assert_close(gradient, expected[name], rtol=1e-3, atol=1e-6, msg=name)
 
 
 def test_micro_batches_of_unequal_size_are_weighed_by_their_objects(training):
-    plain = replace(training, num_views=(2,), max_grad_norm=1e9)
+    plain = changed(training, views=(2,), max_grad_norm=1e9)
     trainer = Trainer(plain)
     batch = trainer.next_batch(0)
     assert [len(part.keys) for part in batch.split(6)] == [3, 1]
     expected = gradients(trainer, batch)
-    for name, gradient in gradients(Trainer(replace(plain, micro_batch_size=6)), batch).items():
+    for name, gradient in gradients(Trainer(changed(plain, micro_batch_size=6)), batch).items():
         torch.testing.assert_close(gradient, expected[name], rtol=1e-3, atol=1e-6, msg=name)
 
 
 def test_the_average_equals_its_formula(training):
-    trainer = Trainer(replace(training, ema_decay=0.9))
-    name, weight = next(iter(trainer.denoiser.learned().items()))
+    trainer = Trainer(changed(training, ema_decay=0.9))
+    name, weight = next(iter(trainer.denoiser.trainable().items()))
     average = weight.detach().clone()
     for step in range(8):
         trainer.train_step(step)
         # diffusers' warm-up: EMAModel, inv_gamma 1 and power 3/4, from the first step on.
         decay = min(0.9, 1 - (1 + step) ** -0.75) if step else 0.0
         average = decay * average + (1 - decay) * weight.detach()
-    with trainer.averaged():
-        torch.testing.assert_close(trainer.denoiser.learned()[name].detach(), average)
+    with trainer.ema_weights():
+        torch.testing.assert_close(trainer.denoiser.trainable()[name].detach(), average)
     assert not torch.equal(weight.detach(), average)
 
 
 def test_a_run_may_become_longer_until_its_rate_falls(training, tmp_path):
     """And is then the run that it would have been from the start."""
-    short, longer = (replace(training, steps=steps) for steps in (6, 12))
-    trainer = Trainer(replace(short, output=tmp_path / "stopped"))
-    assert trainer.settings.lr_schedule == "cooldown"
+    short, longer = (changed(training, steps=steps) for steps in (6, 12))
+    trainer = Trainer(changed(short, output=tmp_path / "stopped"))
+    assert trainer.settings.optimizer.lr_schedule == "cooldown"
     run = trainer.run()
     with run.opened() as start:
         stop = replace(run, total_steps=4)
         stop.run(trainer.train_step, start)
     # The learning rate of 6 steps falls from the fifth on: four steps are those of any length.
-    train(replace(longer, output=tmp_path / "stopped"))
-    train(replace(longer, output=tmp_path / "whole"))
+    train(changed(longer, output=tmp_path / "stopped"))
+    train(changed(longer, output=tmp_path / "whole"))
     models = [load_model(tmp_path / name / "model").unet for name in ("stopped", "whole")]
     for weight, expected in zip(*(m.parameters() for m in models), strict=True):
         assert torch.equal(weight, expected)
     for steps in (6, 24):
         with pytest.raises(ValueError, match=f"steps: 12 -> {steps}"):
-            train(replace(longer, steps=steps, output=tmp_path / "whole"))
+            train(changed(longer, steps=steps, output=tmp_path / "whole"))
 
 
 @pytest.fixture
 def base(training, tmp_path) -> str:
     """A trained model to go on from."""
-    return str(train(replace(training, output=tmp_path / "base", steps=2)))
+    return str(train(changed(training, output=tmp_path / "base", steps=2)))
 
 
 def test_a_model_of_whole_words_learns_those_of_new_captions(training, tmp_path, caplog):
     caplog.set_level("INFO", logger="spad")
     ids = tmp_path / "ids.txt"
     ids.write_text("object2\n")
-    base = str(train(replace(training, output=tmp_path / "base", steps=2, objects=ids)))
-    old, settings = load_model(base, "cpu"), replace(training, init=base)
+    base = str(train(changed(training, output=tmp_path / "base", steps=2, objects=ids)))
+    old, settings = load_model(base, "cpu"), changed(training, init=base)
     old_ids = old.tokenizer("disc 2").input_ids
     assert old.tokenizer.unk_token_id in old.tokenizer("disc 3").input_ids
 
     trainer = Trainer(settings)
     pipeline = trainer.pipeline
-    assert "new words, as in 'disc 0'" in caplog.text
+    assert "words added to the vocabulary, as in 'disc 0'" in caplog.text
     assert pipeline.tokenizer("disc 2").input_ids == old_ids
     # What it knew means what it meant, and a new word what an unknown one did.
     with torch.no_grad():
@@ -168,34 +169,34 @@ def test_a_model_of_whole_words_learns_those_of_new_captions(training, tmp_path,
 
 
 @pytest.mark.parametrize(
-    ("learn", "train_text_encoder", "learns"),
+    ("trainable", "train_text_encoder", "learns"),
     [
-        ("all", "off", lambda name: name.startswith("unet.")),
-        ("new-layers", "off", lambda name: any(new in name for new in NEW_LAYERS)),
+        ("all", False, lambda name: name.startswith("unet.")),
+        ("new-layers", False, lambda name: any(new in name for new in NEW_LAYERS)),
         (
             "lora",
-            "off",
+            False,
             lambda name: "lora_" in name or any(new in name for new in NEW_LAYERS),
         ),
     ],
 )
-def test_frozen_weights_stay_as_they_are(training, base, learn, train_text_encoder, learns):
-    settings = replace(
-        training, init=base, learn=learn, train_text_encoder=train_text_encoder, num_views=(4,)
+def test_frozen_weights_stay_as_they_are(training, base, trainable, train_text_encoder, learns):
+    settings = changed(
+        training, init=base, trainable=trainable, train_text_encoder=train_text_encoder, views=(4,)
     )
     trainer = Trainer(settings)
     before, vae = hashes(trainer.denoiser), hashes(trainer.pipeline.vae)
     for step in range(3):
         trainer.train_step(step)
     after = hashes(trainer.denoiser)
-    changed = {name for name in after if before[name] != after[name]}
-    assert changed == {name for name in after if learns(name)} and changed
+    moved = {name for name in after if before[name] != after[name]}
+    assert moved == {name for name in after if learns(name)} and moved
     assert hashes(trainer.pipeline.vae) == vae
-    assert trainer.parts()["denoiser"].state_dict().keys() == changed
+    assert trainer.parts()["denoiser"].state_dict().keys() == moved
 
 
 def test_a_lora_run_ends_in_a_plain_model(training, base):
-    settings = replace(training, init=base, learn="lora", train_text_encoder="off", lora_rank=4)
+    settings = changed(training, init=base, trainable="lora", train_text_encoder=False, lora_rank=4)
     folder = train(settings)
     trained, before = load_model(folder).unet.state_dict(), load_model(base).unet.state_dict()
     assert trained.keys() == before.keys()
@@ -209,29 +210,29 @@ def test_a_lora_run_ends_in_a_plain_model(training, base):
 @pytest.mark.parametrize("init", [False, True], ids=["from scratch", "from a model"])
 def test_the_ablations_of_the_paper_are_four_flags(training, base, init):
     start = base if init else None
-    settings = replace(training, init=start, num_views=(4,))
+    settings = changed(training, init=start, views=(4,))
     for epipolar in ("exact", "none"):
-        for plucker in ("on", "off"):
-            changed = replace(settings, epipolar=epipolar, plucker=plucker)
-            unet = Trainer(changed).denoiser.unet
-            assert (unet.config.epipolar, unet.config.use_plucker) == (epipolar, plucker == "on")
-            assert any("plucker" in name for name in unet.state_dict()) == (plucker == "on")
-    trainer = Trainer(replace(settings, camera_embedding="off"))
+        for plucker in (True, False):
+            other = changed(settings, epipolar=epipolar, plucker=plucker)
+            unet = Trainer(other).denoiser.unet
+            assert (unet.config.epipolar, unet.config.use_plucker) == (epipolar, plucker)
+            assert any("plucker" in name for name in unet.state_dict()) == plucker
+    trainer = Trainer(changed(settings, camera_embedding=False))
     assert trainer.denoiser.unet.camera_embedding is None
     assert trainer.train_step(0)["loss"] > 0
 
 
 def test_switching_layers_keeps_all_other_weights(training, base):
     before = load_model(base).unet.state_dict()
-    trainer = Trainer(replace(training, init=base, plucker="off", epipolar="none"))
+    trainer = Trainer(changed(training, init=base, plucker=False, epipolar="none"))
     for name, weight in trainer.denoiser.unet.state_dict().items():
         assert torch.equal(weight, before[name]), name
     with pytest.raises(ValueError, match="camera vector"):
-        Trainer(replace(training, init=base, cameras="relative"))
+        Trainer(changed(training, init=base, cameras="relative"))
 
 
 def test_a_run_goes_on_from_a_saved_model(training, base):
-    on = train(replace(training, init=base, steps=1, learning_rate=0.0))
+    on = train(changed(training, init=base, steps=1, learning_rate=0.0))
     before, after = (load_model(folder).unet.state_dict() for folder in (base, on))
     for name, weight in before.items():
         assert torch.equal(weight, after[name]), name
@@ -244,23 +245,23 @@ def test_a_model_keeps_the_cameras_and_the_solver_it_started_with(training, base
     pipeline.use_scheduler(solver)
     pipeline.save_pretrained(start.path)
     save_model_manifest(start.path, start.name, start.description, start.captions(), own)
-    settings = replace(training, init=base, num_views=(2,), guidance_scale=3.0)
-    expected = replace(own, guidance_scale=3.0, guidance_rescale=settings.guidance_rescale)
+    settings = changed(training, init=base, views=(2,), guidance_scale=3.0)
+    expected = replace(own, guidance_scale=3.0, guidance_rescale=settings.record.guidance_rescale)
     found = generation_defaults(settings, Trainer(settings).pipeline)
     assert found == expected
-    changed = replace(settings, prediction_type="epsilon", rescale_betas_zero_snr=False)
-    found = generation_defaults(changed, Trainer(changed).pipeline)
+    other = changed(settings, prediction_type="epsilon", rescale_betas_zero_snr=False)
+    found = generation_defaults(other, Trainer(other).pipeline)
     assert found == replace(expected, scheduler="ddim" if solver == "original" else solver)
 
 
 def test_a_converted_release_goes_on_learning(training, shared_dir, tmp_path):
     release = converted_tiny(Golden(shared_dir / "golden"), tmp_path)
-    settings = replace(
+    settings = changed(
         training,
         init=str(release),
-        train_text_encoder="off",
+        train_text_encoder=False,
         word_dropout=0.0,
-        num_views=(2,),
+        views=(2,),
         timestep_shift=1.0,
         gradient_checkpointing=True,
     )
@@ -278,7 +279,7 @@ def test_words_that_stay_unknown_are_said(training, base, renders, tmp_path, cap
     listing = other / "objects.jsonl"
     listing.write_text(listing.read_text().replace("disc 3", "saucer 3"))
     pack(PackConfig(other, tmp_path / "packed"))
-    settings = replace(training, data=tmp_path / "packed", init=base, train_text_encoder="off")
+    settings = changed(training, data=tmp_path / "packed", init=base, train_text_encoder=False)
     tokenizer = Trainer(settings).pipeline.tokenizer
     assert tokenizer.unk_token_id in tokenizer("saucer 3").input_ids
     assert "1 of 6 captions have words" in caplog.text and "saucer 3" in caplog.text
@@ -299,13 +300,13 @@ def test_held_out_objects_are_never_seen(training, monkeypatch):
 def test_only_listed_objects_are_learned_from(training, tmp_path):
     ids = tmp_path / "ids.txt"
     ids.write_text("object2\nobject3\nnot there\n")
-    trainer = Trainer(replace(training, objects=ids))
+    trainer = Trainer(changed(training, objects=ids))
     seen = {caption for step in range(9) for caption in trainer.next_batch(step).captions}
     assert seen == {"disc 2", "disc 3"}
 
 
 def test_captions_and_words_are_dropped_as_often_as_asked(training):
-    trainer = Trainer(replace(training, caption_dropout=0.5, word_dropout=0.25, num_views=(1,)))
+    trainer = Trainer(changed(training, caption_dropout=0.5, word_dropout=0.25, views=(1,)))
     tokenizer = trainer.pipeline.tokenizer
     none = torch.zeros(8, dtype=torch.bool)
     ids = torch.cat([trainer._token_ids(trainer.next_batch(step), none) for step in range(60)])
@@ -322,24 +323,24 @@ def test_captions_and_words_are_dropped_as_often_as_asked(training):
 
 def test_where_a_view_is_given_captions_are_dropped_at_their_own_rate(training):
     shares = {"caption_dropout": 0.0, "clean_view_caption_dropout": 1.0}
-    trainer = Trainer(replace(training, clean_view_prob=0.5, num_views=(4,), **shares))
+    trainer = Trainer(changed(training, clean_view_prob=0.5, views=(4,), **shares))
     nothing = trainer.pipeline.tokenizer("").input_ids
     seen = set()
     for step in range(10):
         batch = trainer.next_batch(step)
-        *_, question = trainer.losses(batch)
-        given = question.timesteps[:, 0] == 0
-        ids = trainer._token_ids(batch, question.has_clean_view)
+        *_, noised = trainer.losses(batch)
+        given = noised.timesteps[:, 0] == 0
+        ids = trainer._token_ids(batch, noised.has_clean_view)
         empty = (ids[:, : len(nothing)] == torch.tensor(nothing)).all(1)
         assert torch.equal(empty, given)
         seen |= set(given.tolist())
     assert seen == {True, False}
 
 
-def test_stored_latents_are_the_pictures_encoded(training, base, renders, tmp_path):
+def test_stored_latents_are_the_images_encoded(training, base, renders, tmp_path):
     packed = tmp_path / "packed"
     pack(PackConfig(renders, packed, objects_per_shard=3, latents=base))
-    trainers = [Trainer(replace(training, data=data)) for data in (training.data, packed)]
+    trainers = [Trainer(changed(training, data=data)) for data in (training.data, packed)]
     assert [trainer.objects.parts for trainer in trainers] == [("images",), ("latents",)]
     for step in range(3):
         pixels, latents = (trainer.next_batch(step) for trainer in trainers)
@@ -376,20 +377,20 @@ def pictures(tmp_path):
     return folder
 
 
-def test_single_pictures_are_mixed_in_and_touch_no_camera(training, pictures):
-    trainer = Trainer(replace(training, images=pictures, image_batch_prob=0.5))
+def test_single_images_are_mixed_in_and_touch_no_camera(training, pictures):
+    trainer = Trainer(changed(training, images=pictures, image_batch_prob=0.5))
     batches = [trainer.next_batch(step) for step in range(40)]
     flat = [batch for batch in batches if batch.cameras is None]
     assert 10 <= len(flat) <= 30
     assert flat[0].views.shape == (8, 1, 3, 64, 64)
     red = flat[0].views[flat[0].captions.index("red")]
     assert red[0, 0].min() > 0.9 and red[0, 1:].max() < -0.9
-    found = gradients(Trainer(replace(training, images=pictures)), flat[0])
+    found = gradients(Trainer(changed(training, images=pictures)), flat[0])
     assert found and not [name for name in found if any(new in name for new in NEW_LAYERS)]
 
 
-def test_a_run_leaves_pictures_a_table_and_a_model_with_its_card(training, disc_shards):
-    settings = replace(
+def test_a_run_leaves_images_a_table_and_a_model_with_its_card(training, disc_shards):
+    settings = changed(
         training, sample_every=3, trackers=("tensorboard",), license="CC0-1.0", author="us"
     )
     folder = train(settings)
@@ -421,7 +422,7 @@ def test_bf16_gives_nearly_the_loss_of_fp32(training):
     losses = []
     for kind in ("no", "bf16"):
         AcceleratorState._reset_state()
-        settings = replace(training, mixed_precision=kind, num_views=(4,))
+        settings = changed(training, mixed_precision=kind, views=(4,))
         losses.append(Trainer(settings).train_step(0)["loss"])
     assert losses[1] == pytest.approx(losses[0], rel=0.05) and losses[0] != losses[1]
 
@@ -431,7 +432,7 @@ def test_a_compiled_model_learns_the_same(training, monkeypatch):
     captured = functools.partialmethod(MultiViewUNet.compile, backend="aot_eager")
     monkeypatch.setattr(MultiViewUNet, "compile", captured)
     losses = [
-        Trainer(replace(training, compile=compiled, num_views=(2,))).train_step(0)["loss"]
+        Trainer(changed(training, compile=compiled, views=(2,))).train_step(0)["loss"]
         for compiled in (False, True)
     ]
     assert losses[1] == pytest.approx(losses[0], rel=1e-4)
@@ -444,14 +445,14 @@ def test_a_gpu_learns_what_the_cpu_learns(training, mixed_precision):
     losses = []
     for device, kind in (("cpu", "no"), ("cuda", mixed_precision)):
         AcceleratorState._reset_state(reset_partial_state=True)
-        trainer = Trainer(replace(training, device=device, mixed_precision=kind))
+        trainer = Trainer(changed(training, device=device, mixed_precision=kind))
         losses.append([trainer.train_step(step)["loss"] for step in range(5)])
     tolerance = 1e-3 if mixed_precision == "no" else 0.1
     assert losses[1] == pytest.approx(losses[0], rel=tolerance)
 
 
 def test_the_cost_is_told_and_nothing_is_written(training):
-    said = dry_run(replace(training, steps=100))
+    said = dry_run(changed(training, steps=100))
     for part in ("M parameters", "6 objects of 4 views", "s a step", "GB", "100 steps"):
         assert part in said
     assert not training.run_folder.exists()
@@ -469,10 +470,10 @@ def test_a_disk_too_small_is_said_before_the_first_step(training, monkeypatch):
 
 def test_presets_are_the_papers_settings():
     two, four = PRESETS["two-views"], PRESETS["four-views"]
-    assert (two.learning_rate, four.learning_rate) == (1e-4, 2e-5)
-    assert (two.num_views, four.num_views) == ((2,), (4,))
-    assert (two.cameras, two.intrinsics) == ("relative", "off")
-    assert (four.cameras, four.intrinsics) == ("absolute", "on")
+    assert (two.optimizer.learning_rate, four.optimizer.learning_rate) == (1e-4, 2e-5)
+    assert (two.batch.views, four.batch.views) == ((2,), (4,))
+    assert (two.model.cameras, two.model.intrinsics) == ("relative", False)
+    assert (four.model.cameras, four.model.intrinsics) == ("absolute", True)
     for preset in (two, four):
-        assert preset.prediction_type == "epsilon" and preset.warmup_steps == 100
-        assert preset.train_text_encoder == "off" and preset.lr_schedule == "constant"
+        assert preset.loss.prediction_type == "epsilon" and preset.optimizer.warmup_steps == 100
+        assert not preset.model.train_text_encoder and preset.optimizer.lr_schedule == "constant"

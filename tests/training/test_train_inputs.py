@@ -2,7 +2,6 @@
 
 import json
 import shutil
-from dataclasses import replace
 
 import pytest
 import torch
@@ -14,6 +13,7 @@ from spad.data.pack import pack
 from spad.data.shards import read_shard_folder
 from spad.training.config import TrainConfig
 from spad.training.train import Trainer, train
+from train_settings import changed
 
 
 @pytest.fixture
@@ -30,16 +30,16 @@ def refused(settings: TrainConfig, message: str) -> None:
 
 
 def test_missing_and_empty_folders(training, renders, tmp_path):
-    refused(replace(training, data=tmp_path / "nowhere"), r"make one with: spad pack")
+    refused(changed(training, data=tmp_path / "nowhere"), r"make one with: spad pack")
     (tmp_path / "empty").mkdir()
-    refused(replace(training, data=tmp_path / "empty"), "holds no index")
-    refused(replace(training, data=renders), "pack them: spad pack")
+    refused(changed(training, data=tmp_path / "empty"), "holds no index")
+    refused(changed(training, data=renders), "pack them: spad pack")
 
 
 def test_a_shard_cut_short(training, shards):
     tar = read_shard_folder(shards).shards[1].path
     tar.write_bytes(tar.read_bytes()[:-2000])
-    refused(replace(training, data=shards), f"{tar.name}: expected .* bytes")
+    refused(changed(training, data=shards), f"{tar.name}: expected .* bytes")
 
 
 def test_a_shard_with_other_bytes(training, shards):
@@ -47,7 +47,7 @@ def test_a_shard_with_other_bytes(training, shards):
     data = bytearray(shard.path.read_bytes())
     data[shard.offsets[1] - 700] ^= 255
     shard.path.write_bytes(data)
-    refused(replace(training, data=shards, verify=True), "not what index.json says")
+    refused(changed(training, data=shards, verify=True), "not what index.json says")
 
 
 @pytest.mark.parametrize(
@@ -74,87 +74,89 @@ def test_objects_without_captions_or_cameras(training, shards, corrupt, message)
     end = data.index(b"\0", start)
     about = json.loads(data[start:end])
     corrupt(about)
-    changed = json.dumps(about, separators=(",", ":")).encode().ljust(end - start)
-    assert len(changed) == end - start
-    data[start:end] = changed
+    altered = json.dumps(about, separators=(",", ":")).encode().ljust(end - start)
+    assert len(altered) == end - start
+    data[start:end] = altered
     shard.path.write_bytes(data)
-    refused(replace(training, data=shards), message)
+    refused(changed(training, data=shards), message)
 
 
-def test_pictures_of_another_size_than_the_model_draws(training, tiny_pipeline_folder):
-    settings = replace(training, init=str(tiny_pipeline_folder), word_dropout=0.0)
-    refused(
-        settings, "expected pictures of 128x128 .* got 64x64; render them with --image-size 128"
-    )
+def test_images_of_another_size_than_the_model_generates(training, tiny_pipeline_folder):
+    settings = changed(training, init=str(tiny_pipeline_folder), word_dropout=0.0)
+    refused(settings, "expected images of 128x128 .* got 64x64; render them with --image-size 128")
 
 
 def test_more_views_than_there_are(training):
-    refused(replace(training, num_views=(8,)), "num_views of 1 to 4")
+    refused(changed(training, views=(8,)), "num_views of 1 to 4")
 
 
 def test_nothing_to_learn_from(training, tmp_path):
     (tmp_path / "ids.txt").write_text("unknown\n")
-    refused(replace(training, objects=tmp_path / "ids.txt"), "expected objects to learn from")
-    refused(replace(training, objects=tmp_path / "no.txt"), "expected a file of ids")
+    refused(changed(training, objects=tmp_path / "ids.txt"), "expected training objects")
+    refused(changed(training, objects=tmp_path / "no.txt"), "expected a file of ids")
 
 
 def test_quarter_turns_of_two_views(training):
-    settings = replace(training, views="orthogonal", num_views=(2,))
+    settings = changed(training, view_sampling="orthogonal", views=(2,))
     refused(settings, "num_views 4 for orthogonal")
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU is here")
 def test_a_gpu_that_is_not_there(training):
-    refused(replace(training, device="cuda"), "expected a device that works here, got cuda")
-    refused(replace(training, mixed_precision="fp16"), "bf16 or no on a CPU")
-    refused(replace(training, optimizer="adamw-8bit"), "adamw or adafactor on a CPU")
+    refused(changed(training, device="cuda"), "expected a device that works here, got cuda")
+    refused(changed(training, mixed_precision="fp16"), "bf16 or no on a CPU")
+    refused(changed(training, optimizer="adamw-8bit"), "adamw or adafactor on a CPU")
 
 
 def test_models_that_do_not_fit(training, tmp_path):
-    refused(replace(training, init="nothing"), "expected a model among")
-    refused(replace(training, preset="two-views"), "spad init-from-sd")
-    refused(replace(training, vae=str(tmp_path)), "expected a file")
-    refused(replace(training, block_out_channels=(30,)), "steps of 32")
+    refused(changed(training, init="nothing"), "expected a model among")
+    refused(changed(training, preset="two-views"), "spad init-from-sd")
+    refused(changed(training, vae=str(tmp_path)), "expected a file")
 
 
-def test_single_pictures_that_are_not_there(training, tmp_path):
-    refused(replace(training, images=tmp_path), "metadata.jsonl")
+def test_single_images_that_are_not_there(training, tmp_path):
+    refused(changed(training, images=tmp_path), "metadata.jsonl")
     (tmp_path / "metadata.jsonl").write_text('{"file_name": "../x.png", "text": "x"}\n')
-    refused(replace(training, images=tmp_path), "no such picture")
+    refused(changed(training, images=tmp_path), "no such image")
     (tmp_path / "metadata.jsonl").write_text("{}\n")
-    refused(replace(training, images=tmp_path), "file_name and text")
+    refused(changed(training, images=tmp_path), "file_name and text")
 
 
 def test_the_folder_of_another_run(training, tmp_path):
     train(training)
     before = {p: p.read_bytes() for p in training.run_folder.rglob("*") if p.is_file()}
     with pytest.raises(ValueError, match=r"learning_rate: 0.001 -> 0.5"):
-        train(replace(training, learning_rate=0.5))
+        train(changed(training, learning_rate=0.5))
     assert before == {p: p.read_bytes() for p in training.run_folder.rglob("*") if p.is_file()}
     more = write_renders(tmp_path / "renders", [f"object{n}" for n in range(6)])
     pack(PackConfig(more, tmp_path / "others"))
     with pytest.raises(ValueError, match="data_sha256"):
-        train(replace(training, data=tmp_path / "others", vae=training.vae))
+        train(changed(training, data=tmp_path / "others", vae=training.vae))
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"batch_size": 6}, "multiple of num_views"),
-        ({"caption_dropout": 1.5}, "caption_dropout of 0 to 1"),
+        ({"batch_size": 6}, "multiple of views"),
+        ({"caption_dropout": 1.5}, "caption_dropout of at least 0 and at most 1, got 1.5"),
         ({"learning_rate": -1.0}, "learning_rate of at least 0"),
         ({"ema_decay": 1.0}, "ema_decay"),
         ({"prediction_type": "epsilon", "rescale_betas_zero_snr": True}, "v_prediction"),
         ({"optimizer": "muon", "fsdp": True}, "another --optimizer with --fsdp"),
-        ({"learn": "lora"}, "--init"),
+        (
+            {"trainable": "lora", "init": "mini", "optimizer": "adamw", "fsdp": True},
+            "without --fsdp",
+        ),
+        ({"block_out_channels": (30,)}, "a multiple of 32"),
+        ({"trainable": "lora"}, "--init"),
         ({"steps": 0}, "steps of at least 1"),
-        ({"timestep_shift": 0.0}, "above 0"),
+        ({"timestep_shift": 0.0}, "timestep_shift of more than 0, got 0"),
         ({"min_snr_gamma": 0.0}, "min_snr_gamma"),
     ],
 )
 def test_settings_out_of_range(training, changes, message):
     with pytest.raises(ValueError, match=message):
-        replace(training, **changes)
+        changed(training, **changes)
 
 
 def test_a_nan_names_its_step_and_the_last_good_checkpoint(training, monkeypatch):

@@ -22,6 +22,7 @@ from spad.model import PatchAutoencoder
 from spad.training.config import TrainConfig
 from spad.training.run import LOSSES
 from spad.training.train import train
+from train_settings import changed
 
 SIZE = 64
 
@@ -47,12 +48,13 @@ def settings(model, tmp_path):
     vae.fit_components(image_tensor(load_all_images(read_renders(renders))).flatten(0, 1))
     vae.save_pretrained(tmp_path / "vae")
     pack(PackConfig(renders, tmp_path / "shards"))
-    return TrainConfig(
+    return changed(
+        TrainConfig(),
         data=tmp_path / "shards",
         output=tmp_path / "run",
         vae=str(tmp_path / "vae"),
         steps=400,
-        num_views=(4,),
+        views=(4,),
         batch_size=16,
         learning_rate=4e-3,
         warmup_steps=20,

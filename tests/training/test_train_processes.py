@@ -6,7 +6,6 @@ import random
 import signal
 import subprocess
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,6 +13,7 @@ import torch
 
 from spad.hub.registry import load_model
 from spad.training.train import train
+from train_settings import changed
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -22,8 +22,8 @@ def arguments(settings, output: Path) -> list[str]:
     """The command line of a run like `settings`."""
     said = [
         *("train", "--data", settings.data, "--output", output, "--vae", settings.vae),
-        *("--steps", settings.steps, "--num-views", *settings.num_views),
-        *("--batch-size", settings.batch_size, "--block-out-channels", 32, 32),
+        *("--steps", settings.optimizer.steps, "--views", *settings.batch.views),
+        *("--batch-size", settings.batch.batch_size, "--block-out-channels", 32, 32),
         *("--text-width", 64, "--warmup-steps", 1, "--device", "cpu", "--trackers"),
         *("--save-every-s", 0, "--log-every", 1, "--sample-every", 0, "--save-dtype", "float32"),
     ]
@@ -52,20 +52,20 @@ def losses(run: Path) -> list[float]:
 
 @pytest.fixture
 def settings(training):
-    return replace(training, num_views=(1, 2), steps=5)
+    return changed(training, views=(1, 2), steps=5)
 
 
 @pytest.mark.parametrize("sharing", [[], ["--fsdp", "--optimizer", "adamw"]], ids=["ddp", "fsdp"])
 def test_two_processes_learn_what_one_learns(settings, sharing, tmp_path):
     """Equal but for the order of sums; and a run of both goes on from a checkpoint of both."""
-    optimizer = "adamw" if "adamw" in sharing else settings.optimizer
-    settings = replace(settings, lr_schedule="constant", optimizer=optimizer)
+    optimizer = "adamw" if "adamw" in sharing else settings.optimizer.optimizer
+    settings = changed(settings, lr_schedule="constant", optimizer=optimizer)
     train(settings)
     one, two = settings.run_folder, tmp_path / "two"
     torchrun = "-m torch.distributed.run --standalone --nproc-per-node 2 -m spad".split()
     # A run at a constant rate may be lengthened.
-    for steps in (3, settings.steps):
-        command = arguments(replace(settings, steps=steps), two)
+    for steps in (3, settings.optimizer.steps):
+        command = arguments(changed(settings, steps=steps), two)
         done = run_python(*torchrun, *command, "--lr-schedule", "constant", *sharing)
         assert done.returncode == 0, done.stderr[-3000:]
         assert done.stdout.split() == [str(two / "model")]
@@ -78,12 +78,12 @@ def test_two_processes_learn_what_one_learns(settings, sharing, tmp_path):
 
 def test_a_killed_and_resumed_run_gives_the_weights_of_one_never_stopped(settings, tmp_path):
     whole = weights(train(settings))
-    killed = replace(settings, output=tmp_path / "killed")
-    at = random.randrange(1, settings.steps)
+    killed = changed(settings, output=tmp_path / "killed")
+    at = random.randrange(1, settings.optimizer.steps)
     script = (
         "import os, signal\n"
         "from pathlib import Path, PosixPath, WindowsPath\n"
-        "from spad.training.config import Training\n"
+        "from spad.training.config import *\n"
         "import spad.training.train as t\n"
         "step = t.Trainer.train_step\n"
         "def killed(self, number):\n"

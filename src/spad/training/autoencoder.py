@@ -16,20 +16,20 @@ from spad.model import PatchAutoencoder
 from spad.model.conditioning import condition_on_cameras
 from spad.model.word_tokenizer import tokenize
 from spad.training.config import TrainAutoencoderConfig
-from spad.training.run import TrainingRun, learning_rate_factor, recorded
+from spad.training.run import TrainingRun, learning_rate_factor, settings_record
 
-# Pictures whose patches the principal components are taken from: 64 patches each.
-PICTURES_FOR_COMPONENTS = 2048
-# From nearly clean to where outlines are in doubt, of 1000.
+# Images whose patches the principal components are computed from.
+IMAGES_FOR_COMPONENTS = 2048
+# Of 1000: from nearly clean to uncertain outlines.
 DENOISED_TIMESTEPS = (20, 600)
 
 
 def random_places(
     images: np.ndarray, count: int, size: int, multiple: int, generator: torch.Generator
 ) -> list[tuple[int, int, int, int]]:
-    """`count` crops of random views in `images` (n, v, h, w, 3): object, view, row and column.
+    """Object, view, row and column of `count` random crops of `images` (n, v, h, w, 3).
 
-    Row and column count steps of `multiple` pixels.
+    Rows and columns are in units of `multiple` pixels.
     """
     num_objects, num_views, height, width = images.shape[:4]
 
@@ -48,7 +48,7 @@ def random_places(
 def crops_at(
     images: np.ndarray, places: list[tuple[int, int, int, int]], size: int, multiple: int
 ) -> torch.Tensor:
-    """The crops of `size` pixels at `places`, (b, 3, size, size) in [-1, 1]."""
+    """Crops (b, 3, size, size) in [-1, 1] at places of `random_places`."""
     crops = [
         images[n, v, row * multiple :, col * multiple :][:size, :size] for n, v, row, col in places
     ]
@@ -58,7 +58,7 @@ def crops_at(
 def random_crops(
     images: np.ndarray, count: int, size: int, multiple: int, generator: torch.Generator
 ) -> torch.Tensor:
-    """`count` crops of random views in `images` (n, v, h, w, 3), at multiples of `multiple`."""
+    """`count` random crops of `images` (n, v, h, w, 3), at multiples of `multiple` pixels."""
     places = random_places(images, count, size, multiple, generator)
     return crops_at(images, places, size, multiple)
 
@@ -67,17 +67,17 @@ def random_crops(
 def denoised_latents(
     objects: list[ObjectViews], images: np.ndarray, model: Path, seed: int
 ) -> torch.Tensor:
-    """What a denoiser makes of every view's noised latents in one step: (n, v, c, h, w), unscaled.
+    """Latents (n, v, c, h, w), unscaled, of every view, noised and denoised in one step.
 
-    Such latents differ from the encoder's in the way that drawn ones do: what the denoiser is
-    unsure of is missing. Timesteps are drawn from `DENOISED_TIMESTEPS`.
+    They lack detail in the same way as sampled latents. Timesteps are uniform in
+    `DENOISED_TIMESTEPS`.
     """
     pipeline = load_model(model)
     unet, scheduler, vae = pipeline.unet.eval(), pipeline.scheduler, pipeline.vae.eval()
     generator = torch.Generator().manual_seed(seed)
     rows = []
-    for views, pictures in zip(tqdm(objects, desc="denoising", unit="object"), images, strict=True):
-        clean = vae.encode(image_tensor(pictures)).latent_dist.mode() * vae.config.scaling_factor
+    for views, pixels in zip(tqdm(objects, desc="denoising", unit="object"), images, strict=True):
+        clean = vae.encode(image_tensor(pixels)).latent_dist.mode() * vae.config.scaling_factor
         noise = torch.randn(clean.shape, generator=generator)
         timesteps = torch.randint(*DENOISED_TIMESTEPS, clean.shape[:1], generator=generator)
         noisy = scheduler.add_noise(clean, noise, timesteps)
@@ -99,19 +99,22 @@ def denoised_latents(
 
 
 def image_gradients(images: torch.Tensor) -> torch.Tensor:
-    """Differences of neighbouring pixels, both directions, flattened into one vector."""
+    """Differences of horizontally and vertically adjacent pixels, as one vector."""
     return torch.cat([images.diff(dim=-1).flatten(), images.diff(dim=-2).flatten()])
 
 
 def fit_autoencoder(settings: TrainAutoencoderConfig, images: np.ndarray) -> PatchAutoencoder:
-    """An autoencoder with its linear parts set from `images` (n, v, h, w, 3), untrained else.
+    """The autoencoder of `settings.init`, or one with linear layers fitted to `images`.
 
-    Or the one in `settings.init`.
+    Args:
+        images: uint8 (n, v, h, w, 3).
+
+    Raises: ValueError: `settings.init` has no autoencoder.
     """
     torch.manual_seed(settings.seed)
     if settings.init is not None:
         if not (settings.init / "config.json").is_file():
-            raise ValueError(f"expected an autoencoder in {settings.init}, found no config.json")
+            raise ValueError(f"expected an autoencoder in {settings.init}, got no config.json")
         return PatchAutoencoder.from_pretrained(settings.init, torch_dtype=torch.float32)
     model = PatchAutoencoder(
         latent_channels=settings.latent_channels,
@@ -120,15 +123,15 @@ def fit_autoencoder(settings: TrainAutoencoderConfig, images: np.ndarray) -> Pat
     )
     whole = images.shape[2]
     generator = seeded(settings.seed, 2**31)
-    model.fit_components(random_crops(images, PICTURES_FOR_COMPONENTS, whole, whole, generator))
+    model.fit_components(random_crops(images, IMAGES_FOR_COMPONENTS, whole, whole, generator))
     return model
 
 
 def train_autoencoder(settings: TrainAutoencoderConfig) -> Path:
-    """Train from renders, save to `settings.output / "vae"` and return that folder.
+    """Train on renders, save to `settings.output / "vae"` and return that folder.
 
-    The folder is written once before the first step, with the linear parts: a denoiser can train
-    on their latents while the decoder learns.
+    The folder is first written before the first step, since the encoder is final by then: a
+    denoiser can train on its latents meanwhile.
     """
     objects = [o for o in read_renders(settings.data) if not is_held_out(o.uid)]
     images = load_all_images(objects)
@@ -138,9 +141,9 @@ def train_autoencoder(settings: TrainAutoencoderConfig) -> Path:
     if settings.denoiser is not None:
         denoised = denoised_latents(objects, images, settings.denoiser, settings.seed)
     cells = settings.crop_size // model.downscale
-    learned = list(model.refiner.parameters())
+    trainable = list(model.refiner.parameters())
     optimizer = torch.optim.AdamW(
-        learned, settings.learning_rate, betas=(0.9, 0.99), weight_decay=1e-3
+        trainable, settings.learning_rate, betas=(0.9, 0.99), weight_decay=1e-3
     )
 
     def train_step(step: int) -> dict[str, float]:
@@ -153,21 +156,21 @@ def train_autoencoder(settings: TrainAutoencoderConfig) -> Path:
         )
         target = crops_at(images, places, settings.crop_size, model.downscale)
         latents = model.encode(target).latent_dist.mode()
-        # What the denoiser will hand over is never exact.
-        deviation = settings.latent_noise / model.config.scaling_factor
+        # Sampled latents are never exact.
+        deviation = settings.latent_noise / model.config["scaling_factor"]
         latents = latents + deviation * torch.randn(latents.shape, generator=generator)
         if denoised is not None:
             estimates = torch.stack(
                 [denoised[n, v, :, row:, col:][:, :cells, :cells] for n, v, row, col in places]
             )
-            chosen = torch.rand(len(places), generator=generator) < settings.denoised_share
-            latents = torch.where(chosen[:, None, None, None], estimates.float(), latents)
+            is_denoised = torch.rand(len(places), generator=generator) < settings.denoised_prob
+            latents = torch.where(is_denoised[:, None, None, None], estimates.float(), latents)
         result = model.decode(latents).sample
         l1 = F.l1_loss(result, target)
         edges = F.l1_loss(image_gradients(result), image_gradients(target))
         optimizer.zero_grad(set_to_none=True)
         (l1 + settings.edge_weight * edges).backward()
-        torch.nn.utils.clip_grad_norm_(learned, 1.0)
+        torch.nn.utils.clip_grad_norm_(trainable, 1.0)
         optimizer.step()
         mse = F.mse_loss(result.detach(), target).item()
         return {"l1": l1.item(), "edges": edges.item(), "psnr": 10 * math.log10(4 / mse)}
@@ -175,14 +178,13 @@ def train_autoencoder(settings: TrainAutoencoderConfig) -> Path:
     run = TrainingRun(
         settings.output,
         {"model": model, "optimizer": optimizer},
-        recorded(settings, without=("data", "output")),
+        settings_record(settings, without=("data", "output")),
         settings.steps,
         settings.save_every_s,
         settings.log_every,
         may_change=("save_every_s", "log_every"),
     )
     with run.opened() as start:
-        # Now, so that a denoiser can train on its latents while the decoder learns.
         model.save_pretrained(folder)
         run.run(train_step, start, on_checkpoint=lambda _: model.save_pretrained(folder))
     return folder

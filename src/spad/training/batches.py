@@ -1,4 +1,4 @@
-"""What a training step sees: views of objects from shards, or single pictures with captions."""
+"""Batches of training: views of objects from shards, or single images with captions."""
 
 from __future__ import annotations
 
@@ -22,18 +22,19 @@ from spad.images.pixels import image_tensor, on_white
 from spad.training.config import TrainConfig
 
 METADATA = "metadata.jsonl"
-# More objects than this are not all looked at before the first step.
+# Of more objects, only a sample is checked before the first step.
 MOST_READ = 5000
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Views of b objects, v of each.
+    """v views of each of b objects.
 
     Attributes:
-        views: (b, v, c, h, w): scaled latents, or with `are_pixels` pictures in [-1, 1].
-        cameras: of b * v views; None for pictures without.
-        keys: names the sample in this run, for its randomness.
+        views: (b, v, c, h, w) scaled latents, or images in [-1, 1] if `are_pixels`.
+        cameras: of the b * v views; None for single images.
+        captions: one per object.
+        keys: one per object, unique in a run; seed its noise and dropout.
     """
 
     views: Tensor
@@ -43,7 +44,7 @@ class Batch:
     keys: list[str]
 
     def split(self, most_views: int) -> Iterator[Batch]:
-        """Parts of at most `most_views` views, but of one object at least."""
+        """Micro-batches of at most `most_views` views, or of one object if that has more."""
         num_views = self.views.shape[1]
         size = max(1, most_views // num_views)
         for start in range(0, len(self.keys), size):
@@ -57,9 +58,9 @@ class Batch:
 
 
 def open_objects(settings: TrainConfig, rank: int = 0, world_size: int = 1) -> ShardDataset:
-    """The stream of training objects: those asked for, less one in sixteen that is held out.
+    """Stream of training objects: those of `settings.objects` that are not held out.
 
-    Raises: ValueError: no shards, none of the objects, too few views, or a damaged shard.
+    Raises: ValueError: no shards, no objects, too few views, or a damaged shard.
     """
     folder = settings.data
     if not is_shard_folder(folder) and (folder / LISTING).is_file():
@@ -68,27 +69,27 @@ def open_objects(settings: TrainConfig, rank: int = 0, world_size: int = 1) -> S
             "shards"
         )
     index = read_shard_folder(folder)
-    if settings.verify:
+    if settings.hardware.verify:
         for shard in index.shards:
             shard.check(whole=True)
-    asked = None if settings.objects is None else read_ids(settings.objects)
+    wanted = None if settings.objects is None else read_ids(settings.objects)
     uids = [
         uid
         for shard in index.shards
         for uid in shard.uids
-        if not is_held_out(uid) and (asked is None or base_uid(uid) in asked)
+        if not is_held_out(uid) and (wanted is None or base_uid(uid) in wanted)
     ]
     if not uids:
         raise ValueError(
-            f"expected objects to learn from in {folder}, got none: "
-            f"{index.num_objects} are there, one in sixteen is held out by a hash of its id, and "
-            f"{'all were asked for' if asked is None else f'{len(asked)} ids were asked for'}"
+            f"expected training objects in {folder}, got none of its {index.num_objects}: one in "
+            "sixteen is held out by a hash of its id"
+            + ("" if wanted is None else f", and {settings.objects} has {len(wanted)} ids")
         )
     return ShardDataset(
         folder,
-        num_views=settings.num_views,
-        views=settings.views,
-        views_per_batch=settings.batch_size // world_size,
+        num_views=settings.batch.views,
+        views=settings.batch.view_sampling,
+        views_per_batch=settings.batch.batch_size // world_size,
         epochs=None,
         uids=uids,
         seed=settings.seed,
@@ -97,17 +98,17 @@ def open_objects(settings: TrainConfig, rank: int = 0, world_size: int = 1) -> S
     )
 
 
-def latents_or_pictures(objects: ShardDataset, encoder: str) -> ShardDataset:
-    """The same stream, of stored latents if they are those of `encoder`, a hash; else pictures."""
+def latents_or_images(objects: ShardDataset, encoder: str) -> ShardDataset:
+    """The stream with latents if the shards have those of `encoder` (a hash), else with images."""
     latents = objects.index.latents
     is_stored = latents is not None and latents["encoder"] == encoder
     return objects.reading("latents" if is_stored else "images")
 
 
 def read_captions(dataset: ShardDataset, all_of_them: bool) -> list[str]:
-    """Every caption of the objects, in order; of very many objects, of some, unless all are asked.
+    """Sorted captions of the objects; of a sample of them if many, unless `all_of_them`.
 
-    Raises: ValueError: an object lacks captions, cameras or views, or its shard is damaged.
+    Raises: ValueError: an object lacks captions or cameras, or its shard is damaged.
     """
     places = dataset.places()
     if len(places) > MOST_READ and not all_of_them:
@@ -131,7 +132,7 @@ def read_captions(dataset: ShardDataset, all_of_them: bool) -> list[str]:
 
 
 def object_batches(dataset: ShardDataset, num_workers: int) -> Iterator[tuple[Batch, int]]:
-    """Batches without end, each with the position of the stream behind it."""
+    """Endless batches, each with the stream's position after it."""
     height, width = dataset.index.height, dataset.index.width
     part = dataset.parts[0]
     for sample in dataset.loader(num_workers):
@@ -144,17 +145,22 @@ def object_batches(dataset: ShardDataset, num_workers: int) -> Iterator[tuple[Ba
         )
 
 
-class Pictures:
-    """A folder of pictures with captions: `metadata.jsonl` has {"file_name", "text"} a line.
+class CaptionedImages:
+    """A folder of images with captions: `metadata.jsonl` has {"file_name", "text"} a line.
 
-    Raises: ValueError: there is no such file, it is malformed, or names a file outside.
+    Args:
+        size: side in pixels that images are resized and center-cropped to.
+
+    Raises: ValueError: `metadata.jsonl` is missing or malformed, or names a file outside `folder`.
     """
 
-    def __init__(self, folder: Path, height: int, width: int):
-        self.folder, self.size = folder, (width, height)
+    def __init__(self, folder: Path, size: int):
+        self.size = size
         path = folder / METADATA
         if not path.is_file():
-            raise ValueError(f"expected {path}, a line of file_name and text for each picture")
+            raise ValueError(
+                f"expected {path} with file_name and text of an image a line, got none"
+            )
         self.rows: list[tuple[Path, str]] = []
         for number, row in read_rows(path):
             name, text = row.get("file_name"), row.get("text")
@@ -162,13 +168,13 @@ class Pictures:
                 raise ValueError(f"{path}, line {number}: expected file_name and text, got {row}")
             file = folder / name
             if not file.resolve().is_relative_to(folder.resolve()) or not file.is_file():
-                raise ValueError(f"{path}, line {number}: no such picture in it: {file}")
+                raise ValueError(f"{path}, line {number}: no such image in {folder}: {name}")
             self.rows.append((file, text.strip()))
         if not self.rows:
-            raise ValueError(f"expected pictures in {path}, got none")
+            raise ValueError(f"expected images in {path}, got none")
 
     def batch(self, seed: int, step: int, count: int, rank: int, world_size: int) -> Batch:
-        """This rank's share of the `count` pictures of a step, cut to the middle."""
+        """This process's share of the `count` images of a step."""
         drawn = torch.randint(len(self.rows), (count,), generator=seeded(seed, "pictures", step))
         numbers = range(rank, count, world_size)
         rows = [self.rows[int(drawn[i])] for i in numbers]
@@ -178,8 +184,8 @@ class Pictures:
 
     def _read(self, file: Path) -> np.ndarray:
         try:
-            with Image.open(file) as picture:
-                whole = Image.fromarray(on_white(ImageOps.exif_transpose(picture)))
+            with Image.open(file) as image:
+                whole = Image.fromarray(on_white(ImageOps.exif_transpose(image)))
         except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-            raise ValueError(f"{file}: expected a readable picture ({error})") from None
-        return np.asarray(ImageOps.fit(whole, self.size, Image.Resampling.LANCZOS))
+            raise ValueError(f"{file}: expected a readable image ({error})") from None
+        return np.asarray(ImageOps.fit(whole, (self.size, self.size), Image.Resampling.LANCZOS))

@@ -1,4 +1,4 @@
-"""What is trained: a model from scratch or from another, changed as asked, and its new layers."""
+"""Build the pipeline to train, from scratch or from an existing model."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from diffusers import DDIMScheduler
+from diffusers.schedulers.scheduling_ddim import DDIMScheduler
 from torch import Tensor, nn
 
 from spad.cameras import Cameras
@@ -24,12 +24,12 @@ from spad.training.config import TrainConfig
 
 logger = logging.getLogger(__name__)
 
-# What a SPAD has beside a plain UNet.
+# Parts of the names of layers that Stable Diffusion lacks.
 NEW_LAYERS = ("plucker.", "camera_embedding.")
 
 
 class Denoiser(nn.Module):
-    """The UNet and its text encoder as one module: what is wrapped, averaged and checkpointed."""
+    """The UNet and the text encoder as one module, to wrap, average and checkpoint together."""
 
     def __init__(self, unet: MultiViewUNet, text_encoder: nn.Module):
         super().__init__()
@@ -38,37 +38,39 @@ class Denoiser(nn.Module):
     def forward(
         self, noisy: Tensor, timesteps: Tensor, token_ids: Tensor, cameras: Cameras | None
     ) -> Tensor:
-        """Predict what the objective asks for.
+        """Prediction (b, v, c, h, w) for noisy latents of the same shape.
 
         Args:
-            noisy: (b, v, c, h, w), timesteps: (b, v), token_ids: (b, length).
-            cameras: of b * v views; None for single pictures, which then run as in a plain UNet.
+            timesteps: (b, v).
+            token_ids: (b, length).
+            cameras: of the b * v views; None for single images, as in a plain UNet.
         """
         text = self.text_encoder(token_ids).last_hidden_state
+        num_views, _, height, width = noisy.shape[1:]
         if cameras is None:
-            views = self.unet.prepare_views(noisy.shape[1])
+            views = self.unet.prepare_views(num_views)
         else:
-            views = condition_on_cameras(self.unet, cameras, *noisy.shape[-2:], noisy.shape[1])
+            views = condition_on_cameras(self.unet, cameras, height, width, num_views)
         return self.unet(noisy, timesteps, text, views).sample
 
-    def learned(self) -> dict[str, nn.Parameter]:
-        """Parameters that are trained, by name."""
+    def trainable(self) -> dict[str, nn.Parameter]:
+        """Trainable parameters by name."""
         return {name: p for name, p in self.named_parameters() if p.requires_grad}
 
 
 def build_pipeline(settings: TrainConfig, image_size: int, captions: Sequence[str]) -> SPADPipeline:
-    """The model that training starts from, in float32 on the CPU.
+    """The pipeline that training starts from, float32 on the CPU.
 
     Args:
-        image_size: side of the data's pictures in pixels.
-        captions: whose words a tokenizer of whole words is given.
+        image_size: side of the data's images in pixels.
+        captions: source of the vocabulary of a tokenizer of whole words.
 
     Raises: ValueError: no such model, or it does not fit the data or the settings.
     """
     if settings.init is None and settings.preset != "mini":
         raise ValueError(
-            f"expected --init with --preset {settings.preset}: a folder that spad init-from-sd "
-            "made of Stable Diffusion 1.5, or a model that goes on learning"
+            f"expected --init with --preset {settings.preset}, got none: a folder that spad "
+            "init-from-sd made of Stable Diffusion 1.5, or a model to train further"
         )
     torch.manual_seed(settings.seed)
     pipeline = (
@@ -78,74 +80,73 @@ def build_pipeline(settings: TrainConfig, image_size: int, captions: Sequence[st
     )
     if pipeline.image_size != image_size:
         raise ValueError(
-            f"expected pictures of {pipeline.image_size}x{pipeline.image_size} for "
+            f"expected images of {pipeline.image_size}x{pipeline.image_size} for "
             f"{settings.init}, got {image_size}x{image_size}; render them with --image-size "
             f"{pipeline.image_size}"
         )
-    # Training gains nothing from the layout that drawing does.
+    # channels_last speeds up inference but not training.
     pipeline.unet.to(memory_format=torch.contiguous_format)
-    _learn_words(pipeline, settings, captions)
-    pipeline.unet = _adapted(pipeline.unet, settings)
-    pipeline.scheduler = _schedule(pipeline.scheduler, settings)
+    _add_words(pipeline, settings, captions)
+    pipeline.unet = _change_layers(pipeline.unet, settings)
+    pipeline.scheduler = _change_schedule(pipeline.scheduler, settings)
     return pipeline
 
 
-def learned_scheduler(pipeline: SPADPipeline) -> DDIMScheduler:
-    """The noise schedule of a pipeline, whatever solver it samples with."""
+def noise_scheduler(pipeline: SPADPipeline) -> DDIMScheduler:
+    """A pipeline's noise schedule as a DDIM scheduler, whichever sampler it has."""
     scheduler = pipeline.scheduler
     if isinstance(scheduler, DDIMScheduler):
         return scheduler
-    return DDIMScheduler.from_config(scheduler.config)
+    ddim = DDIMScheduler.from_config(scheduler.config)
+    assert isinstance(ddim, DDIMScheduler)
+    return ddim
 
 
 def set_trainable(pipeline: SPADPipeline, settings: TrainConfig) -> None:
-    """Freeze everything but what `settings.learn` and `settings.train_text_encoder` name.
+    """Set `requires_grad` of all weights as `settings.model` says; add LoRA layers.
 
-    Raises: ValueError: nothing is left. ModuleNotFoundError: LoRA without peft.
+    Raises: ValueError: nothing is trainable. ModuleNotFoundError: LoRA without peft.
     """
     unet = pipeline.unet
     pipeline.vae.requires_grad_(False)
-    pipeline.text_encoder.requires_grad_(settings.train_text_encoder == "on")
-    if settings.learn == "lora":
+    pipeline.text_encoder.requires_grad_(settings.model.train_text_encoder)
+    if settings.model.trainable == "lora":
         from peft import LoraConfig
 
         layers = ["to_q", "to_k", "to_v", "to_out.0"]
-        rank = settings.lora_rank
+        rank = settings.model.lora_rank
         unet.add_adapter(LoraConfig(r=rank, lora_alpha=rank, target_modules=layers))
     for name, parameter in unet.named_parameters():
         is_new = any(new in name for new in NEW_LAYERS)
-        parameter.requires_grad_(settings.learn == "all" or is_new or "lora_" in name)
+        parameter.requires_grad_(settings.model.trainable == "all" or is_new or "lora_" in name)
     if not any(p.requires_grad for p in (*unet.parameters(), *pipeline.text_encoder.parameters())):
-        raise ValueError("expected something to learn, but the model has no new layers")
+        raise ValueError(
+            "expected a model with Plücker or camera layers for --trainable new-layers"
+        )
 
 
 def _from_scratch(settings: TrainConfig, image_size: int, captions: Sequence[str]) -> SPADPipeline:
     vae = load_autoencoder(settings.vae)
     downscale = getattr(vae, "downscale", None) or 2 ** (len(vae.config.block_out_channels) - 1)
     if image_size % downscale:
-        raise ValueError(f"expected pictures in steps of {downscale} pixels, got {image_size}")
-    if any(width % 32 for width in settings.block_out_channels) or settings.text_width % 64:
-        raise ValueError(
-            f"expected block_out_channels in steps of 32 and text_width of 64, got "
-            f"{settings.block_out_channels} and {settings.text_width}"
-        )
+        raise ValueError(f"expected image sizes in steps of {downscale}, got {image_size}")
     tokenizer = build_tokenizer(captions)
-    levels = len(settings.block_out_channels)
+    channels, text_width = settings.model.block_out_channels, settings.model.text_width
     unet = MultiViewUNet(
         sample_size=image_size // downscale,
         in_channels=vae.config.latent_channels,
         out_channels=vae.config.latent_channels,
-        block_out_channels=settings.block_out_channels,
+        block_out_channels=channels,
         layers_per_block=1,
-        down_block_types=("CrossAttnDownBlock2D",) * levels,
-        up_block_types=("CrossAttnUpBlock2D",) * levels,
-        cross_attention_dim=settings.text_width,
-        attention_head_dim=tuple(c // 32 for c in settings.block_out_channels),
+        down_block_types=("CrossAttnDownBlock2D",) * len(channels),
+        up_block_types=("CrossAttnUpBlock2D",) * len(channels),
+        cross_attention_dim=text_width,
+        attention_head_dim=tuple(c // 32 for c in channels),
         norm_num_groups=16,
         # Text, camera and timestep scale the features instead of being added to them.
         resnet_time_scale_shift="scale_shift",
         addition_embed_type="text",
-        addition_embed_type_num_heads=settings.text_width // 64,
+        addition_embed_type_num_heads=text_width // 64,
         band_width=2.0,
     )
     scheduler = DDIMScheduler(
@@ -154,36 +155,37 @@ def _from_scratch(settings: TrainConfig, image_size: int, captions: Sequence[str
         beta_schedule="scaled_linear",
         clip_sample=False,
         prediction_type="sample",
-        rescale_betas_zero_snr=settings.rescale_betas_zero_snr is not False,
+        rescale_betas_zero_snr=settings.loss.rescale_betas_zero_snr is not False,
     )
-    text_encoder = build_text_encoder(tokenizer, settings.text_width)
+    text_encoder = build_text_encoder(tokenizer, text_width)
     return SPADPipeline(vae, text_encoder, tokenizer, unet, scheduler)
 
 
-def _learn_words(pipeline: SPADPipeline, settings: TrainConfig, captions: Sequence[str]) -> None:
-    """Tokenizers of word parts know all words; those of whole words are given the new ones."""
+def _add_words(pipeline: SPADPipeline, settings: TrainConfig, captions: Sequence[str]) -> None:
+    """Add the words of captions to a tokenizer of whole words; subword tokenizers need none."""
     tokenizer = pipeline.tokenizer
     unknown = tokenizer.unk_token
     if unknown is None or unknown == tokenizer.eos_token:
-        if settings.word_dropout:
+        if settings.batch.word_dropout:
             raise ValueError(
-                "expected --word-dropout 0: the tokenizer of this model has no unknown word"
+                f"expected --word-dropout 0 with --init {settings.init}, whose tokenizer has no "
+                f"unknown word, got {settings.batch.word_dropout}"
             )
         return
     strange = [c for c in captions if tokenizer.unk_token_id in tokenizer(c).input_ids]
     if not strange:
         return
-    if settings.train_text_encoder == "on" and is_of_whole_words(tokenizer):
+    if settings.model.train_text_encoder and is_of_whole_words(tokenizer):
         pipeline.register_modules(tokenizer=add_words(tokenizer, pipeline.text_encoder, captions))
         logger.info(
-            "%s learns %d new words, as in %r",
+            "%s: %d words added to the vocabulary, as in %r",
             settings.init,
             len(pipeline.tokenizer) - len(tokenizer),
             strange[0],
         )
         return
     logger.warning(
-        "%d of %d captions have words that %s does not know and that stay unknown, as in %r",
+        "%d of %d captions have words that are not in the vocabulary of %s, as in %r",
         len(strange),
         len(captions),
         settings.init,
@@ -191,31 +193,33 @@ def _learn_words(pipeline: SPADPipeline, settings: TrainConfig, captions: Sequen
     )
 
 
-def _adapted(unet: MultiViewUNet, settings: TrainConfig) -> MultiViewUNet:
-    """The UNet with other switches; layers that it did not have start at zero."""
-    asked = {
-        "epipolar": settings.epipolar,
-        "use_plucker": settings.plucker and settings.plucker == "on",
-        "use_camera_embedding": settings.camera_embedding and settings.camera_embedding == "on",
-        "camera_vector": settings.cameras,
-        "camera_intrinsics": settings.intrinsics and settings.intrinsics == "on",
-        "band_width": settings.band_width,
-        "ball_radius": settings.ball_radius,
+def _change_layers(unet: MultiViewUNet, settings: TrainConfig) -> MultiViewUNet:
+    """The UNet with the layers that `settings.model` names; new ones start at zero."""
+    wanted = {
+        "epipolar": settings.model.epipolar,
+        "use_plucker": settings.model.plucker,
+        "use_camera_embedding": settings.model.camera_embedding,
+        "camera_vector": settings.model.cameras,
+        "camera_intrinsics": settings.model.intrinsics,
+        "band_width": settings.model.band_width,
+        "ball_radius": settings.model.ball_radius,
     }
-    changes = {k: v for k, v in asked.items() if v is not None and unet.config[k] != v}
+    changes = {k: v for k, v in wanted.items() if v is not None and unet.config[k] != v}
     if not changes:
         return unet
     if settings.init is not None:
-        said = ", ".join(f"{name} {unet.config[name]} -> {v}" for name, v in changes.items())
-        logger.info("%s is changed: %s", settings.init, said)
+        listed = ", ".join(f"{name} {unet.config[name]} -> {v}" for name, v in changes.items())
+        logger.info("%s is changed: %s", settings.init, listed)
     weights = unet.state_dict()
     other = MultiViewUNet.from_config({**unet.config, **changes})
+    assert isinstance(other, MultiViewUNet)
     if "camera_vector" in changes or "camera_intrinsics" in changes:
         ends = [w for name, w in weights.items() if name.startswith("camera_embedding.linear_2")]
         if any(w.any() for w in ends):
             raise ValueError(
-                f"expected the camera vector that {settings.init} learned to read "
-                f"({unet.config.camera_vector}, intrinsics {unet.config.camera_intrinsics})"
+                f"expected the camera vector that {settings.init} was trained with "
+                f"({unet.config['camera_vector']}, intrinsics {unet.config['camera_intrinsics']}), "
+                "got another; leave out --cameras and --intrinsics"
             )
         weights = {k: w for k, w in weights.items() if not k.startswith("camera_embedding.")}
     missing, unexpected = other.load_state_dict(weights, strict=False)
@@ -224,17 +228,17 @@ def _adapted(unet: MultiViewUNet, settings: TrainConfig) -> MultiViewUNet:
     return other
 
 
-def _schedule(scheduler: Any, settings: TrainConfig) -> Any:
-    """The scheduler, with another target or another end if asked."""
+def _change_schedule(scheduler: Any, settings: TrainConfig) -> Any:
+    """The scheduler with the prediction type and terminal SNR of `settings.loss`."""
     config: Mapping = scheduler.config
-    prediction = settings.prediction_type or config["prediction_type"]
-    ends_in_noise = settings.rescale_betas_zero_snr
+    prediction = settings.loss.prediction_type or config["prediction_type"]
+    ends_in_noise = settings.loss.rescale_betas_zero_snr
     if ends_in_noise is None:
         ends_in_noise = bool(config.get("rescale_betas_zero_snr", False))
     if ends_in_noise and prediction == "epsilon":
         raise ValueError(
-            "expected sample or v_prediction where the schedule ends in noise alone, got epsilon; "
-            "try --no-zero-terminal-snr or --prediction-type v_prediction"
+            "expected sample or v_prediction where the noise schedule ends in pure noise, got "
+            "epsilon; try --no-rescale-betas-zero-snr or --prediction-type v_prediction"
         )
     end: dict[str, Any] = {"steps_offset": 1, "set_alpha_to_one": False}
     if ends_in_noise:

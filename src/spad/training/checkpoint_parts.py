@@ -1,4 +1,4 @@
-"""What a checkpoint holds beside the step: each part whole, however processes share it out."""
+"""Checkpoint parts, gathered from all processes."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _WHOLE = StateDictOptions(full_state_dict=True, cpu_offload=True)
 
 
 def full_tensor(value: Tensor) -> Tensor:
-    """A tensor with the parts of all processes; each of them must call this."""
+    """A sharded tensor gathered from all processes, which all must call this."""
     return value.full_tensor() if isinstance(value, DTensor) else value
 
 
@@ -35,68 +35,71 @@ def _fill(target: Tensor, source: Tensor) -> None:
     target.copy_(source)
 
 
-class LearnedWeights:
-    """The weights that are trained, by name; frozen ones come from the model trained from."""
+class TrainableWeights:
+    """Trainable weights by name; frozen ones are those of the model that training starts from."""
 
     def __init__(self, denoiser: Denoiser):
         self.denoiser = denoiser
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Name -> weight."""
-        return {name: full_tensor(p.detach()) for name, p in self.denoiser.learned().items()}
+        """Name -> unsharded weight."""
+        return {name: full_tensor(p.detach()) for name, p in self.denoiser.trainable().items()}
 
     @torch.no_grad()
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """The inverse; the names must be the same."""
-        learned = self.denoiser.learned()
-        if learned.keys() != state.keys():
-            odd = sorted(learned.keys() ^ state.keys())[0]
-            raise ValueError(f"expected a checkpoint of the same model, but {odd} is in one of two")
-        for name, parameter in learned.items():
+        """Raises: ValueError: the names are not those of this model."""
+        trainable = self.denoiser.trainable()
+        if trainable.keys() != state.keys():
+            name = sorted(trainable.keys() ^ state.keys())[0]
+            where = "the model lacks" if name in state else "the checkpoint lacks"
+            raise ValueError(
+                f"expected a checkpoint of the same model, got another: {where} {name}"
+            )
+        for name, parameter in trainable.items():
             _fill(parameter, state[name])
 
 
 class OptimizerState:
-    """An optimiser's state; shared out among processes it goes by the names of the weights."""
+    """Optimizer state; that of a sharded optimizer is keyed by parameter names."""
 
-    def __init__(self, denoiser: Denoiser, optimizer: torch.optim.Optimizer, is_shared: bool):
-        self.denoiser, self.optimizer, self.is_shared = denoiser, optimizer, is_shared
+    def __init__(self, denoiser: Denoiser, optimizer: torch.optim.Optimizer, is_sharded: bool):
+        self.denoiser, self.optimizer, self.is_sharded = denoiser, optimizer, is_sharded
 
     def state_dict(self) -> dict[str, Any]:
-        """As that of the optimiser."""
-        if self.is_shared:
+        """Unsharded state."""
+        if self.is_sharded:
             return get_optimizer_state_dict(self.denoiser, self.optimizer, options=_WHOLE)
         return self.optimizer.state_dict()
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """The inverse."""
-        if self.is_shared:
+        """Inverse of `state_dict`."""
+        if self.is_sharded:
             set_optimizer_state_dict(self.denoiser, self.optimizer, dict(state), options=_WHOLE)
         else:
             self.optimizer.load_state_dict(dict(state))
 
 
-class AverageState:
-    """The averaged weights."""
+class EMAState:
+    """Averaged weights."""
 
-    def __init__(self, average: EMAModel):
-        self.average = average
+    def __init__(self, ema: EMAModel):
+        self.ema = ema
 
     def state_dict(self) -> dict[str, Any]:
-        """That of `EMAModel`, with whole weights."""
-        state = self.average.state_dict()
-        return state | {"shadow_params": [full_tensor(w) for w in self.average.shadow_params]}
+        """State of `EMAModel` with unsharded weights."""
+        state = self.ema.state_dict()
+        return state | {"shadow_params": [full_tensor(w) for w in self.ema.shadow_params]}
 
     @torch.no_grad()
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """The inverse."""
-        self.average.optimization_step = state["optimization_step"]
-        for weight, saved in zip(self.average.shadow_params, state["shadow_params"], strict=True):
+        """Inverse of `state_dict`."""
+        self.ema.optimization_step = state["optimization_step"]
+        for weight, saved in zip(self.ema.shadow_params, state["shadow_params"], strict=True):
             _fill(weight, saved)
 
 
 class Stream:
-    """Batches from a dataset without end, and where in it the last one ended."""
+    """Endless batches of a dataset, with the position after the last one."""
 
     def __init__(self, dataset: ShardDataset, num_workers: int):
         self.dataset, self.num_workers = dataset, num_workers
@@ -111,11 +114,11 @@ class Stream:
         return batch
 
     def state_dict(self) -> dict[str, Any]:
-        """Where to go on."""
+        """Position in the dataset."""
         after = None if self.position is None else {"position": self.position}
         return self.dataset.state_dict(after)
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on there."""
+        """Continue from a position."""
         self.dataset.load_state_dict(state)
         self.batches, self.position = None, None

@@ -1,4 +1,4 @@
-"""What a run costs: parameters, memory, disk, time. Told before it is paid."""
+"""Estimates of a run's parameters, memory, disk and time."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ from spad.training.config import TrainConfig
 from spad.training.run import CHECKPOINTS
 
 _FLOAT32 = 4
-# Numbers that an optimiser keeps for each parameter, in units of one float32.
+# float32 numbers of optimizer state per parameter.
 _OPTIMIZER_STATE = {"muon": 1.0, "adamw": 2.0, "adamw-8bit": 0.5, "adafactor": 0.01}
 
 
 @dataclass(frozen=True)
 class Sizes:
-    """Bytes of a model in training, on one device without FSDP.
+    """Parameters and bytes of a model in training, on one device without FSDP.
 
     Attributes:
-        learned, frozen: numbers of parameters; the autoencoder is among the frozen ones.
-        resident: weights, gradients, optimiser and average; activations come on top.
+        trainable, frozen: numbers of parameters; frozen ones include the autoencoder.
+        resident: weights, gradients, optimizer and average, without activations.
         checkpoint: one checkpoint.
         model: the saved model.
     """
 
-    learned: int
+    trainable: int
     frozen: int
     resident: int
     checkpoint: int
@@ -35,36 +35,36 @@ class Sizes:
 
 
 def sizes(denoiser: nn.Module, vae: nn.Module, settings: TrainConfig) -> Sizes:
-    """From the numbers of parameters and what the optimiser keeps of each."""
+    """Sizes from the numbers of parameters and the optimizer's state per parameter."""
     parameters = [*denoiser.parameters(), *vae.parameters()]
-    learned = sum(p.numel() for p in parameters if p.requires_grad)
+    trainable = sum(p.numel() for p in parameters if p.requires_grad)
     total = sum(p.numel() for p in parameters)
-    kept = 1 + _OPTIMIZER_STATE[settings.optimizer] + (settings.ema_decay > 0)
-    saved = 2 if settings.save_dtype == "float16" else 4
+    kept = 1 + _OPTIMIZER_STATE[settings.optimizer.optimizer] + (settings.optimizer.ema_decay > 0)
+    saved = 2 if settings.record.save_dtype == "float16" else 4
     return Sizes(
-        learned=learned,
-        frozen=total - learned,
-        resident=int(_FLOAT32 * (total - learned + (1 + kept) * learned)),
-        checkpoint=int(_FLOAT32 * kept * learned),
+        trainable=trainable,
+        frozen=total - trainable,
+        resident=int(_FLOAT32 * (total - trainable + (1 + kept) * trainable)),
+        checkpoint=int(_FLOAT32 * kept * trainable),
         model=saved * total,
     )
 
 
 def disk_needed(sizes: Sizes, settings: TrainConfig) -> int:
-    """Bytes that a run's folder grows to: a new checkpoint is written before an old one goes."""
-    return (settings.keep_last + 1) * sizes.checkpoint + 2 * sizes.model
+    """Peak bytes of a run folder: a new checkpoint is written before an old one is deleted."""
+    return (settings.record.keep_last + 1) * sizes.checkpoint + 2 * sizes.model
 
 
 def check_space(sizes: Sizes, settings: TrainConfig) -> None:
-    """Raises: ValueError: the disk has not the space that the run will need."""
+    """Raises: ValueError: the disk lacks space for the run."""
     folder = settings.run_folder.absolute()
     held = sum(p.stat().st_size for p in (folder / CHECKPOINTS).glob("*.pt"))
     needed = disk_needed(sizes, settings) - held
-    free = _free(folder)
+    free, keep_last = _free(folder), settings.record.keep_last
     if free < needed:
         raise ValueError(
-            f"expected {needed / 1e9:.1f} GB of free disk for {settings.keep_last} checkpoints of "
-            f"{sizes.checkpoint / 1e9:.1f} GB, one on its way and the model, got "
+            f"expected {needed / 1e9:.1f} GB of free disk for {keep_last} checkpoints "
+            f"of {sizes.checkpoint / 1e9:.1f} GB, one more being written and the model, got "
             f"{free / 1e9:.1f} GB in {settings.run_folder}; make space, or try --keep-last 1"
         )
 
@@ -76,7 +76,7 @@ def _free(folder: Path) -> int:
 
 
 def duration(seconds: float) -> str:
-    """For people: "40 s", "25 min", "3.5 h", "12 days"."""
+    """Readable duration: "40 s", "25 min", "3.5 h" or "12 days"."""
     for unit, length, most in (("s", 1, 90), ("min", 60, 90), ("h", 3600, 72)):
         if seconds < most * length:
             return f"{seconds / length:.3g} {unit}"

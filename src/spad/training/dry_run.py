@@ -1,8 +1,9 @@
-"""What training would cost here, from a step that is not kept."""
+"""`spad train --dry-run`: measured time, memory and disk of a training."""
 
 from __future__ import annotations
 
 import time
+from statistics import mean
 
 from spad.training.config import TrainConfig
 from spad.training.cost import check_space, disk_needed, duration
@@ -10,9 +11,11 @@ from spad.training.train import Trainer
 
 
 def dry_run(settings: TrainConfig) -> str:
-    """What `train` would cost here, measured on a step that is not kept; writes nothing.
+    """Report of what `train` would cost here, measured in a step that is not kept.
 
-    Raises: ValueError: what `train` would raise before its first step.
+    Writes nothing.
+
+    Raises: ValueError: as `train` before its first step.
     """
     trainer = Trainer(settings)
     run = trainer.run()
@@ -20,11 +23,19 @@ def dry_run(settings: TrainConfig) -> str:
     found = trainer.sizes()
     seconds, waited = _measure_step(trainer)
     check_space(found, settings)
-    stored = "latents from the shards" if trainer.objects.parts == ("latents",) else "encoded anew"
-    objects = settings.batch_size / (sum(settings.num_views) / len(settings.num_views))
+    stored = (
+        "latents from the shards"
+        if trainer.objects.parts == ("latents",)
+        else "encoded in each step"
+    )
+    steps, batch_size = settings.optimizer.steps, settings.batch.batch_size
+    objects = batch_size / mean(settings.batch.views)
     where = f"{trainer.accelerator.device.type} x {trainer.world_size}"
     rows = [
-        ("learned", f"{found.learned / 1e6:,.1f} M parameters; frozen {found.frozen / 1e6:,.1f} M"),
+        (
+            "trained",
+            f"{found.trainable / 1e6:,.1f} M parameters; frozen {found.frozen / 1e6:,.1f} M",
+        ),
         (
             "data",
             f"{trainer.objects.num_objects:,} objects of {trainer.objects.index.num_views} "
@@ -32,27 +43,27 @@ def dry_run(settings: TrainConfig) -> str:
         ),
         (
             "step",
-            f"{settings.batch_size:,} views, {trainer.micro_batch_size} at once on each of {where}",
+            f"{batch_size:,} views, {trainer.micro_batch_size} at once on each of {where}",
         ),
         (
             "memory",
-            f"{found.resident / 1e9:.1f} GB for weights, gradients, optimiser and average; "
-            f"{trainer.memory_gb():.1f} GB at most so far, measured",
+            f"{found.resident / 1e9:.1f} GB for weights, gradients, optimizer and average; "
+            f"{trainer.memory_gb():.1f} GB peak so far, measured",
         ),
         (
             "time",
-            f"{seconds:.3g} s a step, {waited / seconds:.0%} of it for data; "
-            f"{settings.steps:,} steps: {duration(seconds * settings.steps)}",
+            f"{seconds:.3g} s a step, {waited / seconds:.0%} of it waiting for data; "
+            f"{steps:,} steps: {duration(seconds * steps)}",
         ),
         (
             "seen",
-            f"{objects * settings.steps:,.0f} objects, "
-            f"{objects * settings.steps / trainer.objects.num_objects:,.0f} times each",
+            f"{objects * steps:,.0f} objects, "
+            f"each {objects * steps / trainer.objects.num_objects:,.0f} times",
         ),
         (
             "disk",
-            f"{disk_needed(found, settings) / 1e9:.1f} GB: {settings.keep_last} checkpoints "
-            f"of {found.checkpoint / 1e9:.1f} GB, one on its way, the model of "
+            f"{disk_needed(found, settings) / 1e9:.1f} GB: {settings.record.keep_last} checkpoints "
+            f"of {found.checkpoint / 1e9:.1f} GB, one more being written, the model of "
             f"{found.model / 1e9:.1f} GB",
         ),
         ("output", str(settings.run_folder)),
@@ -61,9 +72,9 @@ def dry_run(settings: TrainConfig) -> str:
 
 
 def _measure_step(trainer: Trainer) -> tuple[float, float]:
-    """Seconds that a step takes, and those of them that wait for data; nothing is kept.
+    """Seconds of a step, and of these the seconds of waiting for data.
 
-    Three micro-batches are run, the last two are timed, and the weights updated at rate 0.
+    Runs three micro-batches, times the last two, and updates the weights at learning rate 0.
     """
     started = time.perf_counter()
     batch = trainer.stream.next()
@@ -74,7 +85,7 @@ def _measure_step(trainer: Trainer) -> tuple[float, float]:
         started = time.perf_counter()
         losses, _, _ = trainer.losses(parts[0])
         trainer.accelerator.backward(losses.mean())
-        # Waits for the device.
+        # Synchronizes with the device.
         losses.sum().item()
         micro_seconds.append(time.perf_counter() - started)
     for group in trainer.optimizer.param_groups:

@@ -1,4 +1,4 @@
-"""Ship a trained model: its weights in one folder, with a card of how they came about."""
+"""Export a trained model: weights, manifest and model card in one folder."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -14,31 +14,31 @@ from spad.training.model_card import (
     CARD,
     TRAINING,
     copy_record,
+    data_section,
     head,
-    learned_from,
     run_section,
     runs_table,
 )
 
 
 def export_model(settings: ExportConfig) -> Path:
-    """Write `settings.output`: the pipeline in half precision, its manifest and its model card.
+    """Write the pipeline in half precision, its manifest and its model card; return the folder.
 
     Raises: ValueError: a run lacks its model or its record, or the output folder exists.
     """
-    shipped = settings.runs[-1] / "model"
-    info = read_info(shipped)
-    pipeline = load_model(shipped)
+    model = settings.runs[-1] / "model"
+    info = read_info(model)
+    pipeline = load_model(model)
     runs = list(settings.runs)
     if settings.autoencoder is not None:
         autoencoder = settings.autoencoder / "vae"
         if not (autoencoder / "config.json").is_file():
-            raise ValueError(f"expected an autoencoder in {autoencoder}; train it first")
+            raise ValueError(f"expected an autoencoder in {autoencoder}, got no config.json")
         pipeline.register_modules(vae=PatchAutoencoder.from_pretrained(autoencoder))
         runs.insert(0, settings.autoencoder)
     with whole_folder(settings.output) as folder:
         for part in (pipeline.unet, pipeline.vae):
-            # Where it was loaded from, on this machine, is nobody else's.
+            # Do not record the local path the model was loaded from.
             part.register_to_config(_name_or_path=settings.output.name)
         pipeline.to(dtype=torch.float16)
         pipeline.save_pretrained(folder, max_shard_size=SHARD_SIZE)
@@ -67,10 +67,10 @@ def export_model(settings: ExportConfig) -> Path:
 
 
 def model_card(settings: ExportConfig, parts: Sequence[Path]) -> str:
-    """Markdown: what the model is, and every run's settings, hardware, time and loss."""
+    """Model card in Markdown, with settings, hardware, time and loss of every run."""
     lines = [
         *head(settings.output.name, settings.description, settings.license, settings.author),
-        learned_from(settings.data),
+        data_section(settings.data),
         "",
         *runs_table(parts),
     ]

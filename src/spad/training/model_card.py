@@ -1,4 +1,4 @@
-"""Model cards: what a model is, what it learned from, every setting, its loss as a curve."""
+"""Model cards: description, training data, settings and loss curves."""
 
 from __future__ import annotations
 
@@ -20,60 +20,59 @@ TRAINING = "training"
 def write_card(
     model: Path, run: Path, settings: TrainConfig, description: str, num_objects: int
 ) -> None:
-    """`README.md` of a model that `run` has trained, with copies of the run's record beside it."""
+    """Write the card of a model that `run` trained, with copies of the run's record."""
     copy_record(run, model / TRAINING)
     samples = sorted((run / SAMPLES).glob("step-*.png"))
-    lines = head(run.name, description, settings.license, settings.author)
+    lines = head(run.name, description, settings.record.license, settings.record.author)
     if samples:
         shutil.copy(samples[-1], model / "samples.png")
         step = int(samples[-1].stem.partition("-")[2])
-        lines += [f"![samples](samples.png)\n\n*Samples at step {step:,}, as they came out.*", ""]
+        lines += [f"![samples](samples.png)\n\n*Samples at step {step:,}, not selected.*", ""]
     lines += [
-        f"Learned from {num_objects:,} objects; sha256 of their index: "
-        f"`{data_hash(settings.data)}`. One object in sixteen, by a hash of its id, was not among "
-        "them.",
+        f"Trained on {num_objects:,} objects; sha256 of their index: "
+        f"`{data_hash(settings.data)}`. One object in sixteen, chosen by a hash of its id, was "
+        "held out.",
         "",
         *runs_table([model / TRAINING]),
         *run_section(model / TRAINING, TRAINING),
         "",
-        "Draw with it: `spad generate PROMPT --model FOLDER`. Train it again: "
+        "To generate: `spad generate PROMPT --model FOLDER`. To train it again: "
         f"`spad train --preset {settings.preset} --data SHARDS` with the settings above.",
     ]
     (model / CARD).write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
 def head(name: str, description: str, license: str, author: str) -> list[str]:
-    """The first lines of a card."""
-    lines = [f"# {name}", "", description, ""]
-    said = {"License": license, "Author": author}
-    known = [f"{title}: {text}." for title, text in said.items() if text]
-    return lines + ([" ".join(known), ""] if known else [])
+    """Title, description, license and author of a card."""
+    given = {"License": license, "Author": author}
+    line = " ".join(f"{title}: {text}." for title, text in given.items() if text)
+    return [f"# {name}", "", description, "", *([line, ""] if line else [])]
 
 
-def learned_from(data: Path) -> str:
-    """What a folder of data is, for a card."""
+def data_section(data: Path) -> str:
+    """Training data of a card."""
     return (
-        f"Learned from {count_objects(data)} rendered objects, less one in sixteen held out by a "
-        "hash of its id; sha256 of their index, which holds the hashes of all pictures: "
+        f"Trained on {count_objects(data)} rendered objects, except one in sixteen held out by a "
+        "hash of its id; sha256 of their index, which has the hashes of all images: "
         f"`{data_hash(data)}`."
     )
 
 
 def copy_record(run: Path, target: Path) -> None:
-    """Settings, record and losses of a run, and a drawing of the losses.
+    """Copy the settings, record and losses of a run, and plot the losses.
 
-    Raises: ValueError: the run lacks one.
+    Raises: ValueError: the run lacks one of the files.
     """
     target.mkdir(parents=True)
     for name in (SETTINGS, RECORD, LOSSES):
         if not (run / name).is_file():
-            raise ValueError(f"expected {run / name}, which `spad train` writes")
+            raise ValueError(f"expected the folder of a run, got {run}, which has no {name}")
         shutil.copy(run / name, target / name)
     (target / "loss.svg").write_text(loss_curve(target / LOSSES), encoding="utf-8")
 
 
 def runs_table(parts: Sequence[Path]) -> list[str]:
-    """A Markdown table of runs, from folders that `copy_record` filled."""
+    """Markdown table of runs, from folders written by `copy_record`."""
     lines = ["| run | steps | seconds | hardware | last loss |", "|---|---|---|---|---|"]
     for part in parts:
         record = json.loads((part / RECORD).read_text(encoding="utf-8"))
@@ -90,13 +89,13 @@ def runs_table(parts: Sequence[Path]) -> list[str]:
 
 
 def run_section(part: Path, link: str) -> list[str]:
-    """Curve and settings of one run."""
+    """Loss curve and settings of one run."""
     text = json.dumps(json.loads((part / SETTINGS).read_text(encoding="utf-8")), indent=2)
     return ["", f"## {part.name}", "", f"![loss]({link}/loss.svg)", "", "```json", text, "```"]
 
 
 def loss_curve(losses: Path, width: int = 640, height: int = 240) -> str:
-    """The first column after `step` of a loss table, as an SVG with a logarithmic axis."""
+    """SVG plot, with a logarithmic axis, of the first column after `step` of a loss table."""
     with losses.open(encoding="utf-8") as file:
         header, *rows = csv.reader(file)
     points = [(float(row[0]), math.log(max(float(row[1]), 1e-9))) for row in rows]

@@ -1,7 +1,7 @@
-"""Muon: steps of matrices are made orthogonal, all else learns by AdamW.
+"""Muon optimizer: orthogonalized updates for weight matrices, AdamW for all other parameters.
 
-PyTorch's own takes neither the kernels of convolutions nor anything but bf16, which many CPUs only
-emulate; this one takes both, and all matrices of one shape at once.
+Unlike PyTorch's, it accepts convolution kernels, computes in float32 (many CPUs only emulate bf16)
+and processes all matrices of one shape at once.
 """
 
 from __future__ import annotations
@@ -13,31 +13,31 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-# Of the quintic that brings singular values near 1 (Jordan et al. 2024).
+# Coefficients of the quintic that maps singular values to about 1 (Jordan et al. 2024).
 _COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 _ITERATIONS = 5
-# Beside these, a step of a matrix is as large as one of AdamW (Liu et al. 2025).
+# Scale of an update that matches the size of AdamW's (Liu et al. 2025).
 _LIKE_ADAMW = 0.2
-# Smaller matrices gain nothing.
+# Smaller matrices use AdamW.
 _LEAST_SIDE = 16
-# First and last layers and tables of vectors are no maps between features. The embeddings of time,
-# camera and whole texts are, but so square that a step would cost more than it brings.
+# First and last layers and embedding tables are not maps between features. The time, camera and
+# pooled text embeddings are, but are large and square: orthogonalizing them is not worth its cost.
 _NOT_ORTHOGONAL = ("conv_in", "conv_out", "embeddings.", "_embedding.")
 
 
 class Muon(torch.optim.AdamW):
-    """AdamW, but that matrices are moved by the orthogonal factor of their averaged gradient.
+    """AdamW, except that matrices are updated by the orthogonal factor of their mean gradient.
 
-    So every direction of a matrix learns at the same rate, those of rare words too. The kernel of a
-    convolution, (o, i, h, w), counts as a matrix (o, i h w).
+    Every direction of a matrix thus learns at the same rate, including those of rare words. A
+    convolution kernel (o, i, h, w) is a matrix (o, i h w).
 
     Args:
-        named: parameters by name; `is_matrix` says which are moved so.
-        options: of AdamW, for the others.
+        named: parameters by name; those of `is_matrix` get orthogonalized updates.
+        options: AdamW's options for the others.
 
     Source: Jordan et al. 2024, "Muon: an optimizer for hidden layers in neural networks"; Liu et
-    al. 2025, "Muon is scalable for LLM training", for the size of a step, with which learning rate
-    and weight decay of AdamW serve both.
+    al. 2025, "Muon is scalable for LLM training", for the scale of the update, which lets both
+    kinds of parameters share AdamW's learning rate and weight decay.
     """
 
     def __init__(
@@ -54,7 +54,7 @@ class Muon(torch.optim.AdamW):
         super().__init__(groups, lr, **options)
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        # That of AdamW looks for numbers that matrices do not have.
+        # AdamW's version expects its own state for every parameter.
         torch.optim.Optimizer.__setstate__(self, state)
 
     @torch.no_grad()
@@ -72,8 +72,8 @@ class Muon(torch.optim.AdamW):
         return loss
 
     def _step_matrices(self, group: Mapping[str, Any]) -> None:
-        learned = [p for p in group["params"] if p.grad is not None]
-        for (rows, columns), same in groupby(sorted(learned, key=_shape), key=_shape):
+        moved = [p for p in group["params"] if p.grad is not None]
+        for (rows, columns), same in groupby(sorted(moved, key=_shape), key=_shape):
             parameters = list(same)
             steps = orthogonal(torch.stack([self._direction(p) for p in parameters]))
             size = group["lr"] * _LIKE_ADAMW * max(rows, columns) ** 0.5
@@ -82,8 +82,9 @@ class Muon(torch.optim.AdamW):
                 parameter.sub_(step.view_as(parameter), alpha=size)
 
     def _direction(self, parameter: nn.Parameter) -> Tensor:
-        """Nesterov's momentum, (o, i)."""
+        """Gradient with Nesterov momentum, (o, i)."""
         state, gradient = self.state[parameter], parameter.grad
+        assert gradient is not None
         if not state:
             state["average"] = torch.zeros_like(parameter)
         average = state["average"].lerp_(gradient, 1 - self.momentum)
@@ -91,17 +92,17 @@ class Muon(torch.optim.AdamW):
 
 
 def is_matrix(name: str, parameter: Tensor) -> bool:
-    """Whether a parameter maps features to features, and is large enough to be worth it."""
+    """Whether a parameter is a matrix between features that gets orthogonalized updates."""
     if parameter.ndim < 2 or any(part in name for part in _NOT_ORTHOGONAL):
         return False
     return min(_shape(parameter)) >= _LEAST_SIDE
 
 
 def orthogonal(matrices: Tensor) -> Tensor:
-    """(n, o, i) -> the same with all singular values between 0.7 and 1.2, by a few products.
+    """Matrices (n, o, i) with their singular values mapped to between 0.7 and 1.2.
 
-    Newton-Schulz iteration. Each turn multiplies with a polynomial of the Gram matrix, so they are
-    gathered on the shorter side, and the matrices themselves are multiplied only once.
+    Newton-Schulz iteration. Each iteration multiplies by a polynomial of the Gram matrix; their
+    product is formed on the shorter side, and multiplied with the matrices once.
     """
     a, b, c = _COEFFICIENTS
     scaled = matrices / matrices.norm(dim=(-2, -1), keepdim=True).clamp_min(1e-7)

@@ -1,16 +1,17 @@
-"""What a denoiser is asked: noise, timesteps, targets, weights.
+"""The denoising loss: noise, timesteps, targets and loss weights.
 
-All randomness of a sample comes from generators of its own, seeded by the run and by the sample's
-key. How a batch is split among devices and micro-batches therefore changes nothing.
+Each sample has its own random generator, seeded by the run's seed and the sample's key, so the
+result does not depend on how a batch is split over devices and micro-batches.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
-from diffusers import DDIMScheduler
+from diffusers.schedulers.scheduling_ddim import DDIMScheduler
 from diffusers.training_utils import compute_snr
 from torch import Tensor
 
@@ -20,12 +21,12 @@ from spad.training.config import TrainConfig
 
 @dataclass(frozen=True)
 class NoisedBatch:
-    """Noisy views of objects, and what is to be said of them.
+    """A noised batch with its regression targets.
 
     Attributes:
         noisy, target: (b, v, c, h, w).
         timesteps: (b, v) int64.
-        scored: (b, v) bool; a view that is given clean is not scored.
+        loss_mask: (b, v) bool; False for views given without noise.
     """
 
     noisy: Tensor
@@ -35,73 +36,79 @@ class NoisedBatch:
 
     @property
     def has_clean_view(self) -> Tensor:
-        """(b,) bool: whether view 0 is given clean."""
+        """(b,) bool: whether view 0 is given without noise."""
         return ~self.loss_mask[:, 0]
 
 
 class Objective:
-    """The denoising loss of a noise schedule, as `settings` ask for it."""
+    """The denoising loss for a noise schedule and the settings of a training."""
 
     def __init__(self, scheduler: DDIMScheduler, settings: TrainConfig):
         self.scheduler, self.settings = scheduler, settings
+        self.prediction_type: str = scheduler.config["prediction_type"]
+        self.num_timesteps: int = scheduler.config["num_train_timesteps"]
 
-    def ask(self, clean: Tensor, keys: Sequence[str]) -> NoisedBatch:
-        """Noise the latents (b, v, c, h, w) of samples called `keys`.
+    def make_batch(self, clean: Tensor, keys: Sequence[str]) -> NoisedBatch:
+        """Add noise to latents (b, v, c, h, w) of samples with the given keys.
 
-        All views of an object have one timestep, but that view 0 is given clean, at timestep 0, in
-        a share of them: so the model learns to draw the other views of a picture.
+        All views of an object have the same timestep. With probability `clean_view_prob`, view 0
+        has no noise and timestep 0, so that the model learns to condition on an image.
         """
         num_views = clean.shape[1]
         drawn = [self._draw(key, clean.shape[1:]) for key in keys]
         noise = torch.stack([one[0] for one in drawn]).to(clean)
         steps = torch.tensor([one[1] for one in drawn], device=clean.device)
-        given = torch.tensor([one[2] for one in drawn], device=clean.device)
+        is_clean = torch.tensor([one[2] for one in drawn], device=clean.device)
         loss_mask = torch.ones(clean.shape[:2], dtype=torch.bool, device=clean.device)
         if num_views > 1:
-            loss_mask[:, 0] = ~given
+            loss_mask[:, 0] = ~is_clean
         timesteps = torch.where(loss_mask, steps[:, None], 0)
-        flat = [x.flatten(0, 1) for x in (clean, noise, timesteps)]
+        # diffusers declares timesteps as IntTensor, but accepts int64.
+        flat: list[Any] = [x.flatten(0, 1) for x in (clean, noise, timesteps)]
         noisy = self.scheduler.add_noise(*flat).unflatten(0, clean.shape[:2])
         noisy = torch.where(loss_mask[..., None, None, None], noisy, clean)
-        target = {"epsilon": noise, "sample": clean}.get(self.scheduler.config.prediction_type)
+        target = {"epsilon": noise, "sample": clean}.get(self.prediction_type)
         if target is None:
             target = self.scheduler.get_velocity(*flat).unflatten(0, clean.shape[:2])
         return NoisedBatch(noisy, target, timesteps, loss_mask)
 
     def _draw(self, key: str, shape: torch.Size) -> tuple[Tensor, int, bool]:
-        """Noise (v, c, h, w), timestep, and whether view 0 is given."""
+        """Noise (v, c, h, w), timestep, and whether view 0 is given without noise."""
         settings = self.settings
         generator = seeded(settings.seed, "ask", key)
         noise = torch.randn(shape, generator=generator)
-        uniform, given = torch.rand(2, generator=generator).tolist()
+        uniform, chance = torch.rand(2, generator=generator).tolist()
         offset = torch.randn(*shape[:2], 1, 1, generator=generator)
-        noise = noise + settings.offset_noise * offset
-        shift = settings.timestep_shift
+        noise = noise + settings.loss.offset_noise * offset
+        shift = settings.loss.timestep_shift
         shifted = shift * uniform / (1 + (shift - 1) * uniform)
-        total = self.scheduler.config.num_train_timesteps
-        return noise, min(int(shifted * total), total - 1), given < settings.clean_view_prob
+        return (
+            noise,
+            min(int(shifted * self.num_timesteps), self.num_timesteps - 1),
+            chance < settings.batch.clean_view_prob,
+        )
 
     @staticmethod
-    def errors(predicted: Tensor, question: NoisedBatch) -> Tensor:
+    def errors(predicted: Tensor, batch: NoisedBatch) -> Tensor:
         """Mean squared error of each view, (b, v)."""
-        return (predicted.float() - question.target).square().mean(dim=(-3, -2, -1))
+        return (predicted.float() - batch.target).square().mean(dim=(-3, -2, -1))
 
-    def losses(self, errors: Tensor, question: NoisedBatch) -> Tensor:
-        """One loss for each object, (b,): the weighted mean of its scored views."""
-        weighted = errors * self._snr_weight(question.timesteps) * question.loss_mask
-        return weighted.sum(1) / question.loss_mask.sum(1)
+    def losses(self, errors: Tensor, batch: NoisedBatch) -> Tensor:
+        """Loss of each object, (b,): weighted mean of the errors of its noisy views."""
+        weighted = errors * self._snr_weight(batch.timesteps) * batch.loss_mask
+        return weighted.sum(1) / batch.loss_mask.sum(1)
 
     def _snr_weight(self, timesteps: Tensor) -> Tensor:
-        """Min-SNR weights (Hang et al. 2023), for the quantity that is predicted.
+        """Min-SNR weights (Hang et al. 2023) for the prediction type.
 
-        Without a gamma, clean latents are weighted as the velocity that they imply, which is wrong
-        by 1 / spread times their error; up to `max_x0_weight`.
+        Without gamma, an x0-prediction error is weighted as the equivalent v-prediction error,
+        SNR + 1, capped at `max_x0_weight`.
         """
-        gamma, kind = self.settings.min_snr_gamma, self.scheduler.config.prediction_type
+        gamma, kind = self.settings.loss.min_snr_gamma, self.prediction_type
         if gamma is None and kind != "sample":
             return torch.ones_like(timesteps, dtype=torch.float32)
         snr = compute_snr(self.scheduler, timesteps.flatten()).view(timesteps.shape)
         if gamma is None:
-            return (snr + 1).clamp(max=self.settings.max_x0_weight)
+            return (snr + 1).clamp(max=self.settings.loss.max_x0_weight)
         per_clean_error = {"epsilon": snr, "v_prediction": snr + 1, "sample": 1}[kind]
         return snr.clamp(max=gamma) / per_clean_error

@@ -1,8 +1,7 @@
-"""The frame every training shares: a run folder, a loss table, checkpoints, exact resume.
+"""Training runs: a loop with a run folder, a loss table, checkpoints and exact resume.
 
-A training step is a function of the step number alone: it draws its data and its noise from
-generators seeded by it, or from a stream whose position is in the checkpoint. A resumed run
-therefore repeats exactly what an uninterrupted one would have done.
+A training step depends only on its number: its random generators are seeded by it, and the position
+of its data stream is in the checkpoint. A resumed run therefore equals an uninterrupted one.
 """
 
 import csv
@@ -45,10 +44,10 @@ def cooldown_start(total_steps: int) -> int:
 def learning_rate_factor(
     schedule: str, step: int, warmup_steps: int, total_steps: int, floor: float = 0.02
 ) -> float:
-    """Linear warm-up, then "constant", "cooldown" or a "cosine" down to `floor`.
+    """Factor of the learning rate: linear warm-up, then constant, "cosine" or "cooldown".
 
-    "cooldown" is constant up to its last quarter, then falls to nothing as 1 - sqrt(progress)
-    (Hägele et al. 2024).
+    "cosine" falls to `floor`. "cooldown" is constant up to the last quarter, then falls to 0 as
+    1 - sqrt(progress) (Hägele et al. 2024).
     """
     if step < warmup_steps:
         return (step + 1) / warmup_steps
@@ -72,8 +71,8 @@ def write_atomically(path: Path, write: Callable[[Path], Any]) -> None:
         temporary.unlink(missing_ok=True)
 
 
-def machine() -> dict[str, str]:
-    """What the run runs on, for the record."""
+def hardware_record() -> dict[str, str]:
+    """Hardware and versions of this process."""
     name = torch.cuda.get_device_name() if torch.cuda.is_available() else platform.processor()
     return {
         "hardware": f"{name or platform.machine()}, {num_cores()} CPU cores",
@@ -82,40 +81,42 @@ def machine() -> dict[str, str]:
     }
 
 
-def recorded(settings: Any, without: Collection[str] = ()) -> dict[str, Any]:
-    """Fields of a dataclass of settings, as JSON holds them.
+def settings_record(settings: Any, without: Collection[str] = ()) -> dict[str, Any]:
+    """Settings as JSON values by name, those of nested dataclasses at the same level.
 
-    The last two parts name a path; where on this machine it lies is nobody else's.
+    Paths are cut to their last two components so that records do not reveal local directories.
     """
-
-    def shortened(value: Any) -> Any:
-        # Models go by a name or by a folder.
-        if isinstance(value, str) and os.sep in value and Path(value).exists():
-            value = Path(value)
-        return "/".join(value.parts[-2:]) if isinstance(value, Path) else value
-
-    fields = dataclasses.asdict(settings)
-    kept = {name: shortened(value) for name, value in fields.items() if name not in without}
-    return json.loads(json.dumps(kept))
+    record = {}
+    for one in dataclasses.fields(settings):
+        name, value = one.name, getattr(settings, one.name)
+        if dataclasses.is_dataclass(value):
+            record |= settings_record(value, without)
+        elif name not in without:
+            # A model is a name or a folder.
+            if isinstance(value, str) and os.sep in value and Path(value).exists():
+                value = Path(value)
+            record[name] = "/".join(value.parts[-2:]) if isinstance(value, Path) else value
+    return json.loads(json.dumps(record))
 
 
 class Interrupted(Exception):
-    """A stop was asked for; the run is saved and can be resumed."""
+    """Training was stopped by Ctrl-C or SIGTERM, after saving a checkpoint."""
 
 
 @dataclass
 class TrainingRun:
-    """Runs steps in a folder: `settings.json`, `record.json`, `loss.csv`, `checkpoints/`.
+    """A training loop in a folder: `settings.json`, `record.json`, `loss.csv`, `checkpoints/`.
 
-    A folder that already holds checkpoints is resumed from the newest one, if it was made with the
-    same `settings`; those named in `may_change` may differ.
+    A folder with checkpoints is resumed from the newest one. Its settings must equal `settings`,
+    except those in `may_change`.
 
     Attributes:
-        parts: name -> object with `state_dict` and `load_state_dict`; what a checkpoint holds.
-        keep_last: checkpoints kept, the newest.
-        watched: numbers that stop the run when they are none any more.
-        is_main: whether this process writes; with several, one does.
-        agree: whether any process says so; called by all of them at the same time.
+        parts: name -> object with `state_dict` and `load_state_dict`: contents of a checkpoint.
+        settings: name -> JSON value.
+        keep_last: number of checkpoints kept.
+        watched: logged numbers that stop the run if NaN or infinite.
+        is_main: whether this process writes; one of several does.
+        any_process: whether a flag is set in any process; all call it at the same time.
     """
 
     folder: Path
@@ -128,15 +129,14 @@ class TrainingRun:
     may_change: Collection[str] = ()
     watched: Collection[str] = ("loss", "gradient_norm")
     is_main: bool = True
-    agree: Callable[[bool], bool] = bool
+    any_process: Callable[[bool], bool] = bool
     _sums: dict[str, list[float]] = field(default_factory=dict)
 
     @contextmanager
     def opened(self) -> Iterator[int]:
-        """Load the newest checkpoint into `parts`; yields the number of steps done.
+        """Lock the folder, load the newest checkpoint and yield the number of steps done.
 
-        Raises: ValueError: the folder holds something else, a run with other settings, or one that
-            another process is training.
+        Raises: ValueError: as `check`, or another process is training in the folder.
         """
         if not self.is_main:
             yield self._load()
@@ -146,7 +146,7 @@ class TrainingRun:
         try:
             with FileLock(self.folder / ".lock", timeout=0):
                 start = self._load()
-                self._forget_log_after(start)
+                self._drop_log_after(start)
                 text = json.dumps(self.settings, indent=2) + "\n"
                 write_atomically(
                     self.folder / SETTINGS, lambda path: path.write_text(text, encoding="utf-8")
@@ -165,16 +165,18 @@ class TrainingRun:
         milestone_every: int = 0,
         on_checkpoint: Callable[[int], None] | None = None,
     ) -> None:
-        """Call `train_step(step)` from `start` to `total_steps`; it returns the numbers to log.
+        """Call `train_step(step)`, which returns numbers to log, from `start` to `total_steps`.
 
         Args:
             after_log: called with the number of steps done and the means of a row of `loss.csv`.
-            on_checkpoint: called with the number of steps done, after a checkpoint: every
-                `milestone_every` steps, at the end, and when the run is stopped.
+            milestone_every: steps between milestones; the last step and a stop are milestones too.
+            on_checkpoint: called with the number of steps done, after the checkpoint of a
+                milestone.
 
-        Raises: Interrupted: after Ctrl-C or SIGTERM, once the checkpoint is written.
-            FloatingPointError: the loss is no longer finite; the last checkpoint is kept.
-            OSError: no space for a checkpoint; the one before is kept.
+        Raises:
+            Interrupted: after Ctrl-C or SIGTERM, once a checkpoint is written.
+            FloatingPointError: a watched number is not finite; the last checkpoint is kept.
+            OSError: a checkpoint could not be written; the last one is kept.
         """
         saved_at, done = time.monotonic(), start
         progress = tqdm(
@@ -194,7 +196,7 @@ class TrainingRun:
                     self._sums.setdefault(name, []).append(value)
                 progress.update()
                 done += 1
-                stopping = self.agree(stop.is_set())
+                stopping = self.any_process(stop.is_set())
                 is_milestone = stopping or done == self.total_steps
                 if milestone_every and done % milestone_every == 0:
                     is_milestone = True
@@ -204,7 +206,7 @@ class TrainingRun:
                     progress.set_postfix(shown, refresh=False)
                     if after_log:
                         after_log(done, means)
-                due = self.agree(time.monotonic() - saved_at > self.save_every_s)
+                due = self.any_process(time.monotonic() - saved_at > self.save_every_s)
                 if is_milestone or due:
                     self._save(done, time.monotonic() - saved_at)
                     saved_at = time.monotonic()
@@ -216,19 +218,19 @@ class TrainingRun:
             raise Interrupted(f"stopped at step {done} of {self.total_steps}, saved")
 
     def newest(self) -> Path | None:
-        """The last checkpoint, None if there is none."""
+        """The newest checkpoint, or None."""
         return max((self.folder / CHECKPOINTS).glob("step-*.pt"), default=None)
 
     @property
     def steps_done(self) -> int:
-        """Of the newest checkpoint; 0 if there is none."""
+        """Number of steps at the newest checkpoint, or 0."""
         newest = self.newest()
         return int(newest.stem.removeprefix("step-")) if newest else 0
 
     def saved_settings(self) -> dict[str, Any]:
-        """Those that the folder's run was last called with; none if it is new.
+        """Settings of the last call in this folder; empty if there was none.
 
-        Raises: ValueError: they are malformed.
+        Raises: ValueError: the file is malformed.
         """
         path = self.folder / SETTINGS
         if not path.is_file():
@@ -239,7 +241,7 @@ class TrainingRun:
             raise ValueError(f"{path}: expected JSON ({error})") from None
 
     def check(self) -> None:
-        """Raises: ValueError: the folder holds something else, or a run with other settings."""
+        """Raises: ValueError: the folder has other files, or a run with other settings."""
         folder = self.folder
         if folder.exists() and not folder.is_dir():
             raise ValueError(f"expected a run folder, got the file {folder}")
@@ -247,8 +249,8 @@ class TrainingRun:
         if not path.is_file():
             if folder.is_dir() and any(p.name != ".lock" for p in folder.iterdir()):
                 raise ValueError(
-                    f"expected a new folder or that of a run, got {folder}, which holds neither "
-                    f"{SETTINGS} nor nothing; use another output folder"
+                    f"expected an empty folder or a training run, got {folder}, which has files "
+                    f"but no {SETTINGS}; choose another --output"
                 )
             return
         if self.newest() is None:
@@ -263,11 +265,11 @@ class TrainingRun:
         refused = [changes[name] for name in differing if name not in self.may_change]
         if refused:
             raise ValueError(
-                f"{folder} holds a run with other settings ({', '.join(refused)}); "
-                "use the same settings to resume it, or another output folder"
+                f"expected the settings of the run in {folder}, got others "
+                f"({', '.join(refused)}); use the same settings to resume, or another --output"
             )
         if changes:
-            logger.info("goes on with other settings: %s", ", ".join(changes.values()))
+            logger.info("resuming with other settings: %s", ", ".join(changes.values()))
 
     def _load(self) -> int:
         checkpoint = self.newest()
@@ -281,8 +283,8 @@ class TrainingRun:
         return state["step"]
 
     def _save(self, step: int, seconds: float) -> None:
-        """Write the checkpoint, and add `seconds` of work to the record of the run."""
-        # Gathering a state may need all processes.
+        """Write a checkpoint, and add `seconds` to the training time in the record."""
+        # Sharded states are gathered from all processes.
         state = {name: part.state_dict() for name, part in self.parts.items()} | {"step": step}
         if not self.is_main:
             return
@@ -290,25 +292,25 @@ class TrainingRun:
         target = self.folder / CHECKPOINTS / f"step-{step:08d}.pt"
         try:
             write_atomically(target, lambda path: torch.save(state, path))
-        # torch reports a full disk as a RuntimeError of its writer.
+        # torch raises RuntimeError if the disk is full.
         except (OSError, RuntimeError) as error:
             free = shutil.disk_usage(self.folder).free
-            kept = f"the last good checkpoint is {before}" if before else "there is none yet"
+            kept = f"the last good checkpoint is {before}" if before else "no checkpoint exists"
             raise OSError(
-                f"the checkpoint of step {step} could not be written, {free / 1e9:.1f} GB are free "
-                f"({error}); {kept}; make space and run the same command"
+                f"could not write the checkpoint of step {step} ({error}); {free / 1e9:.1f} GB are "
+                f"free; {kept}; make space and run the same command"
             ) from error
         for old in sorted(target.parent.glob("step-*.pt"))[: -self.keep_last]:
             old.unlink()
         path = self.folder / RECORD
         spent = json.loads(path.read_text(encoding="utf-8"))["seconds"] if path.exists() else 0.0
-        record = {"steps": step, "seconds": round(spent + seconds, 1), **machine()}
+        record = {"steps": step, "seconds": round(spent + seconds, 1), **hardware_record()}
         text = json.dumps(record, indent=2) + "\n"
         write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
 
     def _check_finite(self, step: int, numbers: Mapping[str, float]) -> None:
         bad = [name for name in self.watched if not math.isfinite(numbers.get(name, 0.0))]
-        if self.agree(bool(bad)):
+        if self.any_process(bool(bad)):
             raise FloatingPointError(
                 f"{' and '.join(bad) or 'the loss of another process'} became NaN or infinite at "
                 f"step {step}; the last good checkpoint is {self.newest()}; try a lower "
@@ -316,11 +318,11 @@ class TrainingRun:
             )
 
     def _log(self, step: int) -> dict[str, float]:
-        """Write a row of means since the last one; of numbers that a step may lack, of the rest."""
+        """Write a row of means since the last row, ignoring NaN, and return it."""
         means = {}
         for name, values in self._sums.items():
-            there = [value for value in values if not math.isnan(value)]
-            means[name] = sum(there) / len(there) if there else math.nan
+            known = [value for value in values if not math.isnan(value)]
+            means[name] = sum(known) / len(known) if known else math.nan
         self._sums = {}
         if self.is_main:
             path = self.folder / LOSSES
@@ -333,7 +335,8 @@ class TrainingRun:
                 rows.writerow([step, *cells])
         return means
 
-    def _forget_log_after(self, step: int) -> None:
+    def _drop_log_after(self, step: int) -> None:
+        """Remove the rows of steps that a resumed run repeats."""
         path = self.folder / LOSSES
         if path.exists():
             header, *rows = path.read_text(encoding="utf-8").splitlines()
@@ -344,7 +347,7 @@ class TrainingRun:
 
 @contextmanager
 def _stop_requests():
-    """An event that Ctrl-C and SIGTERM set, so that a step is finished and saved first."""
+    """An event that Ctrl-C and SIGTERM set, so that the step is finished and saved first."""
     stop = threading.Event()
     if threading.current_thread() is not threading.main_thread():
         yield stop

@@ -1,4 +1,4 @@
-"""Sample pictures that a run shows of itself."""
+"""Sample images during training."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ from spad.training.config import TrainConfig
 
 
 def generation_defaults(settings: TrainConfig, pipeline: SPADPipeline) -> GenerationDefaults:
-    """What a model draws with unless told otherwise: as the one it started from, but for guidance.
+    """Default sampling settings of the trained model: those of `init`, with the run's guidance.
 
-    Its samples in training are drawn so as well.
+    Sample images during training use them too.
     """
     start = GenerationDefaults() if settings.init is None else model_info(settings.init).defaults
     solver = start.scheduler
     if solver == "original" and type(pipeline.scheduler) is not SCHEDULERS["original"]:
-        # A changed noise schedule is not the one that the release's timesteps were chosen for.
+        # The release's timesteps do not fit a changed noise schedule.
         solver = "ddim"
     return replace(
         start,
-        guidance_scale=settings.guidance_scale,
-        guidance_rescale=settings.guidance_rescale,
+        guidance_scale=settings.record.guidance_scale,
+        guidance_rescale=settings.record.guidance_rescale,
         scheduler=solver,
     )
 
@@ -38,8 +38,8 @@ def generation_defaults(settings: TrainConfig, pipeline: SPADPipeline) -> Genera
 def draw_samples(
     pipeline: SPADPipeline, settings: TrainConfig, prompts: Sequence[str]
 ) -> Image.Image:
-    """Fixed prompts from fixed cameras with a fixed seed, as one picture."""
-    size, num_views = pipeline.image_size, max(settings.num_views)
+    """A grid of images of prompts, with fixed cameras and seed."""
+    size, num_views = pipeline.image_size, max(settings.batch.views)
     defaults = generation_defaults(settings, pipeline)
     cameras = Cameras.ring(
         num_views,
@@ -51,14 +51,14 @@ def draw_samples(
         width=size,
     )
     parts = dict(pipeline.components)
-    # Its own: sampling leaves its steps in it.
+    # A copy, since sampling changes the scheduler's timesteps.
     parts["scheduler"] = type(pipeline.scheduler).from_config(pipeline.scheduler.config)
-    drawing = SPADPipeline(**parts, prompt_prefix=pipeline.config.prompt_prefix)
+    drawing = SPADPipeline(**parts, prompt_prefix=pipeline.config["prompt_prefix"])
     drawing.set_progress_bar_config(disable=True)
     images = drawing(
         list(prompts),
         cameras,
-        num_inference_steps=settings.num_inference_steps,
+        num_inference_steps=settings.record.num_inference_steps,
         guidance_scale=defaults.guidance_scale,
         guidance_rescale=defaults.guidance_rescale,
         blob_sigma=defaults.blob_sigma,
@@ -66,14 +66,14 @@ def draw_samples(
     return prompt_grid(dict(zip(prompts, images, strict=True)))
 
 
-def as_array(picture: Image.Image) -> np.ndarray:
-    """uint8 (1, h, w, 3), as trackers take it."""
-    return np.asarray(picture.convert("RGB"))[None]
+def as_array(image: Image.Image) -> np.ndarray:
+    """An image as uint8 (1, h, w, 3), the format of trackers."""
+    return np.asarray(image.convert("RGB"))[None]
 
 
 def sample_prompts(settings: TrainConfig, captions: Sequence[str], count: int = 4) -> list[str]:
-    """Those asked for, or some of the captions, from all over the alphabet."""
-    if settings.sample_prompts:
-        return list(dict.fromkeys(settings.sample_prompts))
-    places = np.linspace(0, len(captions) - 1, min(count, len(captions))).round().astype(int)
-    return [captions[place] for place in places]
+    """Prompts of the settings, or `count` captions, evenly spaced in alphabetical order."""
+    if settings.record.sample_prompts:
+        return list(dict.fromkeys(settings.record.sample_prompts))
+    places = np.linspace(0, len(captions) - 1, min(count, len(captions))).round()
+    return [captions[int(place)] for place in places]
