@@ -19,7 +19,7 @@ from make_protocol import images_of, learn
 
 from spad.data.renders import read_renders
 from spad.evaluation.protocol import load_gallery, load_protocol
-from spad.evaluation.retrieval import Gallery, picture_features
+from spad.evaluation.retrieval import Gallery, image_features
 
 
 def blurred(images, deviation):
@@ -83,13 +83,13 @@ def shared_captions(renders):
     known = [images_of(a) for a, _ in pairs.values()]
     others = [b for _, b in pairs.values()]
     learned = learn([v for c, found in by_caption.items() if c not in third for v in found])
-    size = picture_features(known[0][:1]).shape[1]
+    size = image_features(known[0][:1]).shape[1]
     heading(f"Other objects of the same short caption, among {len(pairs)}")
     for title, (mean, projection) in {
         "descriptor": learned,
         "its features, nothing learned": (learned[0], torch.eye(size)),
     }.items():
-        gallery = Gallery((), torch.empty(0), mean, projection).of(list(pairs), known)
+        gallery = Gallery((), torch.empty(0), mean, projection).with_objects(list(pairs), known)
         for name in ("as they are", "blurred, σ = 2 pixels of 128", "noise, σ = 0.05"):
             queries = [SPOILED[name](images_of(views)[12:20]) for views in others]
             ranks = [gallery.rank(q, c) for q, c in zip(queries, pairs, strict=True)]

@@ -126,7 +126,7 @@ def main() -> None:
     }
     scores = {}
     for name, (asked, among) in questions.items():
-        gallery = load_gallery().of(list(among), [to_floats(p) for p in among.values()])
+        gallery = load_gallery().with_objects(list(among), [to_floats(p) for p in among.values()])
         captions = list(asked)[: arguments.most]
         pictures = draw(arguments.model, captions, arguments.output / name.replace(" ", "-"))
         ranks = {caption: gallery.rank(views, caption) for caption, views in pictures.items()}

@@ -18,7 +18,7 @@ import torch
 import spad.evaluation.protocol as protocol
 from spad.cameras import DEFAULT_FOV_RAD, DEFAULT_RADIUS
 from spad.data.renders import is_held_out, read_renders
-from spad.evaluation.retrieval import Gallery, fit_discriminant, picture_features
+from spad.evaluation.retrieval import Gallery, fit_discriminant, image_features
 
 NUM_CAPTIONS = 100
 VIEWS_TO_LEARN_FROM = 8
@@ -56,7 +56,7 @@ def learn(objects):
     classes = [numbers.setdefault(views.captions[-1], len(numbers)) for views in objects]
     step = max(1, len(objects[0].cameras) // VIEWS_TO_LEARN_FROM)
     with ThreadPoolExecutor(2) as pool:
-        features = list(pool.map(lambda v: picture_features(images_of(v, step)), objects))
+        features = list(pool.map(lambda v: image_features(images_of(v, step)), objects))
     counts = torch.tensor([len(f) for f in features])
     return fit_discriminant(torch.cat(features), torch.tensor(classes).repeat_interleave(counts))
 
@@ -65,7 +65,7 @@ def main(renders: str) -> None:
     held_out, fill, others = split(read_renders(Path(renders)))
     mean, projection = learn(others)
     chosen = held_out + fill
-    gallery = Gallery((), torch.empty(0), mean, projection).of(
+    gallery = Gallery((), torch.empty(0), mean, projection).with_objects(
         [views.captions[0] for views in chosen], [images_of(views) for views in chosen]
     )
     folder = Path(protocol.__file__).with_name("fixed")

@@ -84,7 +84,7 @@ def test_a_folder_of_renders_gets_a_report(renders, tmp_path, capsys):
     printed = capsys.readouterr().out
     report = read_report(output)
     assert [o.name for o in report.objects] == [f"object{i}" for i in range(6)]
-    assert all((output / o.picture).is_file() for o in report.objects)
+    assert all((output / o.image).is_file() for o in report.objects)
     data = json.loads((output / "report.json").read_text())
     assert data["means"]["darkness"]["count"] == 6
     assert data["means"]["nothing"] == {"mean": None, "low": None, "high": None, "count": 0,
@@ -106,7 +106,7 @@ def test_the_report_is_the_same_however_often_it_is_made(renders, tmp_path):
     assert texts(output) == first
 
 
-def test_only_what_has_changed_is_judged_again(renders, tmp_path):
+def test_only_what_has_changed_is_scored_again(renders, tmp_path):
     sets, output = tmp_path / "sets", tmp_path / "out"
     shutil.copytree(renders, sets)
     assert run(sets, "--output", output) == 0
@@ -129,7 +129,7 @@ def test_a_journal_that_was_cut_short_is_gone_on_with(renders, tmp_path):
     assert len(read_report(output).objects) == 6
 
 
-def test_a_model_is_judged_and_gone_on_with(tiny_pipeline_folder, data, tmp_path, monkeypatch):
+def test_a_model_is_evaluated_and_resumed(tiny_pipeline_folder, data, tmp_path, monkeypatch):
     arguments = ("--model", tiny_pipeline_folder, "--data", data, "--limit", "2")
     output = tmp_path / "out"
 
@@ -153,7 +153,7 @@ def test_a_model_is_judged_and_gone_on_with(tiny_pipeline_folder, data, tmp_path
     assert report.about["model_sha256"] and report.about["data_sha256"]
 
 
-def test_novel_views_are_drawn_with_the_guidance_of_given_pictures(
+def test_novel_views_have_the_guidance_of_input_images(
     tiny_pipeline_folder, data, tmp_path, monkeypatch
 ):
     model = model_info(tiny_pipeline_folder)
@@ -170,9 +170,9 @@ def test_novel_views_are_drawn_with_the_guidance_of_given_pictures(
     monkeypatch.setattr(SPADPipeline, "guide", staticmethod(watched))
     for number, asked in enumerate(({}, {"guidance_scale": 2.0})):
         settings = EvaluateConfig(model=str(tiny_pipeline_folder), steps=1, device="cpu", **asked)
-        artist = ModelSampler(model, settings, tmp_path / str(number))
-        artist.draw_text(0, "a blue fish", protocol)
-        artist.draw_novel(0, views, protocol)
+        sampler = ModelSampler(model, settings, tmp_path / str(number))
+        sampler.sample_text(0, "a blue fish", protocol)
+        sampler.sample_novel(0, views, protocol)
     assert seen == [3.0, 1.5, 2.0, 2.0]
 
 
@@ -204,7 +204,7 @@ def test_a_seed_means_the_same_in_every_run(tiny_pipeline_folder, tmp_path):
     assert [p.read_bytes() for p in one] == [p.read_bytes() for p in other]
     report = read_report(tmp_path / "a")
     assert report.protocol == "spad 1" and len(one) == 12
-    assert any("Novel views from one picture are left out" in note for note in report.notes)
+    assert any("Novel views from one image are skipped" in note for note in report.notes)
 
 
 def test_ctrl_c_says_how_to_go_on(renders, tmp_path):
@@ -231,12 +231,12 @@ def test_ctrl_c_says_how_to_go_on(renders, tmp_path):
         ((), "expected a folder of sets, --model NAME or --compare"),
         (("nowhere", "--model", "mini"), "got 2 of them"),
         (("nowhere",), "no such folder"),
-        (("--compare", "a"), "expected two reports or more"),
+        (("--compare", "a"), "expected two or more reports"),
         (("--compare", "a", "b"), "expected a report of spad evaluate, got a"),
         (("nowhere", "--quick"), "expected --model with --quick"),
         (("--model", "nothing"), "expected a model among"),
-        (("--model", "mini", "--steps", "-3"), "expected at least 1 step"),
-        (("--model", "mini", "--limit", "0"), "expected a limit of at least 1"),
+        (("--model", "mini", "--steps", "-3"), "expected --steps of at least 1, got -3"),
+        (("--model", "mini", "--limit", "0"), "expected --limit of at least 1, got 0"),
         (("--model", "mini", "--data", "nowhere"), "expected nowhere/objects.jsonl"),
     ],
 )
@@ -262,7 +262,7 @@ def test_a_damaged_set_stops_with_its_name_and_keeps_the_rest(renders, tmp_path,
     assert not (output / "report.json").exists()
 
 
-def test_a_missing_matcher_is_named_before_anything_is_drawn(tmp_path, monkeypatch, capsys):
+def test_a_missing_matcher_is_named_before_anything_is_generated(tmp_path, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "cv2", None)
     assert run("--model", "mini", "--output", tmp_path / "out") == 1
     assert "pip install 'spad[eval]'" in capsys.readouterr().err
@@ -274,7 +274,7 @@ def test_the_output_may_not_lie_among_the_sets_nor_in_other_results(renders, tmp
     assert "outside of" in capsys.readouterr().err and not (renders / "report").exists()
     (tmp_path / "run.json").write_text('{"prompts": ["a blue fish"]}')
     assert run(renders, "--output", tmp_path) == 2
-    assert "which another command made" in capsys.readouterr().err
+    assert "of another command" in capsys.readouterr().err
 
 
 def test_cameras_that_no_metric_can_use_are_named(renders, tmp_path, monkeypatch, capsys):
@@ -290,12 +290,12 @@ def test_another_request_does_not_mix_with_an_earlier_one(renders, tmp_path, cap
     output = tmp_path / "out"
     assert run(renders, "--output", output, "--limit", 2) == 0
     assert run(renders, "--output", output) == 2
-    assert "made with another limit" in capsys.readouterr().err
+    assert "with another limit" in capsys.readouterr().err
     assert run(renders, "--output", output, "--overwrite") == 0
     assert len(read_report(output).objects) == 6
     (output / "mine.txt").write_text("keep me")
     assert run(renders, "--output", output, "--overwrite", "--limit", 1) == 2
-    assert "also holds mine.txt" in capsys.readouterr().err and (output / "mine.txt").exists()
+    assert "also has mine.txt" in capsys.readouterr().err and (output / "mine.txt").exists()
 
 
 def reports(renders: Path, folder: Path) -> tuple[Path, Path]:
@@ -407,10 +407,10 @@ def test_the_page_names_the_worst_objects(renders, tmp_path):
 
 def test_settings_are_checked_without_torch():
     code = (
-        "import sys\nfrom spad.evaluation.config import Evaluation\n"
-        "Evaluation(model='mini')\nprint('torch' in sys.modules)"
+        "import sys\nfrom spad.evaluation.config import EvaluateConfig\n"
+        "EvaluateConfig(model='mini')\nprint('torch' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
-    with pytest.raises(ValueError, match="expected parts among"):
+    with pytest.raises(ValueError, match="expected parts of 1 or more values"):
         EvaluateConfig(model="mini", parts=())

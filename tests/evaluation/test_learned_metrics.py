@@ -8,9 +8,9 @@ import torch
 import torch.nn.functional as F
 
 from spad.evaluation.config import EvaluateConfig
-from spad.evaluation.learned_metrics import ALEXNET, HEADS, ClipScore, Lpips, Networks
+from spad.evaluation.learned_metrics import ALEXNET, HEADS, ClipScore, LearnedMetrics, Lpips
 
-PICTURES = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+IMAGES = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
 
 
 @pytest.fixture(scope="module")
@@ -62,15 +62,15 @@ def clip_folder(tmp_path_factory):
     return folder
 
 
-def test_lpips_is_a_distance_of_pictures(lpips_folder):
+def test_lpips_is_a_distance_of_images(lpips_folder):
     lpips = Lpips(lpips_folder)
-    noise = torch.randn(PICTURES.shape, generator=torch.Generator().manual_seed(1))
-    near, far = (lpips(PICTURES, (PICTURES + s * noise).clamp(0, 1)) for s in (0.02, 0.3))
-    assert lpips(PICTURES, PICTURES).tolist() == [0, 0]
+    noise = torch.randn(IMAGES.shape, generator=torch.Generator().manual_seed(1))
+    near, far = (lpips(IMAGES, (IMAGES + s * noise).clamp(0, 1)) for s in (0.02, 0.3))
+    assert lpips(IMAGES, IMAGES).tolist() == [0, 0]
     assert (near > 0).all() and (near < far).all()
-    torch.testing.assert_close(lpips(PICTURES, PICTURES.flip(0))[0], lpips(*PICTURES[:, None])[0])
-    with pytest.raises(ValueError, match="expected pictures of 32 pixels or more"):
-        lpips(PICTURES[..., :16], PICTURES[..., :16])
+    torch.testing.assert_close(lpips(IMAGES, IMAGES.flip(0))[0], lpips(*IMAGES[:, None])[0])
+    with pytest.raises(ValueError, match="expected images of at least 32 pixels"):
+        lpips(IMAGES[..., :16], IMAGES[..., :16])
 
 
 def test_lpips_is_its_formula(lpips_folder):
@@ -89,10 +89,10 @@ def test_lpips_is_its_formula(lpips_folder):
             yield x
 
     total = torch.zeros(1)
-    for i, (a, b) in enumerate(zip(features(PICTURES[:1]), features(PICTURES[1:]), strict=True)):
+    for i, (a, b) in enumerate(zip(features(IMAGES[:1]), features(IMAGES[1:]), strict=True)):
         difference = (F.normalize(a, dim=1) - F.normalize(b, dim=1)) ** 2
         total += F.conv2d(difference, heads[f"lin{i}.model.1.weight"]).mean()
-    torch.testing.assert_close(Lpips(lpips_folder)(PICTURES[:1], PICTURES[1:]), total)
+    torch.testing.assert_close(Lpips(lpips_folder)(IMAGES[:1], IMAGES[1:]), total)
 
 
 def test_clip_score_is_that_of_the_model(clip_folder):
@@ -100,37 +100,37 @@ def test_clip_score_is_that_of_the_model(clip_folder):
 
     model = CLIPModel.from_pretrained(clip_folder).eval()
     words = CLIPTokenizerFast.from_pretrained(clip_folder)(["a red hat"], return_tensors="pt")
-    small = F.interpolate(PICTURES, (32, 32), mode="bicubic", antialias=True).clamp(0, 1)
+    small = F.interpolate(IMAGES, (32, 32), mode="bicubic", antialias=True).clamp(0, 1)
     mean, deviation = torch.tensor([[0.48, 0.46, 0.41], [0.27, 0.26, 0.28]])[..., None, None]
     with torch.no_grad():
         out = model(pixel_values=(small - mean) / deviation, **words)
     expected = 100 * (out.image_embeds @ out.text_embeds.mT).clamp_min(0).mean()
-    assert ClipScore(clip_folder)(PICTURES, "a red hat") == pytest.approx(float(expected), abs=1e-3)
+    assert ClipScore(clip_folder)(IMAGES, "a red hat") == pytest.approx(float(expected), abs=1e-3)
 
 
 def test_long_prompts_are_cut(clip_folder):
-    assert 0 <= ClipScore(clip_folder)(PICTURES, "a very long prompt indeed " * 20) <= 100
+    assert 0 <= ClipScore(clip_folder)(IMAGES, "a very long prompt indeed " * 20) <= 100
 
 
 def test_what_is_not_given_is_not_computed():
-    networks = Networks.load(EvaluateConfig(model="mini"))
-    assert networks.columns == () and networks.totals(lambda: [], None) == {}
+    learned = LearnedMetrics.load(EvaluateConfig(model="mini"))
+    assert learned.columns == () and learned.totals(lambda: [], None) == {}
 
 
 def test_files_that_are_not_what_they_should_be_are_named(tmp_path, lpips_folder):
     with pytest.raises(ValueError, match=ALEXNET):
-        Networks.load(EvaluateConfig(model="mini", lpips=tmp_path))
+        LearnedMetrics.load(EvaluateConfig(model="mini", lpips=tmp_path))
     with pytest.raises(ValueError, match="expected the folder of a CLIP model"):
-        Networks.load(EvaluateConfig(model="mini", clip=tmp_path))
+        LearnedMetrics.load(EvaluateConfig(model="mini", clip=tmp_path))
     with pytest.raises(ValueError, match="expected Inception's weights"):
-        Networks.load(EvaluateConfig(model="mini", inception=tmp_path / "none.pth"))
+        LearnedMetrics.load(EvaluateConfig(model="mini", inception=tmp_path / "none.pth"))
     (tmp_path / ALEXNET).write_bytes((lpips_folder / ALEXNET).read_bytes())
     (tmp_path / HEADS).write_text("no weights")
-    with pytest.raises(ValueError, match="expected weights of torch"):
-        Networks.load(EvaluateConfig(model="mini", lpips=tmp_path))
+    with pytest.raises(ValueError, match="expected weights saved by torch"):
+        LearnedMetrics.load(EvaluateConfig(model="mini", lpips=tmp_path))
     torch.save({"a": torch.zeros(1)}, tmp_path / HEADS)
     with pytest.raises(ValueError, match="got other weights"):
-        Networks.load(EvaluateConfig(model="mini", lpips=tmp_path))
+        LearnedMetrics.load(EvaluateConfig(model="mini", lpips=tmp_path))
 
 
 def test_a_missing_package_names_its_install_command(tmp_path, monkeypatch, capsys):

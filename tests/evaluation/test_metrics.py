@@ -1,4 +1,4 @@
-"""What the metrics say of true renders, of spoilt ones, and of sets they can say nothing about."""
+"""Scores of true renders, of corrupted ones, and of sets where metrics are undefined."""
 
 import math
 import sys
@@ -12,6 +12,7 @@ from judged_sets import MODELS, rendered_set, true_set, white_set
 from spad.cameras import Cameras
 from spad.data.view_sets import read_sets
 from spad.evaluation.camera_error import camera_error_deg
+from spad.evaluation.content_copying import content_copying
 from spad.evaluation.controls import (
     CORRUPTIONS,
     blurred,
@@ -22,15 +23,14 @@ from spad.evaluation.controls import (
     score_controls,
     wrong_camera,
 )
-from spad.evaluation.copying import copying
 from spad.evaluation.metrics import METRICS
 from spad.evaluation.photo_consistency import photo_consistency
 from spad.evaluation.psnr_ssim import ssim_map
-from spad.evaluation.rebuilt import reconstruction_psnr, reconstruction_ssim
+from spad.evaluation.reconstruction_quality import reconstruction_psnr, reconstruction_ssim
 from spad.evaluation.silhouettes import silhouette_iou
 from spad.evaluation.tsed import symmetric_epipolar_distance, tsed
 from spad.geometry.focus import angles_between, object_ball
-from spad.reconstruction.visual_hull import rebuilt_views
+from spad.reconstruction.visual_hull import reconstruct_views
 
 BY_NAME = {metric.name: metric for metric in METRICS}
 NAMES = sorted(MODELS)
@@ -44,7 +44,7 @@ def test_truth_scores_near_the_top(name):
     assert photo_consistency(true) > 0.7
     assert reconstruction_psnr(true) > 19
     assert reconstruction_ssim(true) > 0.7
-    assert copying(true) < 0.55
+    assert content_copying(true) < 0.55
     assert tsed(true) >= 0.6
 
 
@@ -72,7 +72,7 @@ def test_controls_are_caught_in_order_of_severity(control):
 def test_copies_are_not_praised(elevation_deg):
     true = true_set("chair", 12, elevation_deg)
     copies = copied(true, true, 1.0)
-    assert copying(copies) == pytest.approx(1)
+    assert content_copying(copies) == pytest.approx(1)
     for metric in (tsed, reconstruction_psnr, reconstruction_ssim, silhouette_iou):
         assert metric(copies) < metric(true), metric.__name__
 
@@ -86,13 +86,13 @@ def test_a_view_is_rebuilt_from_the_others_alone():
     true = true_set("chair", 6)
     images = true.images.clone()
     images[2] = torch.rand_like(images[2])
-    rebuilt, again = rebuilt_views(true), rebuilt_views(replace(true, images=images))
+    rebuilt, again = reconstruct_views(true), reconstruct_views(replace(true, images=images))
     assert torch.equal(rebuilt.images[2], again.images[2])
     assert not torch.equal(rebuilt.images[1], again.images[1])
     alpha = true.alpha.clone()
     # Within what the grid reaches anyway.
     alpha[2, 50:70, 50:70] = 0
-    again = rebuilt_views(replace(true, alpha=alpha))
+    again = reconstruct_views(replace(true, alpha=alpha))
     assert torch.equal(rebuilt.alpha[2], again.alpha[2])
     assert not torch.equal(rebuilt.alpha[1], again.alpha[1])
 
@@ -109,7 +109,7 @@ def test_any_place_scale_and_turn_of_the_world_gives_the_same_numbers():
     assert object_ball(moved.cameras).radius == pytest.approx(
         4 * object_ball(true.cameras).radius, rel=1e-4
     )
-    for metric in (silhouette_iou, photo_consistency, copying):
+    for metric in (silhouette_iou, photo_consistency, content_copying):
         assert metric(moved) == pytest.approx(metric(true), abs=0.01)
     # The grid of voxels turns with the world, not with the object.
     assert reconstruction_psnr(moved) == pytest.approx(reconstruction_psnr(true), abs=1)
@@ -125,7 +125,7 @@ def test_the_same_set_scores_the_same(metric):
 @pytest.mark.parametrize("views", [1, 2])
 def test_few_views_give_nan_or_a_number_in_range(metric, views):
     score = metric.function(true_set("chair", views, size=64))
-    defined = {"silhouette_iou", "copying"} if views == 2 else set()
+    defined = {"silhouette_iou", "content_copying"} if views == 2 else set()
     assert math.isnan(score) == (metric.name not in defined)
 
 
@@ -138,7 +138,7 @@ def test_sets_that_show_nothing_score_worst():
         "tsed": 0,
         "silhouette_iou": 0,
         "photo_consistency": 0,
-        "copying": 1,
+        "content_copying": 1,
         "camera_error_deg": 180,
     }
 
@@ -146,7 +146,7 @@ def test_sets_that_show_nothing_score_worst():
 def test_views_of_one_camera_tell_nothing():
     cameras = Cameras.orbit(20, [30.0] * 4, height=64, width=64)
     twins = rendered_set("chair", cameras)
-    assert math.isnan(copying(twins)) and math.isnan(tsed(twins))
+    assert math.isnan(content_copying(twins)) and math.isnan(tsed(twins))
     assert math.isnan(photo_consistency(twins))
 
 
@@ -174,7 +174,7 @@ def test_true_matches_lie_on_epipolar_lines():
     assert shifted.min() > 4
 
 
-def test_ssim_is_one_only_for_equal_pictures():
+def test_ssim_is_one_only_for_equal_images():
     picture = torch.rand(1, 3, 20, 20)
     torch.testing.assert_close(ssim_map(picture, picture), torch.ones(1, 20, 20))
     assert ssim_map(picture, 1 - picture).mean() < 0
@@ -191,8 +191,8 @@ def test_controls_leave_the_set_alone_and_change_what_they_say():
     before = true.images.clone()
     for control in CORRUPTIONS:
         for severity in control.severities:
-            spoilt = control.corrupt(true, other, severity)
-            same = torch.equal(spoilt.images, true.images)
+            corrupted = control.corrupt(true, other, severity)
+            same = torch.equal(corrupted.images, true.images)
             assert same == (control.name == "wrong camera")
     assert torch.equal(true.images, before)
     assert torch.equal(mixed(true, other, 0.1).images[1], other.images[1])
@@ -225,6 +225,6 @@ def test_shared_renders_behave_like_hand_made_ones(shared_models, tmp_path):
     assert len(sets) >= 3
     for true, other in zip(sets, sets[1:] + sets[:1], strict=True):
         assert silhouette_iou(true) > 0.9
-        spoilt = mixed(true, other, 0.2)
-        assert silhouette_iou(spoilt) < silhouette_iou(true)
-        assert reconstruction_psnr(spoilt) < reconstruction_psnr(true)
+        corrupted = mixed(true, other, 0.2)
+        assert silhouette_iou(corrupted) < silhouette_iou(true)
+        assert reconstruction_psnr(corrupted) < reconstruction_psnr(true)

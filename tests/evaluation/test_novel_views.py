@@ -44,12 +44,12 @@ def test_farther_off_is_worse():
         assert scores[0][name] > scores[1][name] > scores[2][name], name
 
 
-def test_the_given_view_is_not_judged():
-    truth, drawn = blobs(), blobs(0.1)
-    before = score_novel_views(NovelViews(truth, drawn))
-    drawn.images[0] = 0.3
-    drawn.alpha[0] = 1
-    assert score_novel_views(NovelViews(truth, drawn)) == before
+def test_the_input_view_is_not_scored():
+    truth, generated = blobs(), blobs(0.1)
+    before = score_novel_views(NovelViews(truth, generated))
+    generated.images[0] = 0.3
+    generated.alpha[0] = 1
+    assert score_novel_views(NovelViews(truth, generated)) == before
 
 
 def test_showing_the_picture_again_gains_nothing():
@@ -76,7 +76,7 @@ def test_masked_scores_of_nothing_are_undefined():
 
 def test_views_must_belong_together():
     one = blobs()
-    with pytest.raises(ValueError, match="expected views as the truth has them"):
+    with pytest.raises(ValueError, match="expected views like the renders"):
         NovelViews(one, ViewSet("x", None, one.images[:2], one.alpha[:2], one.cameras[:2]))
     with pytest.raises(ValueError, match="expected 2 views or more"):
         single = ViewSet("x", None, one.images[:1], one.alpha[:1], one.cameras[:1])

@@ -7,44 +7,44 @@ import torch
 
 from spad.evaluation.psnr_ssim import LARGEST_PSNR, psnr, ssim, ssim_map
 
-PICTURES = torch.rand(3, 3, 20, 24, generator=torch.Generator().manual_seed(0))
+IMAGES = torch.rand(3, 3, 20, 24, generator=torch.Generator().manual_seed(0))
 
 
 def noise(strength: float) -> torch.Tensor:
-    return strength * torch.randn(PICTURES.shape, generator=torch.Generator().manual_seed(1))
+    return strength * torch.randn(IMAGES.shape, generator=torch.Generator().manual_seed(1))
 
 
-def test_equal_pictures_are_as_alike_as_can_be():
-    assert psnr(PICTURES, PICTURES).tolist() == [LARGEST_PSNR] * 3
-    torch.testing.assert_close(ssim(PICTURES, PICTURES), torch.ones(3))
+def test_equal_images_have_the_best_scores():
+    assert psnr(IMAGES, IMAGES).tolist() == [LARGEST_PSNR] * 3
+    torch.testing.assert_close(ssim(IMAGES, IMAGES), torch.ones(3))
 
 
 def test_psnr_is_the_logarithm_of_the_mean_square():
-    torch.testing.assert_close(psnr(PICTURES, PICTURES + 0.1), torch.full((3,), 20.0))
+    torch.testing.assert_close(psnr(IMAGES, IMAGES + 0.1), torch.full((3,), 20.0))
 
 
 @pytest.mark.parametrize("measure", [psnr, ssim])
 def test_more_noise_is_less_alike_and_order_does_not_matter(measure):
-    scores = [measure(PICTURES, PICTURES + noise(s)) for s in (0.01, 0.05, 0.2)]
+    scores = [measure(IMAGES, IMAGES + noise(s)) for s in (0.01, 0.05, 0.2)]
     assert (scores[0] > scores[1]).all() and (scores[1] > scores[2]).all()
-    other = PICTURES + noise(0.2)
-    torch.testing.assert_close(measure(PICTURES, other), measure(other, PICTURES))
+    other = IMAGES + noise(0.2)
+    torch.testing.assert_close(measure(IMAGES, other), measure(other, IMAGES))
 
 
 @pytest.mark.parametrize("measure", [psnr, ssim])
 def test_only_chosen_pixels_count(measure):
     where = torch.zeros(3, 20, 24)
     where[:, 8:, :] = 1
-    spoiled = PICTURES.clone()
+    corrupted = IMAGES.clone()
     # The window of SSIM reaches five pixels further.
-    spoiled[:, :, :3] = 0
-    torch.testing.assert_close(measure(PICTURES, spoiled, where), measure(PICTURES, PICTURES))
-    assert measure(PICTURES, PICTURES, torch.zeros(3, 20, 24)).isnan().all()
+    corrupted[:, :, :3] = 0
+    torch.testing.assert_close(measure(IMAGES, corrupted, where), measure(IMAGES, IMAGES))
+    assert measure(IMAGES, IMAGES, torch.zeros(3, 20, 24)).isnan().all()
 
 
 def test_ssim_is_its_formula_at_a_pixel():
-    other = (PICTURES + noise(0.1)).double()
-    one = PICTURES.double()
+    other = (IMAGES + noise(0.1)).double()
+    one = IMAGES.double()
     row, column = 9, 11
     window = torch.tensor([math.exp(-((i - 5) ** 2) / (2 * 1.5**2)) for i in range(11)]).double()
     window = torch.outer(window, window) / window.sum() ** 2
@@ -62,6 +62,6 @@ def test_ssim_is_its_formula_at_a_pixel():
     torch.testing.assert_close(found, torch.stack(expected).mean())
 
 
-def test_pictures_smaller_than_the_window_have_a_score():
-    tiny = PICTURES[..., :4, :4]
+def test_images_smaller_than_the_window_have_a_score():
+    tiny = IMAGES[..., :4, :4]
     assert ssim(tiny, tiny.flip(-1)).isfinite().all()

@@ -11,14 +11,14 @@ from PIL import Image
 
 from spad.data.renders import is_held_out
 from spad.evaluation.protocol import load_gallery, load_protocol
-from spad.evaluation.retrieval import Gallery, fit_discriminant, picture_features
+from spad.evaluation.retrieval import Gallery, fit_discriminant, image_features
 from spad.images.pixels import on_white, to_floats
 
 COLORS = torch.tensor([[0.8, 0.1, 0.1], [0.1, 0.6, 0.2], [0.1, 0.2, 0.8], [0.9, 0.8, 0.1]])
 SHAPES = 3
 
 
-def pictures(color: int, shape: int, views: int = 6, seed: int = 0, size: int = 64):
+def sample(color: int, shape: int, views: int = 6, seed: int = 0, size: int = 64):
     """(v, 3, size, size) of a disc, a bar or a ring of about one colour, moved about a bit."""
     generator = torch.Generator().manual_seed(100 * color + 10 * shape + seed)
     y, x = torch.meshgrid(*[torch.linspace(-1, 1, size)] * 2, indexing="ij")
@@ -37,20 +37,20 @@ CAPTIONS = [f"{shape} of {color}" for color, shape in KINDS]
 
 @pytest.fixture(scope="module")
 def gallery() -> Gallery:
-    known = [pictures(*kind) for kind in KINDS]
-    features = torch.cat([picture_features(images) for images in known])
+    known = [sample(*kind) for kind in KINDS]
+    features = torch.cat([image_features(images) for images in known])
     classes = torch.arange(len(KINDS)).repeat_interleave(6)
     learned = fit_discriminant(features, classes, dimensions=8)
-    return Gallery((), torch.empty(0), *learned).of(CAPTIONS, known)
+    return Gallery((), torch.empty(0), *learned).with_objects(CAPTIONS, known)
 
 
 def test_other_views_find_their_caption(gallery):
     for caption, kind in zip(CAPTIONS, KINDS, strict=True):
-        assert gallery.rank(pictures(*kind, seed=1), caption) == 1
+        assert gallery.rank(sample(*kind, seed=1), caption) == 1
 
 
 def test_the_order_and_size_of_views_do_not_matter(gallery):
-    views = pictures(1, 2, seed=2)
+    views = sample(1, 2, seed=2)
     similarity = gallery.similarity(views)
     torch.testing.assert_close(gallery.similarity(views.flip(0)), similarity)
     larger = views.repeat_interleave(2, -1).repeat_interleave(2, -2)
@@ -58,31 +58,31 @@ def test_the_order_and_size_of_views_do_not_matter(gallery):
 
 
 def test_what_is_not_square_stands_on_white(gallery):
-    views = pictures(0, 1, seed=1)
+    views = sample(0, 1, seed=1)
     padded = torch.nn.functional.pad(views, (0, 0, 16, 16), value=1.0)
     wide = torch.nn.functional.pad(padded, (16, 16, 0, 0), value=1.0)
     torch.testing.assert_close(gallery.describe(padded), gallery.describe(wide))
 
 
-def test_other_objects_pictures_rank_low(gallery):
+def test_other_objects_images_rank_low(gallery):
     ranks = [
-        gallery.rank(pictures(*KINDS[(i + 5) % len(KINDS)]), caption)
+        gallery.rank(sample(*KINDS[(i + 5) % len(KINDS)]), caption)
         for i, caption in enumerate(CAPTIONS)
     ]
     assert 1 not in ranks and sum(ranks) / len(ranks) > len(KINDS) / 3
 
 
 def test_an_unknown_caption_has_no_rank(gallery):
-    assert gallery.rank(pictures(0, 0), "a blue fish") is None
+    assert gallery.rank(sample(0, 0), "a blue fish") is None
 
 
 def test_what_all_captions_resemble_alike_ranks_last():
     views = torch.ones(3, 2, 4) / 2
     same = Gallery(("a", "b", "c"), views, torch.zeros(1341), torch.ones(1341, 4))
-    assert same.rank(pictures(0, 0), "a") == 3
+    assert same.rank(sample(0, 0), "a") == 3
 
 
-def test_blank_pictures_have_a_rank(gallery):
+def test_blank_images_have_a_rank(gallery):
     assert gallery.rank(torch.ones(2, 3, 16, 16), CAPTIONS[0]) in range(1, len(CAPTIONS) + 1)
 
 
@@ -97,11 +97,11 @@ def test_galleries_are_written_and_read(gallery, tmp_path):
 
 
 def test_a_gallery_refuses_what_it_cannot_rank(gallery):
-    views = pictures(0, 0)
-    with pytest.raises(ValueError, match="captions that are all different"):
-        gallery.of(["a", "a"], [views, views])
-    with pytest.raises(ValueError, match="as many views of every object"):
-        gallery.of(["a", "b"], [views, views[:2]])
+    views = sample(0, 0)
+    with pytest.raises(ValueError, match="different captions"):
+        gallery.with_objects(["a", "a"], [views, views])
+    with pytest.raises(ValueError, match="equal numbers of views"):
+        gallery.with_objects(["a", "b"], [views, views[:2]])
 
 
 def test_the_discriminant_keeps_what_tells_classes_apart_and_drops_the_rest():

@@ -1,4 +1,4 @@
-"""`spad evaluate --compare`: what reports differ in, object by object."""
+"""`spad evaluate --compare`: paired differences of reports."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from spad.evaluation.page import (
     heading,
     histogram,
     html_list,
+    html_page,
     html_table,
     image,
     interval,
-    whole_page,
 )
 from spad.evaluation.report import (
     FORMAT,
     Column,
-    Report,
+    EvaluationReport,
     ScoredObject,
     escape_cell,
     json_text,
@@ -41,11 +41,12 @@ _HEADINGS = ("metric", "first", "other", "difference", "95 % interval", "n", "be
 
 @dataclass(frozen=True)
 class Row:
-    """One score of two reports, over the objects that both have it for.
+    """One score of two reports, over the objects that have it in both.
 
     Attributes:
-        pairs: (first, other) of each object, and their values.
-        means: of the first and the other.
+        pairs: (first, other) of each object.
+        values: (n, 2) their scores.
+        means: means of the first and the other.
     """
 
     column: Column
@@ -58,11 +59,12 @@ class Row:
 def compare_reports(
     folders: Sequence[Path], output: Path, overwrite: bool = False, command: Sequence[str] = ()
 ) -> tuple[str, list[Path]]:
-    """Compare every report with the first, and write what came out as JSON, Markdown and a page.
+    """Compare every report with the first; write JSON, Markdown and HTML.
 
-    Objects are paired by part and name; what only one report has is left out and counted.
+    Objects are paired by part and name; objects of only one report are skipped and counted.
+    Returns a table to print, and the files.
 
-    Raises: ValueError: a folder holds no report, the protocols differ, or no object is in both.
+    Raises: ValueError: a folder has no report, the protocols differ, or no object is in both.
     """
     first, *others = (read_report(folder) for folder in folders)
     for folder, other in zip(folders[1:], others, strict=True):
@@ -101,8 +103,8 @@ def compare_reports(
     return text, sorted(path for path in output.iterdir() if path.name != RECORD)
 
 
-def compare(first: Report, other: Report) -> list[Row]:
-    """The scores that both reports have, in the first one's order.
+def compare(first: EvaluationReport, other: EvaluationReport) -> list[Row]:
+    """Scores that both reports have, in the order of the first.
 
     Raises: ValueError: no object is in both.
     """
@@ -131,10 +133,12 @@ def compare(first: Report, other: Report) -> list[Row]:
     return rows
 
 
-def overview(reports: Sequence[Report], tables: Sequence[Sequence[Row]]) -> list[list[str]]:
-    """Of every score, each report's mean and interval over the objects that all have, in cells.
+def overview(
+    reports: Sequence[EvaluationReport], tables: Sequence[Sequence[Row]]
+) -> list[list[str]]:
+    """Table cells: mean and interval of every score and report, over the objects that all have.
 
-    ▲ and ▼ mark what is better and worse than the first report.
+    ▲ and ▼ mark better and worse than the first report.
     """
     lines = []
     for column in reports[0].columns:
@@ -160,29 +164,32 @@ def overview(reports: Sequence[Report], tables: Sequence[Sequence[Row]]) -> list
 
 
 def _labels(names: Sequence[str], folders: Sequence[Path]) -> list[str]:
-    """Names of the reports; with their folder where two have the same."""
+    """Names of the reports, with the folder if two have the same name."""
     return [
         name if names.count(name) == 1 else f"{name} ({folder.name})"
         for name, folder in zip(names, folders, strict=True)
     ]
 
 
-def _notes(first: Report, other: Report, a: str, b: str, rows: Sequence[Row]) -> list[str]:
+def _notes(
+    first: EvaluationReport, other: EvaluationReport, a: str, b: str, rows: Sequence[Row]
+) -> list[str]:
     in_a = {(o.part, o.name) for o in first.objects}
     in_b = {(o.part, o.name) for o in other.objects}
     notes = []
     for label, alone in ((a, in_a - in_b), (b, in_b - in_a)):
         if alone:
-            notes.append(f"{len(alone)} objects are in {label} only, and left out.")
+            notes.append(f"{len(alone)} objects are in {label} only, and skipped.")
     sizes = [report.about.get("size") for report in (first, other)]
     if sizes[0] != sizes[1]:
-        notes.append(f"{a} draws pictures of {sizes[0]} pixels and {b} of {sizes[1]}: small ones "
-                     "hide what large ones show.")  # fmt: skip
+        notes.append(
+            f"{a} has images of {sizes[0]} pixels and {b} of {sizes[1]}: small images hide errors."
+        )
     known = [row for row in rows if row.difference.estimate.count > 1]
     if known:
         notes.append(
-            f"{b} against {a}: with {len(known)} scores, about {len(known) * 0.05:.1f} intervals "
-            "would leave out 0 by chance if nothing differed."
+            f"{b} against {a}: of {len(known)} intervals, about {len(known) * 0.05:.1f} would "
+            "exclude 0 by chance if nothing differed."
         )
     return notes
 
@@ -242,12 +249,19 @@ def _to_json(row: Row) -> dict[str, Any]:
     }
 
 
-def _page(labels, tables, notes, cells, folders, command) -> str:
+def _page(
+    labels: Sequence[str],
+    tables: Sequence[Sequence[Row]],
+    notes: Sequence[str],
+    cells: Sequence[Sequence[str]],
+    folders: Sequence[Path],
+    command: Sequence[str],
+) -> str:
     sections = [
         heading(
             f"{' and '.join(labels[1:])} against {labels[0]}",
-            "Differences are other minus first, over objects that both have; intervals by the "
-            "bootstrap over objects.",
+            "Differences are other minus first, over objects in both; bootstrap intervals over "
+            "objects.",
         ),
         html_list(notes),
         html_table(
@@ -268,11 +282,11 @@ def _page(labels, tables, notes, cells, folders, command) -> str:
         sections += [f"<h2>{escape(label)}</h2>", html_table(_HEADINGS, lines)]
         sections += [_section(row, labels[0], label, folders[0], folder) for row in rows]
     sections.append(facts({"command": list(command), "reports": list(folders)}))
-    return whole_page(f"{' and '.join(labels[1:])} against {labels[0]}", sections)
+    return html_page(f"{' and '.join(labels[1:])} against {labels[0]}", sections)
 
 
 def _section(row: Row, a: str, b: str, folder_a: Path, folder_b: Path) -> str:
-    """How differences are spread, and the objects where each is most ahead."""
+    """Distribution of the differences, and the objects where each report is most ahead."""
     differences = row.values[:, 1] - row.values[:, 0]
     gain = differences if row.column.higher_is_better else -differences
     order = np.argsort(gain)
@@ -281,10 +295,10 @@ def _section(row: Row, a: str, b: str, folder_a: Path, folder_b: Path) -> str:
     for index in extremes:
         one, other = row.pairs[index]
         first, second = row.values[index]
-        pictures = image(folder_a / one.picture, a) + image(folder_b / other.picture, b)
+        images = image(folder_a / one.image, a) + image(folder_b / other.image, b)
         note = f"{a} {show_number(first)}, {b} {show_number(second)}"
         shown.append(
-            f'<figure class="two"><div>{pictures}</div><figcaption>{escape(title_of(one))} '
+            f'<figure class="two"><div>{images}</div><figcaption>{escape(title_of(one))} '
             f"<span>{escape(note)}</span></figcaption></figure>"
         )
     return (

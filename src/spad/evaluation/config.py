@@ -2,71 +2,67 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
+from annotated_types import MinLen
 from tyro.conf import Positional
+
+from spad.settings import Count, GuidanceScale, checked, flag
 
 
 @dataclass(frozen=True)
+@checked
 class EvaluateConfig:
-    """Judge views of objects: do they belong to one object, and is it the one asked for?
+    """Score views of objects: are they consistent, and do they show what was asked for?
 
-    Judges a folder of sets, or draws the protocol's prompts with a model and judges those. Writes
-    a report as JSON, Markdown and a page. Ctrl-C keeps what is done; the same command goes on.
+    Scores a folder of sets of views, or generates the protocol's prompts with a model and scores
+    these. Writes a report as JSON, Markdown and HTML. Ctrl-C keeps what is done; the same command
+    resumes.
     """
 
     sets: Positional[Path | None] = None
-    """Folder of `spad generate`, `spad render` or `spad pack`, or of pictures with cameras."""
+    """Folder of `spad generate`, `spad render` or `spad pack`, or of images with cameras."""
     model: str | None = None
-    """Draw with this model instead: its name (see `spad models`) or a folder."""
+    """Model to generate with instead: a name (see `spad models`) or a folder."""
     compare: tuple[Path, ...] = ()
-    """Compare reports instead: two folders that this command made, or more; the first is what the
-    others are compared with."""
+    """Reports to compare instead: two or more folders of this command. The first is the
+    reference."""
     output: Path | None = None
-    """Folder to make or to go on with; spad-out/evaluation-NAME if left out."""
+    """Output folder; an unfinished one is resumed. Default: spad-out/evaluation-NAME."""
     overwrite: bool = False
     """Replace the output folder if an earlier run made it."""
     quick: bool = False
-    """The first objects of the protocol only: minutes on a CPU."""
+    """Only the first objects of the protocol: minutes on a CPU."""
     data: Path | None = None
-    """Folder that `spad render` or `spad pack` wrote, with the protocol's objects: the truth for
-    novel views from one picture, which are left out without it."""
-    parts: tuple[Literal["text", "novel"], ...] = ("text", "novel")
-    """What a model draws: views of prompts, novel views from one picture."""
-    limit: int | None = None
-    """Judge only so many sets, or objects of each part."""
-    steps: int | None = None
-    """Denoising steps; the model's own if left out."""
-    guidance_scale: float | None = None
-    """Strength of the prompt; the model's own if left out."""
+    """Folder written by `spad render` or `spad pack` with the protocol's objects: the ground truth
+    for novel views from one image, which are skipped without it."""
+    parts: Annotated[tuple[Literal["text", "novel"], ...], MinLen(1)] = ("text", "novel")
+    """Parts of the protocol: views of prompts, novel views from one image."""
+    limit: Count | None = None
+    """Score at most this many sets, or objects of each part."""
+    steps: Count | None = None
+    """Denoising steps. Default: the model's."""
+    guidance_scale: GuidanceScale | None = None
+    """Strength of the prompt. Default: the model's."""
     device: str | None = None
-    """That draws, such as cpu, cuda or mps; the fastest there is if left out."""
+    """Device to generate on, such as cpu, cuda or mps. Default: the fastest available."""
     clip: Path | None = None
     """Folder of a CLIP model in transformers' layout, for the CLIP score."""
     lpips: Path | None = None
     """Folder with alexnet-owt-7be5be79.pth (torchvision's) and alex.pth (of lpips 0.1), for
     LPIPS."""
     inception: Path | None = None
-    """torch-fidelity's file of Inception's weights, for FID (against `data`) and IS."""
+    """torch-fidelity's file of Inception's weights, for FID (against --data) and IS."""
 
     def __post_init__(self) -> None:
-        asked = [self.sets is not None, self.model is not None, bool(self.compare)]
-        if sum(asked) != 1:
+        given = [self.sets is not None, self.model is not None, bool(self.compare)]
+        if sum(given) != 1:
             raise ValueError(
                 "expected a folder of sets, --model NAME or --compare REPORT REPORT, got "
-                f"{sum(asked) or 'none'} of them"
+                f"{sum(given) or 'none'} of them"
             )
         if len(self.compare) == 1:
-            raise ValueError("expected two reports or more to compare, got one")
-        if self.limit is not None and self.limit < 1:
-            raise ValueError(f"expected a limit of at least 1, got {self.limit}")
-        if not self.parts:
-            raise ValueError("expected parts among text and novel, got none")
-        of_model = ("quick", "steps", "guidance_scale", "device")
-        given = [name for name in of_model if getattr(self, name)]
-        if self.model is None and given:
-            flag = f"--{given[0].replace('_', '-')}"
-            raise ValueError(f"expected --model with {flag}, which says how to draw")
-        # Nothing is drawn from a negative or zero count of steps; the rest the pipeline checks.
-        if self.steps is not None and self.steps < 1:
-            raise ValueError(f"expected at least 1 step, got {self.steps}")
+            raise ValueError("expected two or more reports to compare, got one")
+        for name in ("quick", "steps", "guidance_scale", "device"):
+            if self.model is None and getattr(self, name):
+                raise ValueError(f"expected --model with {flag(name)}, got none")

@@ -1,7 +1,7 @@
-"""Negative controls: good sets spoilt in known ways, by which the metrics themselves are judged.
+"""Negative controls: corrupt good sets in known ways to test the metrics.
 
-A metric deserves belief if true renders score near its best, and worse the more they are spoilt in
-a way that it is meant to catch. `controls_table` says so for any folder of renders.
+A metric is credible if true renders score near its best, and worse the more they are corrupted in a
+way that it should detect. `controls_table` shows this for any folder of renders.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ _SEED = 0
 
 
 @dataclass(frozen=True)
-class Control:
-    """A way to spoil a set.
+class Corruption:
+    """A way to corrupt a set of views.
 
     Attributes:
-        spoil: (set, another set of as many views, severity) -> the spoilt set.
+        corrupt: (set, another set of as many views, severity) -> corrupted set.
         severities: from mild to severe.
-        caught_by: the metrics that must get worse with every step.
-        summary: what a severity means.
+        caught_by: metrics that must get worse with every severity.
+        summary: meaning of the severity.
     """
 
     name: str
@@ -41,18 +41,18 @@ class Control:
 
 
 def copied(view_set: ViewSet, other: ViewSet, share: float) -> ViewSet:
-    """A share of the views show what view 0 shows."""
-    return _redealt(view_set, dict.fromkeys(_chosen(view_set, share), 0))
+    """Replace a share of the views by view 0."""
+    return _replaced(view_set, dict.fromkeys(_chosen(view_set, share), 0))
 
 
 def flipped(view_set: ViewSet, other: ViewSet, share: float) -> ViewSet:
-    """A share of the views show the object from behind: the view from the farthest camera."""
+    """Replace a share of the views by the view of the farthest camera, from behind."""
     farthest = angles_between(view_set.cameras).argmax(1).tolist()
-    return _redealt(view_set, {view: farthest[view] for view in _chosen(view_set, share)})
+    return _replaced(view_set, {view: farthest[view] for view in _chosen(view_set, share)})
 
 
 def mirrored(view_set: ViewSet, other: ViewSet, share: float) -> ViewSet:
-    """A share of the views are mirrored left to right."""
+    """Mirror a share of the views left to right."""
     images, alpha = view_set.images.clone(), view_set.alpha.clone()
     views = _chosen(view_set, share)
     images[views], alpha[views] = images[views].flip(-1), alpha[views].flip(-1)
@@ -60,15 +60,15 @@ def mirrored(view_set: ViewSet, other: ViewSet, share: float) -> ViewSet:
 
 
 def shuffled(view_set: ViewSet, other: ViewSet, share: float) -> ViewSet:
-    """A share of the views, two at least, are dealt out anew, none to its own camera."""
+    """Permute a share of the views, at least two, so that none keeps its camera."""
     generator = torch.Generator().manual_seed(_SEED)
     count = max(2, round(share * len(view_set)))
     views = torch.randperm(len(view_set), generator=generator)[:count].tolist()
-    return _redealt(view_set, dict(zip(views, views[1:] + views[:1], strict=True)))
+    return _replaced(view_set, dict(zip(views, views[1:] + views[:1], strict=True)))
 
 
 def wrong_camera(view_set: ViewSet, other: ViewSet, angle_deg: float) -> ViewSet:
-    """One camera is said to stand so far round the object, about the vertical axis."""
+    """Rotate one camera about the object's vertical axis by an angle."""
     center = object_ball(view_set.cameras).center
     cosine, sine = math.cos(math.radians(angle_deg)), math.sin(math.radians(angle_deg))
     turn = torch.eye(4)
@@ -81,7 +81,7 @@ def wrong_camera(view_set: ViewSet, other: ViewSet, angle_deg: float) -> ViewSet
 
 
 def noisy(view_set: ViewSet, other: ViewSet, sigma: float) -> ViewSet:
-    """Gaussian noise on the object's colours, another in every view."""
+    """Add independent Gaussian noise to the object's colors in every view."""
     generator = torch.Generator().manual_seed(_SEED)
     noise = torch.randn(view_set.images.shape, generator=generator) * sigma
     images = view_set.images + noise * view_set.alpha[:, None]
@@ -89,7 +89,7 @@ def noisy(view_set: ViewSet, other: ViewSet, sigma: float) -> ViewSet:
 
 
 def blurred(view_set: ViewSet, other: ViewSet, sigma: float) -> ViewSet:
-    """Pictures and masks under a Gaussian; `sigma` in pixels of pictures 128 wide."""
+    """Blur images and masks by a Gaussian; `sigma` in pixels of a 128-pixel image."""
     sigma = sigma * max(view_set.cameras.height, view_set.cameras.width) / 128
     layers = torch.cat([view_set.images, view_set.alpha[:, None]], dim=1)
     smooth = _smoothed(layers, sigma).clamp(0, 1)
@@ -97,9 +97,9 @@ def blurred(view_set: ViewSet, other: ViewSet, sigma: float) -> ViewSet:
 
 
 def mixed(view_set: ViewSet, other: ViewSet, share: float) -> ViewSet:
-    """A share of the views show another object, from the same cameras or as near as it has.
+    """Replace a share of the views by those of another object.
 
-    Raises: ValueError: the other set has pictures of another size, or fewer views.
+    Raises: ValueError: the other set has images of another size, or fewer views.
     """
     if other.images.shape[2:] != view_set.images.shape[2:] or len(other) < len(view_set):
         raise ValueError(
@@ -112,51 +112,57 @@ def mixed(view_set: ViewSet, other: ViewSet, share: float) -> ViewSet:
     return replace(view_set, images=images, alpha=alpha)
 
 
-CORRUPTIONS: tuple[Control, ...] = (
-    Control("copied", copied, (0.25, 0.5, 1.0), ("copying",), "share of views that show view 0"),
-    Control(
+CORRUPTIONS: tuple[Corruption, ...] = (
+    Corruption(
+        "copied",
+        copied,
+        (0.25, 0.5, 1.0),
+        ("content_copying",),
+        "share of views replaced by view 0",
+    ),
+    Corruption(
         "flipped",
         flipped,
         (0.1, 0.2, 0.4),
         ("reconstruction_psnr", "camera_error_deg"),
         "share of views from behind",
     ),
-    Control(
+    Corruption(
         "mirrored",
         mirrored,
         (0.1, 0.2, 0.5),
         ("reconstruction_psnr", "silhouette_iou"),
         "share of views mirrored",
     ),
-    Control(
+    Corruption(
         "shuffled",
         shuffled,
         (0.2, 0.4, 0.6),
         ("reconstruction_psnr", "tsed", "silhouette_iou", "camera_error_deg"),
-        "share of views dealt anew",
+        "share of views permuted",
     ),
-    Control(
+    Corruption(
         "wrong camera",
         wrong_camera,
         (15.0, 45.0, 90.0),
         ("reconstruction_psnr", "silhouette_iou"),
         "one camera off by degrees",
     ),
-    Control(
+    Corruption(
         "noisy",
         noisy,
         (0.05, 0.1, 0.2),
         ("reconstruction_psnr", "reconstruction_ssim", "photo_consistency"),
         "sigma of noise, white is 1",
     ),
-    Control(
+    Corruption(
         "blurred",
         blurred,
         (1.0, 2.0, 4.0),
         ("reconstruction_ssim", "tsed"),
         "sigma in pixels of 128",
     ),
-    Control(
+    Corruption(
         "mixed",
         mixed,
         (0.1, 0.2, 0.35),
@@ -169,38 +175,40 @@ CORRUPTIONS: tuple[Control, ...] = (
 def score_controls(
     sets: Sequence[ViewSet], metrics: Sequence[Metric] = METRICS
 ) -> dict[tuple[str, float], dict[str, list[float]]]:
-    """The metrics of all sets, by control and severity; ("truth", 0) are the sets themselves.
+    """Scores of all sets by metric, by (corruption, severity); ("truth", 0) is without corruption.
 
-    Each set is mixed with the next. Sets of one picture size and number of views; at least 2.
+    Each set is mixed with the next one.
+
+    Raises: ValueError: fewer than 2 sets, or sets of different image size or number of views.
     """
     if len(sets) < 2:
         raise ValueError(f"expected at least 2 sets to mix with each other, got {len(sets)}")
     total = len(sets) * (1 + sum(len(control.severities) for control in CORRUPTIONS))
-    with tqdm(total=total, desc="judging", unit="set") as bar:
+    with tqdm(total=total, desc="scoring", unit="set") as bar:
 
-        def judged(ways: Sequence[ViewSet]) -> dict[str, list[float]]:
+        def score(view_sets: Sequence[ViewSet]) -> dict[str, list[float]]:
             table = {metric.name: [] for metric in metrics}
-            for view_set in ways:
+            for view_set in view_sets:
                 for metric in metrics:
                     table[metric.name].append(metric.function(view_set))
                 bar.update()
             return table
 
-        scores = {("truth", 0.0): judged(sets)}
+        scores = {("truth", 0.0): score(sets)}
         for control in CORRUPTIONS:
             for severity in control.severities:
                 pairs = zip(sets, [*sets[1:], sets[0]], strict=True)
-                ways = [control.corrupt(one, other, severity) for one, other in pairs]
-                scores[control.name, severity] = judged(ways)
+                corrupted = [control.corrupt(one, other, severity) for one, other in pairs]
+                scores[control.name, severity] = score(corrupted)
     return scores
 
 
 def controls_table(scores: Mapping[tuple[str, float], Mapping[str, Sequence[float]]]) -> str:
-    """What `score_controls` gave as a Markdown table.
+    """Markdown table of the result of `score_controls`.
 
-    A cell is the mean over the sets, and in brackets the share of sets that score worse than they
-    do unspoilt; bold where the control is one that the metric is meant to catch. Sets for which a
-    metric is undefined are left out of its cells.
+    A cell is the mean over the sets, and in brackets the share of sets that score worse than
+    uncorrupted; bold where the metric should detect the corruption. Sets for which a metric is
+    undefined are ignored in its cells.
     """
     truth = scores["truth", 0.0]
     lines = [
@@ -234,14 +242,14 @@ def _mean_text(values: Sequence[float], name: str) -> str:
 
 
 def _chosen(view_set: ViewSet, share: float) -> list[int]:
-    """A share of the views after view 0, one at least, evenly spread."""
+    """A share of the views after view 0, at least one, evenly spread."""
     rest = len(view_set) - 1
     count = min(rest, max(1, round(share * rest)))
     return [1 + number * rest // count for number in range(count)]
 
 
-def _redealt(view_set: ViewSet, source: Mapping[int, int]) -> ViewSet:
-    """The set with the pictures of other views in the places of some."""
+def _replaced(view_set: ViewSet, source: Mapping[int, int]) -> ViewSet:
+    """The set with some views replaced by others: view -> source view."""
     order = [source.get(view, view) for view in range(len(view_set))]
     return replace(view_set, images=view_set.images[order], alpha=view_set.alpha[order])
 

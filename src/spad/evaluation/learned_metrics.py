@@ -1,6 +1,6 @@
-"""Scores that need other people's networks: CLIP score, LPIPS, FID, IS. Nothing is downloaded.
+"""Metrics with pretrained networks: CLIP score, LPIPS, FID and IS. Nothing is downloaded.
 
-Weights are given by path. What is not given is not computed.
+Weights are given by path; metrics without weights are not computed.
 """
 
 from __future__ import annotations
@@ -23,23 +23,23 @@ from spad.evaluation.novel_views import NovelViews
 from spad.evaluation.report import Column
 
 _CLIP = Column("clip_score", True, 100.0, "100 · cosine of CLIP's embeddings of views and prompt")
-_LPIPS = Column("novel_lpips", False, 0.0, "distance of deep features, views not given")
-_IS = Column("inception_score", True, None, "how sure and how varied Inception's classes are")
-_FID = Column("fid", False, 0.0, "distance of Inception's features from those of renders")
+_LPIPS = Column("novel_lpips", False, 0.0, "LPIPS of novel views against renders")
+_IS = Column("inception_score", True, None, "confidence and diversity of Inception's classes")
+_FID = Column("fid", False, 0.0, "distance of Inception's features to those of renders")
 
-# Smaller ones vanish in AlexNet's strides.
+# Smaller images vanish in AlexNet's strides.
 _SMALLEST = 32
 
 ALEXNET, HEADS = "alexnet-owt-7be5be79.pth", "alex.pth"
 
 
 @dataclass(frozen=True)
-class Networks:
-    """What can be computed with the weights given.
+class LearnedMetrics:
+    """Metrics whose weights are given.
 
     Attributes:
-        clip: of pictures (v, 3, h, w) in [0, 1] and a prompt; None without weights.
-        lpips: of two such pictures, (v,); None without weights.
+        clip: CLIP score of images (v, 3, h, w) in [0, 1] and a prompt; None without weights.
+        lpips: distances (v,) of two batches of images; None without weights.
         inception: file of weights, or None.
     """
 
@@ -48,10 +48,10 @@ class Networks:
     inception: Path | None = None
 
     @classmethod
-    def load(cls, settings: EvaluateConfig) -> Networks:
-        """Load what `settings` name.
+    def load(cls, settings: EvaluateConfig) -> LearnedMetrics:
+        """Load the weights that `settings` names.
 
-        Raises: ValueError: files that are missing or something else. ModuleNotFoundError:
+        Raises: ValueError: a file is missing or has other content. ModuleNotFoundError:
             torch-fidelity is not installed.
         """
         if settings.inception is not None:
@@ -66,53 +66,53 @@ class Networks:
 
     @property
     def columns(self) -> tuple[Column, ...]:
-        """Of all that may be computed."""
+        """Columns of the metrics that are computed."""
         columns = (_CLIP,) if self.clip else ()
         columns += (_LPIPS,) if self.lpips else ()
         return columns + ((_IS, _FID) if self.inception else ())
 
     def score_views(self, view_set: ViewSet) -> dict[str, float]:
-        """The CLIP score; none without a prompt."""
+        """CLIP score, if the set has a prompt."""
         if self.clip is None or not view_set.prompt:
             return {}
         return {_CLIP.name: self.clip(view_set.images, view_set.prompt)}
 
     def score_novel(self, views: NovelViews) -> dict[str, float]:
-        """LPIPS of the views that were not given, mean over them."""
+        """Mean LPIPS of the novel views."""
         if self.lpips is None:
             return {}
-        pair = views.truth.images[1:], views.drawn.images[1:]
+        pair = views.truth.images[1:], views.generated.images[1:]
         return {_LPIPS.name: float(self.lpips(*pair).mean())}
 
     def totals(
-        self, drawn: Callable[[], Iterable[Tensor]], real: Callable[[], Iterable[Tensor]] | None
+        self, generated: Callable[[], Iterable[Tensor]], real: Callable[[], Iterable[Tensor]] | None
     ) -> dict[str, float]:
-        """IS of all drawn pictures, and their FID to real ones where there are any.
+        """IS of all generated images, and FID to real ones if given.
 
         Args:
-            drawn, real: make an iterator of pictures (v, 3, h, w) in [0, 1].
+            generated, real: return an iterator of images (v, 3, h, w) in [0, 1].
 
         Source: Salimans et al. 2016 and Heusel et al. 2017, as torch-fidelity computes them. Both
-        need thousands of pictures: with fewer FID is too large and IS too small, so compare only
-        equal numbers of pictures.
+        need thousands of images: with fewer, FID is too large and IS too small, so compare only
+        equal numbers of images.
         """
         if self.inception is None:
             return {}
         fidelity = _import_fidelity()
-        pictures = _Pictures(drawn())
+        images = _Images(generated())
         options = {
-            "input1": pictures,
+            "input1": images,
             "isc": True,
             "isc_splits": 1,
             "feature_extractor_weights_path": str(self.inception),
             "cuda": torch.cuda.is_available(),
-            "batch_size": min(64, len(pictures)),
+            "batch_size": min(64, len(images)),
             "verbose": False,
             "save_cpu_ram": True,
             "cache": False,
         }
         if real is not None:
-            options |= {"input2": _Pictures(real()), "fid": True}
+            options |= {"input2": _Images(real()), "fid": True}
         with redirect_stdout(StringIO()):
             scores = fidelity.calculate_metrics(**options)
         found = {_IS.name: scores["inception_score_mean"]}
@@ -122,23 +122,23 @@ class Networks:
 
 
 class ClipScore:
-    """100 · max(cos, 0) of CLIP's embeddings of a picture and a prompt, mean over views.
+    """100 · max(cos, 0) of CLIP's embeddings of an image and a prompt, mean over views.
 
-    Source: Hessel et al. 2021, with the factor 100 that tables of this field use instead of 2.5.
-    Pictures are resized to CLIP's size (bicubic, antialiased); what is longer than it reads is cut.
+    Source: Hessel et al. 2021, with the usual factor 100 instead of 2.5. Images are resized to
+    CLIP's size (bicubic, antialiased); prompts longer than CLIP's context are truncated.
 
     Args:
-        folder: of a CLIP model in transformers' layout.
+        folder: a CLIP model in transformers' layout.
 
-    Raises: ValueError: it holds something else.
+    Raises: ValueError: it has something else.
     """
 
     def __init__(self, folder: Path):
-        from transformers import CLIPModel, CLIPTokenizerFast
+        from transformers import CLIPModel, CLIPTokenizer
 
         try:
             self._model = CLIPModel.from_pretrained(folder, local_files_only=True).eval()
-            self._tokenizer = CLIPTokenizerFast.from_pretrained(folder, local_files_only=True)
+            self._tokenizer = CLIPTokenizer.from_pretrained(folder, local_files_only=True)
             settings = json.loads((folder / "preprocessor_config.json").read_text("utf-8"))
             moments = [settings[name] for name in ("image_mean", "image_std")]
         except (OSError, ValueError, KeyError, TypeError) as error:
@@ -147,7 +147,7 @@ class ClipScore:
                 f"expected the folder of a CLIP model, got {folder}: {reason}"
             ) from None
         self._mean, self._deviation = (torch.tensor(m)[:, None, None] for m in moments)
-        self._size = self._model.config.vision_config.image_size
+        self._size = self._model.config.to_dict()["vision_config"]["image_size"]
 
     @torch.no_grad()
     def __call__(self, images: Tensor, prompt: str) -> float:
@@ -165,19 +165,21 @@ class ClipScore:
 
 
 class Lpips(nn.Module):
-    """LPIPS 0.1 on AlexNet: (v,) distances of pictures (v, 3, h, w) in [0, 1].
+    """LPIPS 0.1 on AlexNet: (v,) distances of images (v, 3, h, w) in [0, 1].
 
     Source: Zhang et al. 2018, "The unreasonable effectiveness of deep features as a perceptual
     metric", equation 1.
 
     Args:
-        folder: with torchvision's AlexNet and the linear layers of the authors' package.
+        folder: has torchvision's AlexNet and the linear layers of the authors' package.
 
-    Raises: ValueError: one of the two files is missing or holds something else.
+    Raises: ValueError: one of the two files is missing or has other content.
     """
 
-    # Layers of torchvision's `features` after whose ReLU the five features are taken.
+    # Indices of the ReLU layers whose outputs are compared.
     _TAPS = (1, 4, 7, 9, 11)
+    shift: Tensor
+    scale: Tensor
 
     def __init__(self, folder: Path):
         super().__init__()
@@ -201,7 +203,7 @@ class Lpips(nn.Module):
             ) from error
         for i, weight in enumerate(weights):
             self.register_buffer(f"head{i}", weight.reshape(1, -1, 1, 1))
-        # In units of [-1, 1], as the authors scale.
+        # For images in [-1, 1], as in the authors' code.
         self.register_buffer("shift", torch.tensor([-0.030, -0.088, -0.188])[:, None, None])
         self.register_buffer("scale", torch.tensor([0.458, 0.448, 0.450])[:, None, None])
         self.eval()
@@ -211,7 +213,7 @@ class Lpips(nn.Module):
         if min(one.shape[-2:]) < _SMALLEST:
             height, width = one.shape[-2:]
             raise ValueError(
-                f"expected pictures of {_SMALLEST} pixels or more for LPIPS, got {width}x{height}; "
+                f"expected images of at least {_SMALLEST} pixels for LPIPS, got {width}x{height}; "
                 "leave out --lpips"
             )
         distance = torch.zeros(len(one))
@@ -228,17 +230,17 @@ class Lpips(nn.Module):
                 yield values
 
 
-class _Pictures(torch.utils.data.Dataset):
-    """uint8 (3, h, w) pictures, as torch-fidelity takes them."""
+class _Images(torch.utils.data.Dataset):
+    """uint8 (3, h, w) images, the input of torch-fidelity."""
 
     def __init__(self, sets: Iterable[Tensor]):
-        self._pictures = [view for views in sets for view in views.mul(255).round().to(torch.uint8)]
+        self._images = [view for views in sets for view in views.mul(255).round().to(torch.uint8)]
 
     def __len__(self) -> int:
-        return len(self._pictures)
+        return len(self._images)
 
     def __getitem__(self, index: int) -> Tensor:
-        return self._pictures[index]
+        return self._images[index]
 
 
 def _unit_channels(features: Tensor) -> Tensor:
@@ -251,13 +253,13 @@ def _read_weights(path: Path) -> dict[str, Tensor]:
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except (RuntimeError, OSError, ValueError, EOFError, UnpicklingError) as error:
-        raise ValueError(f"{path}: expected weights of torch, got something else") from error
+        raise ValueError(f"{path}: expected weights saved by torch, got something else") from error
 
 
 def _import_fidelity():
     try:
-        import torch_fidelity
-    # torchvision fails so where it was built for another torch.
+        import torch_fidelity  # pyright: ignore[reportMissingImports]  # an extra
+    # Raised by torchvision if it was built for another torch.
     except RuntimeError as error:
         raise ValueError(
             f"torch-fidelity is installed and cannot be loaded ({error}); install torch and "

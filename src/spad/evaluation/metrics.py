@@ -1,4 +1,4 @@
-"""The numbers that judge a set of views without ground truth, other networks or downloads."""
+"""Metrics of a set of views that need no ground truth, no other networks and no downloads."""
 
 from __future__ import annotations
 
@@ -8,22 +8,21 @@ from dataclasses import dataclass
 
 from spad.data.view_sets import ViewSet
 from spad.evaluation.camera_error import camera_error_deg
-from spad.evaluation.copying import copying
+from spad.evaluation.content_copying import content_copying
 from spad.evaluation.photo_consistency import photo_consistency
-from spad.evaluation.rebuilt import reconstruction_psnr, reconstruction_ssim
+from spad.evaluation.reconstruction_quality import reconstruction_psnr, reconstruction_ssim
 from spad.evaluation.silhouettes import silhouette_iou
 from spad.evaluation.tsed import tsed
 
 
 @dataclass(frozen=True)
 class Metric:
-    """One number of a set.
+    """A metric of a set of views.
 
     Attributes:
-        name: as it stands in reports.
-        function: NaN where the metric is undefined; its docstring says when.
-        higher_is_better: else lower is.
-        best: the value of a perfect set; infinity if there is no bound.
+        name: name in reports.
+        function: returns NaN where the metric is undefined; its docstring says when.
+        best: value of a perfect set; infinity if unbounded.
         summary: one line.
     """
 
@@ -40,30 +39,40 @@ METRICS: tuple[Metric, ...] = (
         reconstruction_psnr,
         True,
         math.inf,
-        "each view against what the others foretell of it, in its mask; dB",
+        "PSNR of each view against its reconstruction from the other views, inside its mask, in dB",
     ),
     Metric(
         "reconstruction_ssim",
         reconstruction_ssim,
         True,
         1.0,
-        "each view against what the others foretell of it, in its mask",
+        "SSIM of each view and its reconstruction from the other views, inside its mask",
     ),
-    Metric("tsed", tsed, True, 1.0, "pairs of views whose matched features fit the cameras"),
-    Metric("silhouette_iou", silhouette_iou, True, 1.0, "masks against their visual hull"),
+    Metric(
+        "tsed", tsed, True, 1.0, "share of neighboring views whose matched features fit the cameras"
+    ),
+    Metric(
+        "silhouette_iou",
+        silhouette_iou,
+        True,
+        1.0,
+        "IoU of masks and the mask of their visual hull",
+    ),
     Metric(
         "photo_consistency",
         photo_consistency,
         True,
         1.0,
-        "pixels whose colour two other views confirm at one point in space",
+        "share of pixels whose color two other views confirm at one point in space",
     ),
-    Metric("copying", copying, False, 0.0, "likeness of views that should differ"),
+    Metric(
+        "content_copying", content_copying, False, 0.0, "similarity of views that should differ"
+    ),
     Metric(
         "camera_error_deg",
         camera_error_deg,
         False,
         0.0,
-        "from the camera asked for to the one that explains a view best; degrees",
+        "angle between the requested camera and the one that best explains a view, in degrees",
     ),
 )

@@ -1,4 +1,4 @@
-"""Novel views from one picture, against renders of the object from the same cameras."""
+"""Novel views from one image, against renders of the object from the same cameras."""
 
 from __future__ import annotations
 
@@ -12,64 +12,67 @@ from spad.evaluation.psnr_ssim import LARGEST_PSNR, psnr, ssim
 from spad.evaluation.report import Column
 
 NOVEL_COLUMNS = (
-    Column("novel_psnr", True, LARGEST_PSNR, "views not given against renders, all pixels; dB"),
-    Column("novel_ssim", True, 1.0, "the same, structural similarity"),
-    Column("novel_psnr_masked", True, LARGEST_PSNR, "PSNR where the object is in either; dB"),
-    Column("novel_ssim_masked", True, 1.0, "structural similarity where the object is in either"),
-    Column("novel_iou", True, 1.0, "outlines against the renders', intersection over union"),
-    Column("novel_gain_db", True, None, "masked PSNR above that of showing the picture again; dB"),
+    Column(
+        "novel_psnr", True, LARGEST_PSNR, "PSNR of novel views against renders, all pixels, in dB"
+    ),
+    Column("novel_ssim", True, 1.0, "SSIM of novel views and renders, all pixels"),
+    Column("novel_psnr_masked", True, LARGEST_PSNR, "PSNR inside the union of both masks, in dB"),
+    Column("novel_ssim_masked", True, 1.0, "SSIM inside the union of both masks"),
+    Column("novel_iou", True, 1.0, "IoU of the masks of novel views and renders"),
+    Column(
+        "novel_gain_db", True, None, "masked PSNR above that of repeating the input image, in dB"
+    ),
 )
 
 
 @dataclass(frozen=True, eq=False)
 class NovelViews:
-    """What a model made of one picture, beside the truth.
+    """Views that a model generated from one image, with the renders from the same cameras.
 
     Attributes:
-        truth: renders; view 0 is the one that was given.
-        drawn: from the same cameras; view 0 is not judged.
+        truth: renders; view 0 is the input image.
+        generated: views of the model; view 0 is not scored.
 
-    Raises: ValueError: they differ in views or size, or there is only the given view.
+    Raises: ValueError: they differ in number or size, or there is only one view.
     """
 
     truth: ViewSet
-    drawn: ViewSet
+    generated: ViewSet
 
     def __post_init__(self) -> None:
-        if self.truth.images.shape != self.drawn.images.shape:
+        if self.truth.images.shape != self.generated.images.shape:
             raise ValueError(
-                f"{self.truth.name}: expected views as the truth has them, "
-                f"{tuple(self.truth.images.shape)}, got {tuple(self.drawn.images.shape)}"
+                f"{self.truth.name}: expected views like the renders, "
+                f"{tuple(self.truth.images.shape)}, got {tuple(self.generated.images.shape)}"
             )
         if len(self.truth) < 2:
             raise ValueError(f"{self.truth.name}: expected 2 views or more, got 1")
 
     def masks(self) -> tuple[Tensor, Tensor]:
-        """(v - 1, h, w) where the object is in the truth, and where in what was drawn."""
-        return self.truth.alpha[1:] > 0.5, self.drawn.alpha[1:] > 0.5
+        """Masks (v - 1, h, w) of the novel views: of the renders, and of the generated views."""
+        return self.truth.alpha[1:] > 0.5, self.generated.alpha[1:] > 0.5
 
 
 def score_novel_views(views: NovelViews) -> dict[str, float]:
-    """The scores of the views that were not given, by name; means over them.
+    """Scores by column, means over the novel views.
 
-    The masked ones look at the pixels where the object is in either picture: outside both there is
-    white on white, which any picture of a small object gets right. `novel_gain_db` is what the
-    masked PSNR has more than that of showing the given picture again in every view, so a model that
-    ignores its cameras gets 0.
+    Masked scores use the union of both masks, since outside both all is white. `novel_gain_db` is
+    the masked PSNR minus that of repeating the input image in every view: a model that ignores the
+    cameras scores 0.
     """
-    truth, drawn = views.truth.images[1:], views.drawn.images[1:]
-    true_mask, drawn_mask = views.masks()
-    either = true_mask | drawn_mask
+    truth, generated = views.truth.images[1:], views.generated.images[1:]
+    true_mask, own_mask = views.masks()
+    either = true_mask | own_mask
     given = views.truth.images[:1].expand_as(truth)
     given_mask = (views.truth.alpha[:1] > 0.5).expand_as(true_mask)
-    masked = psnr(truth, drawn, either)
+    masked = psnr(truth, generated, either)
     copied = psnr(truth, given, true_mask | given_mask)
-    overlap = (true_mask & drawn_mask).sum((1, 2)) / either.sum((1, 2)).clamp_min(1)
+    overlap = (true_mask & own_mask).sum((1, 2)) / either.sum((1, 2)).clamp_min(1)
     scores = {
-        "novel_psnr": psnr(truth, drawn),
-        "novel_ssim": ssim(truth, drawn),
+        "novel_psnr": psnr(truth, generated),
+        "novel_ssim": ssim(truth, generated),
         "novel_psnr_masked": masked,
-        "novel_ssim_masked": ssim(truth, drawn, either),
+        "novel_ssim_masked": ssim(truth, generated, either),
         "novel_iou": overlap,
         "novel_gain_db": masked - copied,
     }
@@ -77,9 +80,9 @@ def score_novel_views(views: NovelViews) -> dict[str, float]:
 
 
 def read_truth(views: ObjectViews, chosen: list[int], size: int) -> ViewSet:
-    """Some of an object's renders as a set, square and at most `size` pixels wide.
+    """Chosen renders of an object as a set, at most `size` pixels wide.
 
-    Raises: ValueError: pictures that are not square, or that cannot be read.
+    Raises: ValueError: the renders are not square or cannot be read.
     """
     cameras = views.cameras[chosen]
     if cameras.height != cameras.width:
@@ -93,9 +96,9 @@ def read_truth(views: ObjectViews, chosen: list[int], size: int) -> ViewSet:
     return _at_most(whole, size)
 
 
-def matched(drawn: ViewSet, truth: ViewSet) -> NovelViews:
-    """Both at the size of the truth, which may be smaller than what the model draws."""
-    return NovelViews(truth, _at_most(drawn, truth.cameras.height))
+def match_size(generated: ViewSet, truth: ViewSet) -> NovelViews:
+    """Generated views at the size of the renders, which may be smaller."""
+    return NovelViews(truth, _at_most(generated, truth.cameras.height))
 
 
 def _at_most(whole: ViewSet, size: int) -> ViewSet:

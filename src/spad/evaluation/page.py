@@ -1,18 +1,26 @@
-"""An evaluation as one HTML page, which asks nothing of any other file or server."""
+"""An evaluation report as a self-contained HTML page."""
 
 from __future__ import annotations
 
 import base64
 import logging
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from spad.evaluation.report import Column, Report, ScoredObject, describe, show_number, title_of
+from spad.evaluation.report import (
+    Column,
+    EvaluationReport,
+    ScoredObject,
+    describe,
+    show_number,
+    title_of,
+)
 from spad.evaluation.statistics import Estimate
 
 logger = logging.getLogger(__name__)
@@ -22,11 +30,11 @@ _WIDTH, _HEIGHT, _FOOT = 300, 96, 18
 _FIRST = 6
 
 
-def report_page(report: Report, folder: Path) -> str:
-    """A whole page: table, first objects, and of each score its distribution and worst objects.
+def report_page(report: EvaluationReport, folder: Path) -> str:
+    """HTML page with a table, the first objects, and every score's distribution and worst objects.
 
     Args:
-        folder: that the objects' pictures lie in.
+        folder: folder of the report, with the images.
     """
     rows = [
         [
@@ -56,36 +64,38 @@ def report_page(report: Report, folder: Path) -> str:
         heading(report.name, f"Protocol: {report.protocol}. {len(report.objects)} objects."),
         html_list(report.notes),
         html_table(["metric", "mean", "95 % interval", "n", "undefined", ""], rows),
-        "<h2>The first objects, none picked</h2>",
+        "<h2>The first objects, not selected</h2>",
         *(
             figures((figure(folder, o) for o in first if o.part == part), _FIRST)
             for part in dict.fromkeys(o.part for o in first)
         ),
         "<h2>Distributions and worst objects</h2>",
-        '<p class="faint">Novel views: renders above, what was drawn below; the first column is '
-        "the picture that was given.</p>",
+        '<p class="faint">Novel views: renders above, generated views below; the first column is '
+        "the input image.</p>",
         *(
             _metric_section(report, folder, column, e)
             for column, e, _ in report.estimates()
-            if not _says_all(report, column)
+            if not _is_binary(report, column)
         ),
         "<h2>How it was made</h2>",
         facts(report.about),
     ]
-    return whole_page(f"{report.name}: evaluation", sections)
+    return html_page(f"{report.name}: evaluation", sections)
 
 
-def _says_all(report: Report, column: Column) -> bool:
-    """Whether the mean says all there is: no value, or each is yes or no."""
+def _is_binary(report: EvaluationReport, column: Column) -> bool:
+    """Whether all values are 0 or 1, so that the mean tells everything."""
     known = {value for _, value in report.values(column) if not math.isnan(value)}
     return known <= {0.0, 1.0}
 
 
-def _metric_section(report: Report, folder: Path, column: Column, estimate: Estimate) -> str:
+def _metric_section(
+    report: EvaluationReport, folder: Path, column: Column, estimate: Estimate
+) -> str:
     known = [value for _, value in report.values(column)]
     worst = (
-        figure(folder, judged, f"{column.name} {show_number(value)}")
-        for judged, value in report.worst(column)
+        figure(folder, scored, f"{column.name} {show_number(value)}")
+        for scored, value in report.worst(column)
     )
     return (
         f"<section><h3>{escape(column.name)} {column.direction}</h3>"
@@ -95,10 +105,10 @@ def _metric_section(report: Report, folder: Path, column: Column, estimate: Esti
 
 
 def histogram(values: Sequence[float], estimate: Estimate, zero: bool = False) -> str:
-    """SVG of how values are spread, with their mean and its interval.
+    """SVG histogram with the mean and its interval.
 
     Args:
-        zero: mark 0, and show it even where no value is near.
+        zero: extend the axis to 0 and mark it.
     """
     known = np.array([value for value in values if math.isfinite(value)])
     if len(known) == 0:
@@ -145,43 +155,43 @@ def histogram(values: Sequence[float], estimate: Estimate, zero: bool = False) -
     )
 
 
-def figure(folder: Path, judged: ScoredObject, note: str = "") -> str:
-    """An object's views, with its title."""
+def figure(folder: Path, scored: ScoredObject, note: str = "") -> str:
+    """An object's views with its title."""
     return (
-        f"<figure>{image(folder / judged.picture, title_of(judged))}<figcaption>"
-        f"{escape(title_of(judged))} <span>{escape(note)}</span></figcaption></figure>"
+        f"<figure>{image(folder / scored.image, title_of(scored))}<figcaption>"
+        f"{escape(title_of(scored))} <span>{escape(note)}</span></figcaption></figure>"
     )
 
 
 def image(path: Path, title: str) -> str:
-    """A picture inside the page; words where the file is gone."""
+    """An image inside the page, or a note if the file is missing."""
     try:
         data = base64.b64encode(path.read_bytes()).decode()
     except OSError:
-        logger.warning("%s is gone: the page does without it", path)
-        return '<p class="faint">(its picture is gone)</p>'
+        logger.warning("%s is missing: left out of the page", path)
+        return '<p class="faint">(its image is missing)</p>'
     return f'<img src="data:image/webp;base64,{data}" alt="{escape(title)}" loading="lazy">'
 
 
 def figures(shown: Iterable[str], most: int) -> str:
-    """The first few in a row."""
+    """The first `most` figures in a row."""
     row = "".join(list(shown)[:most])
     return f'<div class="row">{row}</div>'
 
 
 def heading(title: str, line: str) -> str:
-    """The page's name and what it is about."""
+    """Title and first line of a page."""
     return f"<h1>{escape(title)}</h1><p>{escape(line)}</p>"
 
 
 def html_list(lines: Sequence[str]) -> str:
-    """Notes; nothing where there are none."""
+    """A list of notes; empty without any."""
     items = "".join(f"<li>{escape(line)}</li>" for line in lines)
     return f"<ul>{items}</ul>" if lines else ""
 
 
 def html_table(names: Sequence[str], rows: Sequence[Sequence[tuple[str, str]]]) -> str:
-    """A table of cells (class, text)."""
+    """A table of cells (CSS class, text)."""
     head = "".join(f"<th>{escape(name)}</th>" for name in names)
     lines = (
         "".join(f'<td class="{kind}">{escape(text)}</td>' for kind, text in row) for row in rows
@@ -190,19 +200,19 @@ def html_table(names: Sequence[str], rows: Sequence[Sequence[tuple[str, str]]]) 
     return f'<div class="wide"><table><tr>{head}</tr>{body}</table></div>'
 
 
-def facts(about) -> str:
-    """How something was made, as a table."""
+def facts(about: Mapping[str, Any]) -> str:
+    """Command, versions and settings as a table."""
     return html_table(["", ""], [[("name", k), ("fact", v)] for k, v in describe(about)])
 
 
 def interval(estimate: Estimate) -> str:
-    """The interval as words."""
+    """An interval as text."""
     if estimate.count < 2:
         return "–"
     return f"{show_number(estimate.low)} to {show_number(estimate.high)}"
 
 
-def whole_page(title: str, sections: Sequence[str]) -> str:
-    """The page around its sections."""
+def html_page(title: str, sections: Sequence[str]) -> str:
+    """A whole page of sections."""
     page = files("spad.evaluation").joinpath("page.html").read_text(encoding="utf-8")
     return page.replace("__TITLE__", escape(title)).replace("__BODY__", "\n".join(sections))

@@ -1,7 +1,7 @@
-"""The fixed protocol: what is asked of every model, so that two people get the same table.
+"""The fixed protocol: the same prompts, cameras and seeds for every model.
 
-`fixed/objects.json` holds ids, captions, cameras and seeds, `fixed/gallery.safetensors` the
-renders that captions are ranked by, as descriptors. `benchmarks/make_protocol.py` wrote both.
+`fixed/objects.json` has ids, captions, cameras and seeds, `fixed/gallery.safetensors` descriptors
+of the renders by which captions are ranked. `benchmarks/make_protocol.py` wrote both.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ from spad.evaluation.retrieval import Gallery
 
 @dataclass(frozen=True)
 class Protocol:
-    """What `objects.json` says.
+    """Prompts, cameras and seeds of an evaluation.
 
     Attributes:
-        version: goes up whenever a number could change.
-        captions: of the objects drawn from text, by id; the first ones are the quick protocol's.
-        elevation_deg, azimuth_deg, radius, fov_rad: of the cameras that they are drawn from.
-        seed: object i of a part is drawn with the seed `seed + i`.
-        novel: ids of the objects drawn from one picture, in order.
-        novel_views: drawn together, the given one among them.
-        quick: so many objects of each part belong to the quick protocol.
+        version: raised with every change that could change a score.
+        captions: id -> prompt of the objects generated from text.
+        elevation_deg, azimuth_deg, radius, fov_rad: cameras for text.
+        seed: object i of a part is generated with the seed `seed + i`.
+        novel: ids of the objects generated from one image, in order.
+        novel_views: views generated together from one image, including that of the image.
+        quick: number of objects of each part in the quick protocol, the first ones.
     """
 
     version: int
@@ -44,15 +44,15 @@ class Protocol:
     quick: int
 
     def cameras(self, size: int) -> Cameras:
-        """Of the views drawn from text, for square pictures of `size` pixels."""
+        """Cameras for text, for square images of `size` pixels."""
         return Cameras.orbit(
             self.elevation_deg, self.azimuth_deg, self.radius, self.fov_rad, size, size
         )
 
     def choose_views(self, uid: str, num_views: int) -> list[int]:
-        """Which of an object's rendered views are used: the one given, then those to be drawn.
+        """Indices of the rendered views to use: the input image, then the novel views.
 
-        They depend on the object's id and its number of views alone.
+        They depend only on the object's id and its number of views.
         """
         order = np.random.default_rng(object_seed(self.seed, uid)).permutation(num_views)
         return order[: self.novel_views].tolist()
@@ -60,7 +60,7 @@ class Protocol:
 
 @cache
 def load_protocol() -> Protocol:
-    """The protocol in this package."""
+    """The protocol in the package."""
     data = json.loads(_folder().joinpath("objects.json").read_text(encoding="utf-8"))
     text, novel, cameras = data["text"], data["novel"], data["text"]["cameras"]
     return Protocol(
@@ -79,7 +79,7 @@ def load_protocol() -> Protocol:
 
 @cache
 def load_gallery() -> Gallery:
-    """The captions in this package, and descriptors of renders of their objects."""
+    """The captions in the package with descriptors of renders of their objects."""
     with as_file(_folder().joinpath("gallery.safetensors")) as path:
         return Gallery.load(path)
 

@@ -1,4 +1,4 @@
-"""How alike two pictures of one view are: PSNR and SSIM, of all pixels or of chosen ones."""
+"""PSNR and SSIM of images, over all pixels or in a mask."""
 
 from __future__ import annotations
 
@@ -6,17 +6,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-# Equal pictures have no finite PSNR, and a mean needs one.
+# PSNR of equal images, whose true value is infinite.
 LARGEST_PSNR = 60.0
 
 
 def psnr(one: Tensor, other: Tensor, where: Tensor | None = None) -> Tensor:
-    """(v,) peak signal-to-noise ratio −10 log10(MSE) in dB of pictures (v, 3, h, w) in [0, 1].
+    """(v,) peak signal-to-noise ratio −10 log10(MSE) in dB of images (v, 3, h, w) in [0, 1].
 
-    Equal pictures get 60 dB.
+    60 dB for equal images.
 
     Args:
-        where: (v, h, w) weights of the pixels, such as a mask; NaN where they are all 0.
+        where: (v, h, w) weights of the pixels, such as a mask; the result is NaN if all are 0.
     """
     squares = (one - other).square().mean(1)
     error = squares.mean((1, 2)) if where is None else _mean_where(squares, where)
@@ -24,14 +24,14 @@ def psnr(one: Tensor, other: Tensor, where: Tensor | None = None) -> Tensor:
 
 
 def ssim(one: Tensor, other: Tensor, where: Tensor | None = None) -> Tensor:
-    """(v,) mean structural similarity of pictures (v, 3, h, w) in [0, 1], at most 1.
+    """(v,) mean structural similarity of images (v, 3, h, w) in [0, 1], at most 1.
 
     Args:
-        where: (v, h, w) weights of the pixels, such as a mask; NaN where they are all 0.
+        where: (v, h, w) weights of the pixels, such as a mask; the result is NaN if all are 0.
 
     Source: Wang et al. 2004, "Image quality assessment: from error visibility to structural
-    similarity": Gaussian window of 11 pixels and deviation 1.5, K1 = 0.01, K2 = 0.03. Every channel
-    by itself; the border is repeated, so that every pixel counts.
+    similarity": Gaussian window of 11 pixels and deviation 1.5, K1 = 0.01, K2 = 0.03. Channels are
+    averaged; borders are replicated, so that every pixel counts.
     """
     values = ssim_map(one, other)
     return values.mean((1, 2)) if where is None else _mean_where(values, where)
@@ -39,12 +39,12 @@ def ssim(one: Tensor, other: Tensor, where: Tensor | None = None) -> Tensor:
 
 def _mean_where(values: Tensor, where: Tensor) -> Tensor:
     weights = where.to(values)
-    # 0 / 0 is NaN: no pixel was chosen.
+    # 0 / 0 is NaN for an empty mask.
     return (values * weights).sum((1, 2)) / weights.sum((1, 2))
 
 
 def ssim_map(first: Tensor, second: Tensor) -> Tensor:
-    """SSIM of every pixel of pictures (v, 3, h, w) in [0, 1], mean over colours: (v, h, w).
+    """SSIM (v, h, w) of every pixel of images (v, 3, h, w) in [0, 1], mean over colors.
 
     Source: Wang et al. 2004, with a Gaussian window of sigma 1.5 pixels cut off at 5.
     """

@@ -1,4 +1,4 @@
-"""What an evaluation found: scores of every object, their means, and the report as text."""
+"""Evaluation reports: scores of every object and their means, as JSON and Markdown."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ JSON, MARKDOWN, PAGE = "report.json", "report.md", "report.html"
 
 @dataclass(frozen=True)
 class Column:
-    """What a number says.
+    """Name and meaning of a score.
 
     Attributes:
-        best: None where there is no bound.
+        best: best possible value, or None if unbounded.
         summary: one line.
     """
 
@@ -32,7 +32,7 @@ class Column:
 
     @property
     def direction(self) -> str:
-        """An arrow towards what is better."""
+        """Arrow in the direction of better values."""
         return "↑" if self.higher_is_better else "↓"
 
 
@@ -41,13 +41,13 @@ class ScoredObject:
     """The scores of one object.
 
     Attributes:
-        name: unlike all others of its part.
-        part: `views` of a folder, of `text`, or `novel` views from one picture.
-        prompt: what was asked for, if known.
+        name: unique within its part.
+        part: "views" of a folder, "text", or "novel" views from one image.
+        prompt: its prompt, if known.
         scores: by column; NaN where a metric is undefined.
-        seconds: that each score took, by column or group of columns.
-        picture: file with its views, from the folder of the report.
-        digest: of its pictures and cameras; empty for what a model drew.
+        seconds: computing time by column or group of columns.
+        image: file with its views, relative to the report.
+        digest: hash of its images and cameras; empty for generated views.
     """
 
     name: str
@@ -55,33 +55,33 @@ class ScoredObject:
     prompt: str | None
     scores: dict[str, float]
     seconds: dict[str, float]
-    picture: str
+    image: str
     digest: str = ""
 
     def to_json(self) -> dict[str, Any]:
-        """As `report.json` and the journal hold it; a score that is undefined is null."""
+        """JSON of `report.json` and the journal; undefined scores are null."""
         scores = {name: _finite(value) for name, value in self.scores.items()}
         return {**asdict(self), "scores": scores}
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> ScoredObject:
-        """Raises: KeyError, TypeError: it is something else."""
+        """Inverse of `to_json`. Raises: KeyError, TypeError: other JSON."""
         scores = {n: math.nan if v is None else float(v) for n, v in data["scores"].items()}
         return cls(**{**data, "scores": scores})
 
 
 @dataclass(frozen=True)
-class Report:
-    """Everything that is known of one evaluation.
+class EvaluationReport:
+    """Results of an evaluation.
 
     Attributes:
-        name: of the model or folder.
-        about: how it was made: command, versions, hashes, what was asked for.
-        protocol: equal where numbers may be compared object by object.
-        columns: of all scores.
-        objects: in the order they were judged.
-        totals: numbers that only all pictures together have, by column.
-        notes: what was left out, and why.
+        name: name of the model or folder.
+        about: command, versions, hashes and settings.
+        protocol: reports of the same protocol can be compared object by object.
+        columns: columns of all scores.
+        objects: in the order they were scored.
+        totals: scores of all images together, by column.
+        notes: what was skipped, and why.
     """
 
     name: str
@@ -97,7 +97,7 @@ class Report:
         return [(o, o.scores[column.name]) for o in self.objects if column.name in o.scores]
 
     def estimates(self) -> list[tuple[Column, Estimate, int]]:
-        """Of every column that objects have: its mean, and how often it is undefined."""
+        """Mean and number of undefined values of every column that objects have."""
         rows = []
         for column in self.columns:
             values = [value for _, value in self.values(column)]
@@ -107,12 +107,12 @@ class Report:
         return rows
 
     def worst(self, column: Column, count: int = 3) -> list[tuple[ScoredObject, float]]:
-        """The objects of the worst values, worst first; undefined ones are none of them."""
+        """The `count` objects with the worst defined values, worst first."""
         known = [(o, value) for o, value in self.values(column) if not math.isnan(value)]
         return sorted(known, key=lambda pair: pair[1], reverse=not column.higher_is_better)[:count]
 
     def to_json(self) -> dict[str, Any]:
-        """As `report.json` holds it: means and intervals beside all that they come from."""
+        """JSON of `report.json`, with means and intervals."""
         return {
             "format": FORMAT,
             "name": self.name,
@@ -128,7 +128,7 @@ class Report:
             "totals": {name: _finite(value) for name, value in self.totals.items()},
             "notes": list(self.notes),
             "columns": [asdict(column) for column in self.columns],
-            "objects": [judged.to_json() for judged in self.objects],
+            "objects": [one.to_json() for one in self.objects],
         }
 
     def table(self) -> str:
@@ -150,14 +150,14 @@ class Report:
         return "\n".join(lines)
 
     def markdown(self) -> str:
-        """The whole report as Markdown: table, notes, worst objects, how it was made."""
+        """The report as Markdown: table, notes, worst objects, and how it was made."""
         parts = [f"# {self.name}", f"Protocol: {self.protocol}.", self.table()]
         if self.notes:
             parts.append("\n".join(f"- {note}" for note in self.notes))
         lines = ["| metric | worst objects |", "|---|---|"]
         for column, _, _ in self.estimates():
             worst = "; ".join(
-                f"{title_of(judged)} ({show_number(value)})" for judged, value in self.worst(column)
+                f"{title_of(one)} ({show_number(value)})" for one, value in self.worst(column)
             )
             lines.append(f"| {column.name} {column.direction} | {escape_cell(worst)} |")
         parts.append("## Worst\n\n" + "\n".join(lines))
@@ -166,24 +166,24 @@ class Report:
         return "\n\n".join(parts) + "\n"
 
 
-def read_report(folder: Path) -> Report:
-    """The report in a folder, or in its `report.json`.
+def read_report(folder: Path) -> EvaluationReport:
+    """Read the report in a folder or a `report.json`.
 
     Raises: ValueError: there is none, or it is malformed.
     """
     path = folder / JSON if folder.is_dir() else folder
     if not path.is_file():
-        raise ValueError(f"expected a report of spad evaluate, got {folder}, which holds no {JSON}")
+        raise ValueError(f"expected a report of spad evaluate, got {folder}, which has no {JSON}")
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
         if data["format"] != FORMAT:
             raise ValueError(f"its format is {data['format']!r}")
-        return Report(
+        return EvaluationReport(
             name=data["name"],
             about=data["about"],
             protocol=data["protocol"],
             columns=tuple(Column(**column) for column in data["columns"]),
-            objects=tuple(ScoredObject.from_json(judged) for judged in data["objects"]),
+            objects=tuple(ScoredObject.from_json(one) for one in data["objects"]),
             totals={n: math.nan if v is None else v for n, v in data["totals"].items()},
             notes=tuple(data["notes"]),
         )
@@ -191,13 +191,13 @@ def read_report(folder: Path) -> Report:
         raise ValueError(f"{path}: expected a report of spad evaluate ({error})") from error
 
 
-def write_report(folder: Path, report: Report, page: str) -> list[Path]:
-    """Write a report as JSON, Markdown and a page into an existing folder; their paths."""
+def write_report(folder: Path, report: EvaluationReport, page: str) -> list[Path]:
+    """Write a report as JSON, Markdown and HTML into an existing folder; returns the paths."""
     return write_texts(folder, json_text(report.to_json()), report.markdown(), page)
 
 
 def write_texts(folder: Path, data: str, markdown: str, page: str) -> list[Path]:
-    """Write three texts under a report's names, each whole or not at all; their paths."""
+    """Write three texts under the names of a report's files; returns the paths."""
     paths = []
     for name, text in ((JSON, data), (MARKDOWN, markdown), (PAGE, page)):
         temporary = folder / f".{name}.{os.getpid()}"
@@ -217,7 +217,7 @@ def json_text(data: Any) -> str:
 
 
 def describe(about: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """Facts for reading, by name."""
+    """Readable names and values, without empty ones."""
     facts = []
     for name, value in about.items():
         if isinstance(value, Mapping):
@@ -229,18 +229,18 @@ def describe(about: Mapping[str, Any]) -> list[tuple[str, str]]:
     return facts
 
 
-def title_of(judged: ScoredObject) -> str:
-    """The prompt, or the name where there is none."""
-    return judged.prompt or judged.name
+def title_of(scored: ScoredObject) -> str:
+    """Its prompt, or its name without one."""
+    return scored.prompt or scored.name
 
 
 def escape_cell(text: str) -> str:
-    """Text that cannot end a cell of a Markdown table."""
+    """Text as the cell of a Markdown table."""
     return text.replace("|", "\\|").replace("\n", " ")
 
 
 def show_number(value: float) -> str:
-    """Three to four digits, as many as an interval over dozens of objects deserves."""
+    """A number with three or four significant digits."""
     if math.isnan(value):
         return "–"
     digits = 1 if abs(value) >= 100 else 2 if abs(value) >= 10 else 3
@@ -248,5 +248,5 @@ def show_number(value: float) -> str:
 
 
 def _finite(value: Any) -> Any:
-    """JSON has no NaN."""
+    """The value, or None for NaN and infinity, which JSON lacks."""
     return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,13 +1,13 @@
-"""Text alignment by retrieval: among many captions, where does the true one rank?
+"""Text alignment by retrieval: the rank of the true caption among many.
 
-A set of views is compared with renders of captioned objects, no text is read and no network is
-needed: the captions are ranked by how alike their object's renders and the views are.
+Without reading text and without a network, captions are ranked by the similarity of the views to
+renders of the captions' objects.
 
-How alike two views are is the cosine of two descriptors. A descriptor holds, of the picture on
-white made 32 x 32 pixels small: its colours in 16 x 16 cells, a histogram of the colours that are
-not white, how much of each cell of 4 x 4 pixels is covered, and which way edges run in each such
-cell. A linear discriminant analysis over captioned renders, none of them of an object that is held
-out, then weighs what tells captions apart and drops what tells only views or objects apart.
+The similarity of two views is the cosine of two descriptors. A descriptor consists of features of
+the image on white at 32 x 32 pixels: colors of 16 x 16 cells, a histogram of the colors that are
+not white, and coverage and edge directions of cells of 4 x 4 pixels. A linear discriminant analysis
+of captioned renders, none of a held-out object, then weights features that distinguish captions,
+and drops those that distinguish only views or objects.
 """
 
 from __future__ import annotations
@@ -28,27 +28,27 @@ from spad.evaluation.report import Column
 _SIDE, _CELL = 32, 4
 _COLOR_LEVELS = 5
 _ORIENTATIONS = 6
-# A channel this far below white makes a pixel wholly part of the object.
+# A pixel with a channel this far below white counts fully as object.
 _SURELY_COVERED = 0.1
-# Of the parts of a descriptor, so that each has about the same deviation.
+# Weights that give the parts of a descriptor about the same standard deviation.
 _COLOR_WEIGHT, _HISTOGRAM_WEIGHT, _EDGE_WEIGHT = 0.3, 3.0, 0.5
 
 RETRIEVAL_COLUMNS = (
-    Column("retrieval_rank", False, 1.0, "place of the true caption among all"),
-    Column("retrieval_top1", True, 1.0, "share of objects whose caption comes first"),
-    Column("retrieval_top10", True, 1.0, "share whose caption is among the first ten"),
+    Column("retrieval_rank", False, 1.0, "rank of the true caption among all"),
+    Column("retrieval_top1", True, 1.0, "share of objects whose caption ranks first"),
+    Column("retrieval_top10", True, 1.0, "share of objects whose caption is among the first ten"),
 )
 
 
 @dataclass(frozen=True, eq=False)
 class Gallery:
-    """Renders of captioned objects, as descriptors.
+    """Descriptors of renders of captioned objects.
 
     Attributes:
-        captions: c, all different.
+        captions: c different captions.
         views: (c, v, d) unit descriptors of v renders of each object.
-        mean: (f,) of all pictures the analysis was made of.
-        projection: (f, d) from a picture's features to a descriptor.
+        mean: (f,) mean features of the images that the analysis was fitted to.
+        projection: (f, d) from an image's features to a descriptor.
     """
 
     captions: tuple[str, ...]
@@ -57,22 +57,22 @@ class Gallery:
     projection: Tensor
 
     def describe(self, images: Tensor) -> Tensor:
-        """(v, d) unit descriptors of pictures (v, 3, h, w) in [0, 1] on white."""
-        return _unit((picture_features(images) - self.mean) @ self.projection)
+        """(v, d) unit descriptors of images (v, 3, h, w) in [0, 1] on white."""
+        return _unit((image_features(images) - self.mean) @ self.projection)
 
     def similarity(self, images: Tensor) -> Tensor:
-        """(c,) likeness of a set of views to each caption's object, in [-1, 1].
+        """(c,) similarity of a set of views to each caption's object, in [-1, 1].
 
-        Each view counts by the render most like it, whatever side that shows: a caption says
-        nothing of where an object faces.
+        Each view is compared with the most similar render, whatever its side: captions do not say
+        where an object faces.
         """
         cosines = torch.einsum("vd,cwd->cvw", self.describe(images), self.views)
         return cosines.amax(2).mean(1)
 
     def rank(self, images: Tensor, caption: str) -> int | None:
-        """Place of `caption` among all captions, 1 for the first; None if it is not one of them.
+        """Rank of `caption` among all captions, from 1; None if it is not one of them.
 
-        Captions as similar as it stand before it, so that views alike to all get the last place.
+        Ties rank before it, so that views equally similar to all rank last.
         """
         if caption not in self.captions:
             return None
@@ -80,14 +80,14 @@ class Gallery:
         return int((similarity >= similarity[self.captions.index(caption)]).sum())
 
     def save(self, path: Path) -> None:
-        """Write a .safetensors file, in half precision."""
+        """Write a .safetensors file in half precision."""
         tensors = {"views": self.views, "mean": self.mean, "projection": self.projection}
         halves = {name: tensor.half().contiguous() for name, tensor in tensors.items()}
         save_file(halves, path, metadata={"captions": "\n".join(self.captions)})
 
     @classmethod
     def load(cls, path: Path) -> Gallery:
-        """Read what `save` wrote. Raises: ValueError: it is something else."""
+        """Read a file of `save`. Raises: ValueError: it is something else."""
         try:
             with safe_open(path, framework="pt") as file:
                 captions = tuple(file.metadata()["captions"].split("\n"))
@@ -98,23 +98,22 @@ class Gallery:
             raise ValueError(f"{path}: expected a gallery of captions ({error})") from error
         return cls(captions, views, mean, projection)
 
-    def of(self, captions: Sequence[str], pictures: Sequence[Tensor]) -> Gallery:
-        """Other captions and pictures (v, 3, h, w) of their objects, described as these are.
+    def with_objects(self, captions: Sequence[str], images: Sequence[Tensor]) -> Gallery:
+        """A gallery of other captions and images (v, 3, h, w) of their objects.
 
-        Raises: ValueError: captions that are not all different, or objects with different numbers
-            of views.
+        Raises: ValueError: equal captions, or different numbers of views.
         """
         if len(set(captions)) < len(captions):
-            raise ValueError("expected captions that are all different, got one twice")
-        counts = sorted({len(views) for views in pictures})
+            raise ValueError("expected different captions, got one twice")
+        counts = sorted({len(views) for views in images})
         if len(counts) != 1:
-            raise ValueError(f"expected as many views of every object, got {counts}")
-        views = torch.stack([self.describe(images) for images in pictures])
+            raise ValueError(f"expected equal numbers of views, got {counts}")
+        views = torch.stack([self.describe(one) for one in images])
         return Gallery(tuple(captions), views, self.mean, self.projection)
 
 
 def score_retrieval(gallery: Gallery, view_set: ViewSet) -> dict[str, float]:
-    """Scores by column; none where the set's prompt is not among the captions."""
+    """Scores by column; empty if the set's prompt is not among the captions."""
     rank = gallery.rank(view_set.images, view_set.prompt or "")
     if rank is None:
         return {}
@@ -128,24 +127,24 @@ def score_retrieval(gallery: Gallery, view_set: ViewSet) -> dict[str, float]:
 def fit_discriminant(
     features: Tensor, classes: Tensor, dimensions: int = 64, shrinkage: float = 1.0
 ) -> tuple[Tensor, Tensor]:
-    """Mean (f,) and projection (f, d) that spread classes and gather what belongs to one.
+    """Mean (f,) and projection (f, d) of a linear discriminant analysis.
 
     Args:
         features: (n, f).
-        classes: (n,) whole numbers.
-        shrinkage: times the mean variance within classes is added to that of every feature; large
-            values trust the features, small ones the data.
+        classes: (n,) integers.
+        shrinkage: this multiple of the mean variance within classes is added to the variance of
+            every feature.
 
     Source: Fisher's linear discriminant; the scatter within classes is shrunk towards a multiple of
     the identity (Friedman 1989).
     """
     features = features.double()
     mean = features.mean(0)
-    centred = features - mean
+    centered = features - mean
     _, numbers, counts = classes.unique(return_inverse=True, return_counts=True)
-    sums = torch.zeros(len(counts), centred.shape[1], dtype=centred.dtype)
-    means = sums.index_add(0, numbers, centred) / counts[:, None]
-    deviations = centred - means[numbers]
+    sums = torch.zeros(len(counts), centered.shape[1], dtype=centered.dtype)
+    means = sums.index_add(0, numbers, centered) / counts[:, None]
+    deviations = centered - means[numbers]
     within = deviations.mT @ deviations / len(features)
     between = means.mT @ means / len(means)
     within += shrinkage * within.diagonal().mean() * torch.eye(len(within), dtype=within.dtype)
@@ -155,8 +154,8 @@ def fit_discriminant(
     return mean.float(), (whitening @ directions.flip(1)[:, :dimensions]).float()
 
 
-def picture_features(images: Tensor) -> Tensor:
-    """(v, f) what a descriptor is made of, of pictures (v, 3, h, w) in [0, 1] on white."""
+def image_features(images: Tensor) -> Tensor:
+    """Features (v, f) of images (v, 3, h, w) in [0, 1] on white."""
     small = _small(images)
     darkness = 1 - small
     covered = (darkness.amax(1) / _SURELY_COVERED).clamp(max=1)
@@ -168,7 +167,7 @@ def picture_features(images: Tensor) -> Tensor:
 
 
 def _small(images: Tensor) -> Tensor:
-    """Square pictures of 32 x 32; what is not square stands in the middle of white."""
+    """Images padded with white to squares and resized to 32 x 32."""
     height, width = images.shape[-2:]
     side = max(height, width)
     left, top = (side - width) // 2, (side - height) // 2
@@ -178,7 +177,7 @@ def _small(images: Tensor) -> Tensor:
 
 
 def _color_histogram(small: Tensor, covered: Tensor) -> Tensor:
-    """(v, 125) square roots of the shares of colours; a pixel counts for the eight nearest."""
+    """(v, 125) square roots of color frequencies, with trilinear binning."""
     scaled = small.flatten(2) * (_COLOR_LEVELS - 1)
     low = scaled.floor().clamp(max=_COLOR_LEVELS - 2)
     above = scaled - low
@@ -193,7 +192,7 @@ def _color_histogram(small: Tensor, covered: Tensor) -> Tensor:
 
 
 def _edge_directions(gray: Tensor) -> Tensor:
-    """(v, 384) square roots of how strong edges of six directions are in each cell."""
+    """(v, 384) square roots of the edge strength in six directions in each cell."""
     dy, dx = torch.gradient(gray, dim=(1, 2))
     direction = torch.atan2(dy, dx).remainder(torch.pi) / torch.pi * _ORIENTATIONS
     apart = (direction[:, None] - torch.arange(_ORIENTATIONS)[:, None, None]).abs()

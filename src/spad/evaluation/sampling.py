@@ -1,4 +1,4 @@
-"""What a model is asked to draw for an evaluation, and the sets that it draws."""
+"""Generate the sets of views of an evaluation with a model."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from spad.cameras import Cameras
 from spad.data.renders import ObjectViews, is_held_out
 from spad.data.view_sets import WHITE_TOLERANCE, SetFiles, ViewSet, list_sets
 from spad.evaluation.config import EvaluateConfig
-from spad.evaluation.novel_views import NovelViews, matched, read_truth
+from spad.evaluation.novel_views import NovelViews, match_size, read_truth
 from spad.evaluation.protocol import Protocol, load_gallery, load_protocol
 from spad.evaluation.retrieval import Gallery
 from spad.files import slug, whole_folder
@@ -27,20 +27,20 @@ from spad.model.vocabulary import read_prompt
 if TYPE_CHECKING:
     from spad.model import SPADPipeline
 
-# Captions among which the true one is looked for.
+# Size of a gallery of the data's own captions.
 NUM_CAPTIONS = 100
 
 
 @dataclass(frozen=True, eq=False)
 class EvaluationPlan:
-    """What is asked of a model.
+    """Prompts and objects that a model is evaluated with.
 
     Attributes:
-        protocol: with the captions and objects to ask for.
-        label: names all of it; equal for equal questions.
-        gallery: what captions are ranked by.
-        truth: renders of the objects to draw from one picture, by id; none without data.
-        notes: what is left out, and why.
+        protocol: captions and objects to generate.
+        label: name of the protocol; equal for equal protocols.
+        gallery: renders by which captions are ranked.
+        truth: id -> renders of the objects for novel views; empty without data.
+        notes: what is skipped, and why.
     """
 
     protocol: Protocol
@@ -51,7 +51,7 @@ class EvaluationPlan:
 
 
 def plan_evaluation(settings: EvaluateConfig, data: list[ObjectViews] | None) -> EvaluationPlan:
-    """The fixed protocol's questions; those of the data's own objects, where it has none of them.
+    """The fixed protocol, or one of the data's held-out objects if it has none of the protocol's.
 
     Raises: ValueError: the data has neither objects of the protocol nor held-out ones.
     """
@@ -59,16 +59,16 @@ def plan_evaluation(settings: EvaluateConfig, data: list[ObjectViews] | None) ->
     label = f"spad {protocol.version}"
     by_id = {views.uid: views for views in data or ()}
     if data is not None and not by_id.keys() & set(protocol.novel):
-        protocol, gallery = _own_questions(data, protocol, gallery)
+        protocol, gallery = _own_protocol(data, protocol, gallery)
         ids = hashlib.sha256("\n".join(sorted(by_id)).encode()).hexdigest()[:12]
         label = f"own data {ids}"
         notes.append(
-            "The data has no object of the fixed protocol: its own held-out objects are asked for, "
-            "so the numbers compare with others of this data only."
+            "The data has no object of the fixed protocol: its own held-out objects are used, so "
+            "scores are comparable only on this data."
         )
     count = min(protocol.quick if settings.quick else 10**9, settings.limit or 10**9)
     if count < len(protocol.captions):
-        notes.append(f"The first {count} of {len(protocol.captions)} objects of the protocol only.")
+        notes.append(f"Only the first {count} of {len(protocol.captions)} objects of the protocol.")
     captions = list(protocol.captions.items())[:count]
     novel = protocol.novel[:count]
     if "text" not in settings.parts:
@@ -78,8 +78,8 @@ def plan_evaluation(settings: EvaluateConfig, data: list[ObjectViews] | None) ->
     elif data is None:
         novel = ()
         notes.append(
-            "Novel views from one picture are left out: give renders of the protocol's objects "
-            "with --data."
+            "Novel views from one image are skipped: give renders of the protocol's objects with "
+            "--data."
         )
     missing = [uid for uid in novel if uid not in by_id]
     if missing:
@@ -92,7 +92,7 @@ def plan_evaluation(settings: EvaluateConfig, data: list[ObjectViews] | None) ->
     return EvaluationPlan(protocol, label, gallery, truth, tuple(notes))
 
 
-def _own_questions(
+def _own_protocol(
     data: list[ObjectViews], protocol: Protocol, gallery: Gallery
 ) -> tuple[Protocol, Gallery]:
     ordered = sorted(data, key=lambda views: hashlib.sha256(views.uid.encode()).hexdigest())
@@ -108,13 +108,13 @@ def _own_questions(
             "expected data with held-out objects, one in sixteen by the hash of the id, got none "
             f"among {len(data)}"
         )
-    pictures = [to_floats(views.images()) for _, views in chosen]
-    own = gallery.of([caption for caption, _ in chosen], pictures)
+    images = [to_floats(views.images()) for _, views in chosen]
+    own = gallery.with_objects([caption for caption, _ in chosen], images)
     return replace(protocol, captions=held_out, novel=tuple(held_out)), own
 
 
 class ModelSampler:
-    """A model that draws sets into folders, and takes those that are there already.
+    """Generates sets of views with a model, or reads those generated before.
 
     Args:
         folder: gets a folder for every set, as `spad generate` makes them.
@@ -127,27 +127,27 @@ class ModelSampler:
         self._pipeline: SPADPipeline | None = None
         self._captions = model.captions()
 
-    def draw_text(self, index: int, caption: str, protocol: Protocol) -> ViewSet:
+    def sample_text(self, index: int, caption: str, protocol: Protocol) -> ViewSet:
         """Views of a caption from the protocol's cameras."""
         cameras = protocol.cameras(self.model.image_size)
         name = f"{index:03d}-{slug(caption)}"
-        return self._draw(self.folder / "sets" / name, caption, cameras, protocol.seed + index)
+        return self._sample(self.folder / "sets" / name, caption, cameras, protocol.seed + index)
 
-    def draw_novel(self, index: int, views: ObjectViews, protocol: Protocol) -> NovelViews:
-        """An object's views from one of its pictures and its caption, beside the truth."""
+    def sample_novel(self, index: int, views: ObjectViews, protocol: Protocol) -> NovelViews:
+        """Novel views of an object from one of its renders and its caption."""
         chosen = protocol.choose_views(views.uid, len(views.cameras))
         truth = read_truth(views, chosen, self.model.image_size)
         size = self.model.image_size
-        drawn = self._draw(
+        generated = self._sample(
             self.folder / "novel" / f"{index:03d}-{slug(views.captions[0])}",
             views.captions[0],
             truth.cameras.resized(size, size),
             protocol.seed + index,
             Image.fromarray(to_levels(truth.images[:1])[0]),
         )
-        return matched(replace(drawn, name=views.uid), truth)
+        return match_size(replace(generated, name=views.uid), truth)
 
-    def _draw(
+    def _sample(
         self,
         folder: Path,
         prompt: str,
@@ -156,14 +156,16 @@ class ModelSampler:
         image: Image.Image | None = None,
     ) -> ViewSet:
         if not folder.is_dir():
-            self._draw_into(folder, prompt, cameras, seed, image)
+            self._generate(folder, prompt, cameras, seed, image)
         (files,) = list_sets(folder)
-        return _as_drawn(files, prompt)
+        return _read_generated(files, prompt)
 
-    def _draw_into(self, folder, prompt, cameras, seed, image) -> None:
+    def _generate(
+        self, folder: Path, prompt: str, cameras: Cameras, seed: int, image: Image.Image | None
+    ) -> None:
         pipeline, defaults = self._loaded(), self.model.defaults
         steps, scale = self.settings.steps, self.settings.guidance_scale
-        drawn = pipeline(
+        output = pipeline(
             read_prompt(prompt, self._captions).prompt if self._captions else prompt,
             cameras,
             num_inference_steps=defaults.num_inference_steps if steps is None else steps,
@@ -175,7 +177,7 @@ class ModelSampler:
         )
         with whole_folder(folder) as temporary:
             run = {"prompts": [prompt], "model": self.model.name, "seed": seed}
-            write_views(temporary, drawn.images[0], cameras, run)
+            write_views(temporary, output.images[0], cameras, run)
 
     def _loaded(self) -> SPADPipeline:
         if self._pipeline is None:
@@ -185,15 +187,15 @@ class ModelSampler:
         return self._pipeline
 
 
-def _as_drawn(files: SetFiles, prompt: str) -> ViewSet:
-    """A model's pictures as a set; all that is not white is object, be it a whole background.
+def _read_generated(files: SetFiles, prompt: str) -> ViewSet:
+    """Generated images as a set, in which all that is not white is object.
 
-    `SetFiles.read` refuses pictures on another background, which a poor model may well draw.
+    `SetFiles.read` refuses other backgrounds, which a poor model may generate.
     """
-    pictures = []
+    pixels = []
     for path in files.pictures:
-        with Image.open(path) as picture:
-            pictures.append(np.asarray(picture.convert("RGB")))
-    images = to_floats(np.stack(pictures))
+        with Image.open(path) as image:
+            pixels.append(np.asarray(image.convert("RGB")))
+    images = to_floats(np.stack(pixels))
     alpha = ((1 - images).amax(1) > WHITE_TOLERANCE).float()
     return ViewSet(files.name, prompt, images, alpha, files.cameras, alpha_is_estimated=True)

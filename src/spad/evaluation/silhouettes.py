@@ -17,19 +17,17 @@ _DEPTHS = 72
 
 
 def silhouette_iou(view_set: ViewSet) -> float:
-    """How much of the masks their visual hull fills.
+    """IoU of each mask and the mask of the visual hull of all views.
 
-    Formula: intersection over union of each mask with the hull's, mean over views. The hull is the
-    largest shape that lies in all masks, so its mask lies in each: a pixel of a mask is in it if a
-    point on the pixel's ray lies in every other mask, each made one pixel wider (of 64 x 64), since
-    thin parts are no wider than that. A view that shows nothing scores 0, and its empty mask leaves
-    nothing of the others.
+    Formula: intersection over union, mean over views. The hull is the largest shape inside all
+    masks, so its mask is inside each: a pixel of a mask is in it if a point on the pixel's ray lies
+    in every other mask, each dilated by one pixel of 64 x 64, since thin parts are no wider than
+    that. An empty view scores 0, and makes the hull empty.
     Range: 0 to 1; renders of low-poly objects reach 0.97 to 1.
     NaN: one view.
     Source: Laurentini 1994, the visual hull.
-    Cannot see: colours, and so noise, and views that are copies or turned round if the outlines
-    agree: copies of an outline that is left-right symmetric make a hull of revolution that fits
-    all of them.
+    Cannot see: colors, and so noise; copied or rotated views whose outlines agree: copies of a
+    left-right symmetric outline fit a solid of revolution.
     Cost: about 0.2 s for 8 views on one CPU core; grows with the square of the views.
     """
     if len(view_set) < 2:
@@ -40,7 +38,7 @@ def silhouette_iou(view_set: ViewSet) -> float:
     ball = object_ball(cameras)
     shares = []
     for view, mask in enumerate(masks):
-        inside = looked_up(cameras, wider, ray_points(cameras, view, mask, ball, _DEPTHS), True)
+        inside = lookup_pixels(cameras, wider, ray_points(cameras, view, mask, ball, _DEPTHS), True)
         shares.append(float(inside.all(0).any(0).float().mean()) if mask.any() else 0.0)
     return sum(shares) / len(shares)
 
@@ -54,18 +52,20 @@ def ray_points(cameras: Cameras, view: int, mask: Tensor, ball: Ball, depths: in
     return cameras[view].unproject(xy, depth[None, :, None].expand(1, depths, len(pixels)))[0]
 
 
-def looked_up(cameras: Cameras, values: Tensor, points: Tensor, outside: float | bool) -> Tensor:
-    """Values (v, h, w, ...) of all views at the pixels that points (..., 3) fall in.
+def lookup_pixels(
+    cameras: Cameras, values: Tensor, points: Tensor, outside: float | bool
+) -> Tensor:
+    """Values (v, h, w, ...) of all views at the pixels where points (..., 3) project.
 
     Args:
-        outside: what a point outside of a picture, or behind its camera, has there.
+        outside: value for points outside the image or behind the camera.
     """
     xy, _ = cameras.project(points)
     size = torch.tensor([cameras.width, cameras.height])
-    in_picture = ((xy >= 0) & (xy < size)).all(-1)
-    column, row = torch.where(in_picture[..., None], xy, 0.0).long().unbind(-1)
+    in_image = ((xy >= 0) & (xy < size)).all(-1)
+    column, row = torch.where(in_image[..., None], xy, 0.0).long().unbind(-1)
     views = torch.arange(len(cameras)).view(-1, *[1] * (points.ndim - 1))
     found = values[views, row, column]
     if values.ndim > 3:
-        in_picture = in_picture[..., None]
-    return torch.where(in_picture, found, torch.tensor(outside, dtype=values.dtype))
+        in_image = in_image[..., None]
+    return torch.where(in_image, found, torch.tensor(outside, dtype=values.dtype))

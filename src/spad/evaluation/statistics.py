@@ -1,4 +1,4 @@
-"""Means with bootstrap intervals, and paired differences: how far would other objects move them?"""
+"""Means and paired differences with bootstrap confidence intervals over objects."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ class Estimate:
     """A mean over objects.
 
     Attributes:
-        mean: NaN where no object has a value.
-        low, high: of the 95 % interval; NaN with fewer than two values.
-        count: of the values that the mean is taken of.
+        mean: NaN without values.
+        low, high: 95 % interval; NaN with fewer than two values.
+        count: number of values.
     """
 
     mean: float
@@ -33,12 +33,11 @@ class Estimate:
 def estimate_mean(values: Sequence[float]) -> Estimate:
     """Mean of the values that are not NaN, and its 95 % percentile bootstrap interval.
 
-    10,000 times as many values are drawn from them with replacement, with one fixed seed; the
-    interval holds the middle 95 % of the means. It tells how far other objects of the same kind
-    would move the mean, and nothing of other seeds, prompts or trainings.
+    The values are resampled with replacement 10,000 times, with a fixed seed; the interval is the
+    middle 95 % of the means. It covers the choice of objects, not of seeds, prompts or trainings.
 
-    Source: Efron 1979. Intervals of few values are too narrow: beside Student's, those of 5 by a
-    third, of 10 by a fifth, of 24 by a fourteenth.
+    Source: Efron 1979. Intervals of few values are too narrow: compared with Student's, those of 5
+    by a third, of 10 by a fifth, of 24 by a fourteenth.
     """
     known = np.array([value for value in values if not math.isnan(value)], dtype=np.float64)
     if len(known) == 0:
@@ -59,12 +58,12 @@ def estimate_mean(values: Sequence[float]) -> Estimate:
 
 @dataclass(frozen=True)
 class Difference:
-    """What another report has more than a first one, over the objects that both have.
+    """Paired difference of two reports over the objects in both.
 
     Attributes:
         estimate: mean difference, other minus first, and its interval.
-        better: share of the objects at which the other is better; equal ones count half.
-        verdict: "better", "worse", or "not told apart" where the interval holds 0 or is none.
+        better: share of objects with a better value in the other; ties count half.
+        verdict: "better", "worse", or "not told apart" if the interval contains 0 or is undefined.
     """
 
     estimate: Estimate
@@ -73,9 +72,11 @@ class Difference:
 
 
 def paired_difference(
-    first: Sequence[float], other: Sequence[float], higher_is_better: bool
+    first: Sequence[float] | np.ndarray,
+    other: Sequence[float] | np.ndarray,
+    higher_is_better: bool,
 ) -> Difference:
-    """Compare two values of each object; objects without both (NaN) are left out."""
+    """Difference of two values per object, ignoring objects with NaN."""
     differences = np.subtract(other, first, dtype=np.float64)
     estimate = estimate_mean(differences.tolist())
     if estimate.count == 0:

@@ -1,9 +1,9 @@
-"""Rebuild each view from the others: a voxel shape from their masks, coloured by what they see.
+"""Reconstruct each view of a set from the others: a visual hull with colors of the other views.
 
-For a held-out view, voxels are filled where the masks of all others agree (their visual hull) and
-drawn from its camera. A surface point takes its colour from the other views that see it, from those
-of nearby directions most. Nothing of the held-out view is used, but for how far the grid of voxels
-reaches. Nothing is trained, so there is no seed and no number of steps to choose.
+For a held-out view, voxels inside the masks of all other views (their visual hull) are filled and
+rendered from its camera. A surface point has the colors of the other views that see it, weighted by
+similarity of direction. The held-out view affects nothing but the extent of the voxel grid. Nothing
+is trained, so there is no seed and no number of steps.
 """
 
 from __future__ import annotations
@@ -24,12 +24,11 @@ from spad.geometry.rays import rays
 SIDE = 64
 CELLS = 48
 _COARSE_CELLS = 32
-# A voxel is in a mask where the alpha at its centre's place is above this; half would lose poles
-# and blades thinner than a voxel.
+# Alpha above which a voxel's center is inside a mask; 0.5 would lose parts thinner than a voxel.
 _INSIDE = 0.25
-# How much more a view from the same direction counts than one from the side.
+# Exponent of a view's weight by the cosine of its direction.
 _SHARPNESS = 8.0
-# Voxels by which a point may lie behind what a view sees and still be seen by it.
+# Voxels by which a point may be behind a view's surface and still count as visible.
 _SLACK = 2.0
 FEWEST_VIEWS = 3
 _MOST_FOLDS = 8
@@ -37,11 +36,11 @@ _MOST_FOLDS = 8
 
 @dataclass(frozen=True, eq=False)
 class Voxels:
-    """A cube of voxels around the object, and for every view which of them its mask allows.
+    """A cubic voxel grid, with the voxels inside the mask of each view.
 
     Attributes:
-        low: (3,) the cube's lowest corner, world.
-        cell: a voxel's side, world units.
+        low: (3,) lowest corner of the grid, world.
+        cell: side of a voxel, world units.
         cells: voxels along a side.
         allowed: bool (v, cells³), x fastest.
     """
@@ -52,17 +51,17 @@ class Voxels:
     allowed: Tensor
 
     def without(self, views: Collection[int]) -> Tensor:
-        """(cells³,) the visual hull of all but some views."""
+        """(cells³,) visual hull of all views except some."""
         return self.allowed[[i for i in range(len(self.allowed)) if i not in views]].all(0)
 
 
 @dataclass(frozen=True, eq=False)
-class Rebuilt:
-    """The views of a set as the others of them tell.
+class ReconstructedViews:
+    """Each view of a set, reconstructed from the other views.
 
     Attributes:
-        images, alpha: (v, 3, h, w) on white and (v, h, w): rebuilt.
-        true_images, true_alpha: the set's, resized to the same pixels.
+        images, alpha: (v, 3, h, w) on white and (v, h, w), reconstructed.
+        true_images, true_alpha: those of the set at the same resolution.
     """
 
     images: Tensor
@@ -71,10 +70,10 @@ class Rebuilt:
     true_alpha: Tensor
 
 
-def voxels_of(alpha: Tensor, cameras: Cameras, cells: int = CELLS) -> Voxels | None:
-    """The voxels of masks (v, h, w), in a cube that just holds what all views but one agree on.
+def fit_voxels(alpha: Tensor, cameras: Cameras, cells: int = CELLS) -> Voxels | None:
+    """Voxels of masks (v, h, w), in a cube that fits the points inside all masks but one.
 
-    None if they agree on nothing.
+    None if there are no such points.
     """
     ball = object_ball(cameras)
     low, size = ball.center - ball.radius, 2 * ball.radius
@@ -91,10 +90,10 @@ def voxels_of(alpha: Tensor, cameras: Cameras, cells: int = CELLS) -> Voxels | N
 
 
 def first_hits(voxels: Voxels, filled: Tensor, cameras: Cameras) -> Tensor:
-    """Distance along the ray of every pixel to the first filled voxel: (f, v, h * w), -1 for none.
+    """Distance (f, v, h * w) along every pixel's ray to the first filled voxel; -1 for none.
 
     Args:
-        filled: bool (f, cells³): several fillings of the grid.
+        filled: bool (f, cells³), f sets of filled voxels.
     """
     origins, directions = rays(
         cameras.world_from_cam, cameras.intrinsics, cameras.height, cameras.width
@@ -124,18 +123,18 @@ def first_hits(voxels: Voxels, filled: Tensor, cameras: Cameras) -> Tensor:
 
 
 @lru_cache(maxsize=2)
-def rebuilt_views(view_set: ViewSet) -> Rebuilt:
-    """Every view of a set, rebuilt from the others; kept, as several metrics ask for it.
+def reconstruct_views(view_set: ViewSet) -> ReconstructedViews:
+    """Reconstruct every view of a set from the other views; cached for several metrics.
 
-    Up to eight views are held out one at a time; of more, those eight apart together.
+    Up to eight views are held out one at a time; of more, every eighth together.
     """
     images, alpha, cameras = resized(view_set, SIDE)
     new_images, new_alpha = torch.ones_like(images), torch.zeros_like(alpha)
-    voxels = voxels_of(alpha, cameras)
+    voxels = fit_voxels(alpha, cameras)
     views, folds = range(len(cameras)), min(len(cameras), _MOST_FOLDS)
     if voxels is None or len(cameras) < FEWEST_VIEWS:
-        return Rebuilt(new_images, new_alpha, images, alpha)
-    colors = _without_white(images, alpha, view_set.alpha_is_estimated)
+        return ReconstructedViews(new_images, new_alpha, images, alpha)
+    colors = _object_colors(images, alpha, view_set.alpha_is_estimated)
     held_out = [views[fold::folds] for fold in range(folds)]
     filled = torch.stack([voxels.without(held) for held in held_out])
     hits = first_hits(voxels, filled, cameras)
@@ -145,13 +144,13 @@ def rebuilt_views(view_set: ViewSet) -> Rebuilt:
         for view in held:
             hit = hits[fold, view] > 0
             points = _on_rays(cameras[view], hits[fold, view])
-            seen = _colors_of(points, cameras[view].centers, *known, voxels.cell)
+            seen = _blend_colors(points, cameras[view].centers, *known, voxels.cell)
             new_images[view].view(3, -1)[:, hit] = seen
             new_alpha[view].view(-1)[hit] = 1.0
-    return Rebuilt(new_images, new_alpha, images, alpha)
+    return ReconstructedViews(new_images, new_alpha, images, alpha)
 
 
-def _colors_of(
+def _blend_colors(
     points: Tensor,
     eye: Tensor,
     colors: Tensor,
@@ -160,12 +159,12 @@ def _colors_of(
     hits: Tensor,
     cell: float,
 ) -> Tensor:
-    """Colours (3, n) of surface points (n, 3), from the views that see them.
+    """Colors (3, n) of surface points (n, 3), from the views that see them.
 
     Args:
-        eye: (1, 3) centre of the camera to draw for.
+        eye: (1, 3) center of the camera to render for.
         colors, alpha, cameras: v views.
-        hits: (v, h * w) as `first_hits` gives for them.
+        hits: (v, h * w) of these views, from `first_hits`.
     """
     height, width = alpha.shape[-2:]
     places = _places(points, cameras)[:, :, None]
@@ -175,18 +174,19 @@ def _colors_of(
     surface = F.max_pool2d(hits.reshape(-1, 1, height, width), 3, stride=1, padding=1)
     surface = F.grid_sample(surface, places, mode="nearest", align_corners=False)[:, 0, :, 0]
     towards = points - cameras.centers[:, None]
-    # Points that no view sees take the mean of all.
+    # Points that no view sees get the mean of all views.
     weight = (towards.norm(dim=-1) <= surface + _SLACK * cell) + 1e-4
     cosine = F.cosine_similarity(towards, (points - eye)[None], dim=-1)
     weight = weight * ((cosine + 1) / 2) ** _SHARPNESS * (cover + 1e-4)
     return (color * (weight / weight.sum(0))[:, None]).sum(0)
 
 
-def _without_white(images: Tensor, alpha: Tensor, alpha_is_estimated: bool) -> Tensor:
-    """Pictures (v, 3, h, w) whose outlines, which are part white, take the colours of the object.
+def _object_colors(images: Tensor, alpha: Tensor, alpha_is_estimated: bool) -> Tensor:
+    """Images (v, 3, h, w) with the white background removed from pixels on the outline.
 
-    Every point of a visual hull lies on some view's outline, so outlines count. An alpha told from
-    the background does not say how white they are; then they take the colours inside of them.
+    Every point of a visual hull is on the outline in some view, so outlines matter. An alpha
+    estimated from the background does not tell their share of white; they then get the colors
+    of the pixels inside.
     """
     alpha = alpha[:, None]
     inside = -F.max_pool2d(-alpha, 3, stride=1, padding=1) if alpha_is_estimated else alpha
@@ -199,7 +199,7 @@ def _without_white(images: Tensor, alpha: Tensor, alpha_is_estimated: bool) -> T
 
 
 def _on_rays(camera: Cameras, hits: Tensor) -> Tensor:
-    """The points (n, 3) that one camera's n pixels with a hit (h * w,) see."""
+    """Points (n, 3) of one camera's pixels with a hit; hits are (h * w,) distances."""
     origins, directions = rays(
         camera.world_from_cam, camera.intrinsics, camera.height, camera.width
     )
@@ -214,13 +214,13 @@ def _centers(low: Tensor, cell: float, cells: int) -> Tensor:
 
 
 def _places(points: Tensor, cameras: Cameras) -> Tensor:
-    """Places of points (n, 3) in the pictures, as `grid_sample` counts: (v, n, 2)."""
+    """Image positions (v, n, 2) of points (n, 3) in the coordinates of `grid_sample`."""
     xy, _ = cameras.project(points)
-    # Behind a camera is outside of its picture.
+    # Points behind a camera are outside its image.
     return (xy / torch.tensor([cameras.width, cameras.height]) * 2 - 1).nan_to_num(nan=-2.0)
 
 
 def _allowed(points: Tensor, alpha: Tensor, cameras: Cameras, threshold: float) -> Tensor:
-    """Whether points (n, 3) lie in every mask: bool (v, n); outside of a picture they do not."""
+    """Whether points (n, 3) are inside each mask: bool (v, n); False outside the image."""
     places = _places(points, cameras)[:, None]
     return F.grid_sample(alpha[:, None], places, align_corners=False)[:, 0, 0] > threshold

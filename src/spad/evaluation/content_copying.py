@@ -1,4 +1,4 @@
-"""Content copying: do views show the same picture though their cameras differ?"""
+"""Content copying: do views show the same image although their cameras differ?"""
 
 from __future__ import annotations
 
@@ -10,24 +10,24 @@ from spad.data.view_sets import ViewSet, resized
 from spad.evaluation.psnr_ssim import ssim_map
 from spad.geometry.focus import angles_between
 
-# So few pixels average out noise, which would hide copies.
+# A low resolution averages out noise, which would hide copies.
 _SIDE = 32
 _LEAST_DEG = 30.0
 
 
-def copying(view_set: ViewSet) -> float:
-    """How much views that should differ look alike, pixel on pixel.
+def content_copying(view_set: ViewSet) -> float:
+    """Pixelwise similarity of views that should differ.
 
-    Formula: for each view the largest similarity with a view at least 30 degrees away: SSIM in
-    pictures of 32 pixels, mean over the pixels that either mask holds, 0 if negative. Then the mean
-    over views. Two views that show nothing are copies.
+    Formula: for each view the largest similarity with a view at least 30 degrees away: SSIM of
+    images of 32 pixels, mean over the union of both masks, 0 if negative. Then the mean over views.
+    Two empty views are copies.
     Range: 0 to 1; 1 if every view is a copy of another. The floor depends on the object: renders of
     objects that look alike from several sides reach 0.98, others 0.2 to 0.5. So compare with
     renders of the same objects, or with another model on the same prompts.
     NaN: no two cameras are 30 degrees apart.
-    Source: none that we know of; content copying is described in SPAD, section 1.
-    Cannot see: copies that were shifted, scaled, recoloured or mirrored; whether the object may
-    look alike from there. Blur raises it, noise lowers it.
+    Source: ours; SPAD, section 1, describes content copying.
+    Cannot see: copies that are shifted, scaled, recolored or mirrored; whether the object really
+    looks alike from both sides. Blur raises it, noise lowers it.
     Cost: about 0.05 s for 8 views on one CPU core.
     """
     images, alpha, cameras = resized(view_set, _SIDE)
