@@ -174,7 +174,7 @@ def test_plain_stable_diffusion_is_named(convert, state):
 def test_a_file_cut_short(convert, golden, tmp_path, size):
     path = tmp_path / "cut.ckpt"
     path.write_bytes((golden.folder / "spad_tiny.ckpt").read_bytes()[:size])
-    with pytest.raises(ValueError, match=r"cut short or none at all|expected a checkpoint"):
+    with pytest.raises(ValueError, match=r"cut short or of another kind|expected a checkpoint"):
         convert(path)
 
 

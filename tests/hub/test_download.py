@@ -270,7 +270,7 @@ def test_no_network_is_said_at_once(machine):
 
 def test_a_network_that_fails_midway_keeps_what_came(machine, hub):
     hub.breaks_at = [2_000_000] * 6
-    assert "it goes on where it stopped" in machine.fails()
+    assert "run the same command to resume" in machine.fails()
     hub.breaks_at = []
     machine.download()
     assert hub.bodies()[-1].start == 2_000_000
@@ -377,7 +377,7 @@ def test_models_lists_what_is_here_and_what_could_be(machine):
 
 def test_installed_models_are_found_by_name(tiny_pipeline_folder, tmp_path, monkeypatch):
     monkeypatch.setenv("SPAD_HOME", str(tmp_path))
-    with pytest.raises(ValueError, match="not installed; .*: spad download spad_two_views"):
+    with pytest.raises(ValueError, match="got spad_two_views; .*: spad download spad_two_views"):
         model_info("spad_two_views")
     shutil.copytree(tiny_pipeline_folder, tmp_path / "models/spad_two_views")
     shutil.copytree(tiny_pipeline_folder, tmp_path / "models/.half-written")

@@ -69,7 +69,7 @@ def test_embedded_models_are_found_by_name(tiny_pipeline_folder, tmp_path, monke
     monkeypatch.setattr(registry, "EMBEDDED", tmp_path)
     assert [model.path.name for model in list_models()] == ["one"]
     assert model_info("one").path == tmp_path / "one"
-    with pytest.raises(ValueError, match="among one or the folder of one, got 'two'"):
+    with pytest.raises(ValueError, match="among one or a model folder, got 'two'"):
         model_info("two")
 
 
@@ -107,7 +107,7 @@ def test_damaged_weights_give_one_clear_error(copy, damage, with_hashes):
         path.write_bytes(contents[damage])
     if not with_hashes:
         (copy / registry.HASHES).unlink()
-    with pytest.raises(ValueError, match="expected a whole model, but .*unet"):
+    with pytest.raises(ValueError, match="expected a complete model .*unet"):
         load_model(copy, "cpu")
 
 

@@ -1,7 +1,8 @@
-"""Reading checkpoints of others: memory-mapped, and without running code they may hold."""
+"""Read checkpoints of any origin: memory-mapped, without running code that they may hold."""
 
 import pickle
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -9,23 +10,23 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-# What Lightning and its kin leave in a checkpoint beside the weights. Objects of theirs are
-# replaced by empty ones; those of any other package make a file suspect.
+# Packages whose objects training frameworks save beside the weights. They are replaced by empty
+# objects; a file with objects of other packages is refused.
 _HARMLESS = ("pytorch_lightning.", "lightning.", "lightning_fabric.", "omegaconf.", "typing.")
 
 
 class _Inert:
-    """Stands for an object of a class that is not loaded; takes anything, does nothing."""
+    """Empty stand-in for an object whose class is not loaded."""
 
-    def __init__(self, *_args, **_kwargs):
+    def __init__(self, *_args: object, **_kwargs: object):
         pass
 
-    def __setstate__(self, _state) -> None:
+    def __setstate__(self, _state: object) -> None:
         pass
 
 
 def read_checkpoint(path: Path) -> dict[str, Tensor]:
-    """Names and weights of a `.ckpt`, `.pt` or `.safetensors` file, as views into the file.
+    """Weights of a `.ckpt`, `.pt` or `.safetensors` file by name, memory-mapped.
 
     Raises: ValueError: the file is missing, cut short, no checkpoint, or holds code.
     """
@@ -36,18 +37,21 @@ def read_checkpoint(path: Path) -> dict[str, Tensor]:
             return load_file(path)
         return _state_dict(_load_pickle(path), path)
     except (SafetensorError, RuntimeError, EOFError, KeyError, pickle.UnpicklingError) as error:
-        # What torch says of a pickle it cannot read is advice to run its code.
+        # torch's own message advises weights_only=False, which would run code; do not repeat it.
         is_pickle = isinstance(error, pickle.UnpicklingError)
-        reason = "no pickle of weights" if is_pickle else (str(error).splitlines() or ["empty"])[0]
+        reason = (
+            "not a pickle of weights" if is_pickle else (str(error).splitlines() or ["empty"])[0]
+        )
         raise ValueError(
-            f"expected a whole checkpoint in {path}, but it is cut short or none at all ({reason})"
+            f"expected a complete checkpoint, got {path}, which is cut short or of another kind "
+            f"({reason})"
         ) from error
 
 
-def _load_pickle(path: Path):
-    # Files of torch before 1.6 are plain pickles, which cannot be mapped.
+def _load_pickle(path: Path) -> object:
+    # Files of torch before 1.6 are plain pickles, which cannot be memory-mapped.
     is_zip = zipfile.is_zipfile(path)
-    stand_ins = []
+    stand_ins: list[Callable | tuple[Callable, str]] = []
     if is_zip:
         foreign = torch.serialization.get_unsafe_globals_in_checkpoint(path)
         for name in foreign:
@@ -69,7 +73,7 @@ def _load_pickle(path: Path):
             ) from error
 
 
-def _state_dict(content, path: Path) -> dict[str, Tensor]:
+def _state_dict(content: object, path: Path) -> dict[str, Tensor]:
     if isinstance(content, dict):
         content = content.get("state_dict", content)
     if not isinstance(content, dict) or not any(isinstance(v, Tensor) for v in content.values()):

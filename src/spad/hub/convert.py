@@ -1,12 +1,12 @@
-"""Checkpoints of the original release as model folders.
+"""Convert checkpoints of the original release to model folders.
 
-What is plain Stable Diffusion goes through diffusers' own conversion. What SPAD adds are the
-widened `proj_in` of every transformer, whose last six input channels are the Plücker map, and
-`cc_projection`, the camera embedding.
+Stable Diffusion's weights are converted by diffusers. SPAD adds a widened `proj_in` in every
+transformer, whose last six input channels are the Plücker map, and `cc_projection`, the camera
+embedding.
 """
 
 import logging
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -37,12 +37,12 @@ from spad.settings import Count, PositiveFloat, checked
 
 logger = logging.getLogger(__name__)
 
-# Of multi-view captions in the release's training.
+# Prefix of multi-view captions in the release's training.
 PROMPT_PREFIX = "[tdv] "
-TOKENIZER_FILES = ("vocab.json", "merges.txt", "tokenizer_config.json", "special_tokens_map.json")
+_TOKENIZER_FILES = ("vocab.json", "merges.txt")
 
-# The parts of Stable Diffusion 1.5's configuration that say what its networks look like.
-SD15 = {
+# The parts of Stable Diffusion 1.5's configuration that describe its networks.
+SD15: dict[str, Any] = {
     "unet_config": {
         "params": {
             "image_size": 32,
@@ -79,7 +79,7 @@ _VIT_L_14 = {
     "projection_dim": 768,
     "hidden_act": "quick_gelu",
 }
-# Weights of no use here: the noise schedule, which follows from its two ends, and bookkeeping.
+# Tensors that are not needed: the noise schedule, which follows from its two ends, and counters.
 _SCHEDULE = {
     "betas",
     "alphas_cumprod",
@@ -108,7 +108,7 @@ UNET, _VAE, _TEXT = "model.diffusion_model.", "first_stage_model.", "cond_stage_
 @dataclass(frozen=True)
 @checked
 class _UNetParams:
-    """What the networks are made from in the original's configuration, as in the classes below."""
+    """Parts of the original's configuration that are checked; so are those of the classes below."""
 
     image_size: Count
     in_channels: Count
@@ -188,13 +188,13 @@ class _TextEncoder:
 
 
 def convert_checkpoint(settings: ConvertConfig) -> Path:
-    """Convert a checkpoint of the release; the folder is written whole or not at all.
+    """Convert a checkpoint of the release to a model folder, whole or not at all.
 
-    Every weight of the file is used or listed in `IGNORED`; of raw and averaged UNet weights the
-    one not asked for is left out.
+    Every weight of the file is used or listed in `IGNORED`, except that of raw and averaged UNet
+    weights only those of `settings.weights` are used.
 
-    Raises: ValueError: the file is no whole checkpoint of this model, the tokenizer is not found,
-        the output folder exists or is being written. OSError: the disk is full.
+    Raises: ValueError: the file is no complete checkpoint of this model, the tokenizer is not
+        found, the output folder exists or is being written. OSError: the disk is full.
     """
     with whole_folder(settings.output) as folder:
         state = read_checkpoint(settings.checkpoint)
@@ -231,9 +231,9 @@ def convert_checkpoint(settings: ConvertConfig) -> Path:
 
 
 def split_widened(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Weights of the release's transformers, each widened `proj_in` as the two layers it is here.
+    """Weights of the release's transformers, with each widened `proj_in` split in its two parts.
 
-    Its input is the features and after them the six channels of the Plücker map.
+    The input of a widened `proj_in` is the features, then the six channels of the Plücker map.
     """
     split = dict(weights)
     for name, widened in weights.items():
@@ -245,10 +245,10 @@ def split_widened(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def original_unet(state: Mapping[str, Tensor], params: Mapping) -> tuple[dict, dict[str, Tensor]]:
-    """Configuration and weights of a `MultiViewUNet` without its camera embedding.
+    """Configuration and weights of a `MultiViewUNet`, without the camera embedding.
 
     Args:
-        state: the UNet's weights in the original's layout, `model.diffusion_model.…`.
+        state: weights of the UNet in the original's layout, `model.diffusion_model.…`.
         params: `model.params` of the original's configuration.
     """
     config, weights = plain_unet(state, params)
@@ -261,16 +261,16 @@ def released_parts(
     params: Mapping = SD15,
     clip: Path | None = None,
 ) -> tuple[MultiViewUNet, AutoencoderKL, CLIPTextModel]:
-    """UNet, autoencoder and text encoder of a checkpoint of the release, sharing its memory.
+    """UNet, autoencoder and text encoder of a checkpoint of the release; no weight is copied.
 
     Args:
         state: all weights of the file.
         weights: "ema" or "raw".
-        params: `model.params` of the original's configuration. Whether cameras are absolute and
-            with intrinsics is read off the weights where it says nothing.
-        clip: folder whose `config.json` describes the text encoder, if it is not ViT-L/14.
+        params: `model.params` of the original's configuration. Default for absolute cameras and
+            intrinsics: as the shapes of the weights say.
+        clip: folder whose `config.json` describes the text encoder. Default: ViT-L/14.
 
-    Raises: ValueError: a weight is missing, not known, or of another shape.
+    Raises: ValueError: a weight is missing, unknown, or of another shape.
     """
     unet = _released_unet(state, weights, params)
     return unet, vae_of(state, params), text_encoder_of(state, clip)
@@ -304,13 +304,14 @@ def _released_unet(state: Mapping[str, Tensor], which: str, params: Mapping) -> 
 
 
 def plain_unet(state: Mapping[str, Tensor], params: Mapping) -> tuple[dict, dict[str, Tensor]]:
-    """diffusers' configuration and weights of a UNet in the original's layout."""
+    """Configuration and weights, in diffusers' layout, of a UNet in the original's layout."""
     config = create_unet_diffusers_config_from_ldm({"model": {"params": params}}, {})
     config["sample_size"] = params["unet_config"]["params"]["image_size"]
     return config, _converted(convert_ldm_unet_checkpoint, state, config)
 
 
-def vae_of(state: Mapping[str, Tensor], params: Mapping) -> AutoencoderKL:
+def vae_of(state: Mapping[str, Tensor], params: Mapping[str, Any]) -> AutoencoderKL:
+    """Autoencoder of a checkpoint in the original's layout; `params` as for `released_parts`."""
     params = {"scale_factor": 0.18215, **params}
     config = create_vae_diffusers_config_from_ldm({"model": {"params": params}}, {})
     latent_size = params["unet_config"]["params"]["image_size"]
@@ -323,6 +324,7 @@ def vae_of(state: Mapping[str, Tensor], params: Mapping) -> AutoencoderKL:
 
 
 def text_encoder_of(state: Mapping[str, Tensor], clip: Path | None) -> CLIPTextModel:
+    """Text encoder of a checkpoint in the original's layout; `clip` as for `released_parts`."""
     config = dict(_VIT_L_14)
     if clip is not None and (clip / "config.json").is_file():
         path = clip / "config.json"
@@ -341,7 +343,7 @@ def text_encoder_of(state: Mapping[str, Tensor], clip: Path | None) -> CLIPTextM
 
 
 def release_scheduler(params: Mapping) -> ReleasedDDIMScheduler:
-    """The release's noise schedule and steps; `params` are `model.params` of its configuration."""
+    """Noise schedule and timesteps of the release; `params` as for `released_parts`."""
     return ReleasedDDIMScheduler(
         beta_start=params.get("linear_start", 0.00085),
         beta_end=params.get("linear_end", 0.012),
@@ -353,9 +355,9 @@ def release_scheduler(params: Mapping) -> ReleasedDDIMScheduler:
 
 
 def _chosen_weights(state: Mapping[str, Tensor], which: str) -> dict[str, Tensor]:
-    """The UNet's raw or averaged weights, under the raw names; looks at every name of the file.
+    """Raw or averaged weights of the UNet, under the raw names; unknown names are refused.
 
-    The averaged ones are named without dots: `model_ema.diffusion_modeltime_embed0weight`.
+    The averaged ones have names without dots: `model_ema.diffusion_modeltime_embed0weight`.
     """
     raw = {name: value for name, value in state.items() if name.startswith(UNET)}
     names = {"model_ema." + name.removeprefix("model.").replace(".", ""): name for name in raw}
@@ -373,7 +375,9 @@ def _chosen_weights(state: Mapping[str, Tensor], which: str) -> dict[str, Tensor
     return {name: state[ema_name] for ema_name, name in names.items()}
 
 
-def _converted(convert, state: Mapping[str, Tensor], config: Mapping) -> dict[str, Tensor]:
+def _converted(
+    convert: Callable, state: Mapping[str, Tensor], config: Mapping
+) -> dict[str, Tensor]:
     try:
         converted = convert(dict(state), config=config)
     except (KeyError, IndexError, AttributeError) as error:
@@ -389,7 +393,11 @@ def _converted(convert, state: Mapping[str, Tensor], config: Mapping) -> dict[st
 def fill(
     module: nn.Module, weights: Mapping[str, Tensor], what: str, may_miss: Collection[str] = ()
 ) -> None:
-    """Give a module all its weights, without a copy."""
+    """Put weights into a module without a copy.
+
+    Raises: ValueError: a weight not among `may_miss` is missing, one is unknown or of another
+        shape; the message calls the module `what`.
+    """
     expected = module.state_dict()
     for name in expected.keys() - weights.keys() - set(may_miss):
         raise _unlike_spad(f"has nothing for {name} of {what}")
@@ -410,7 +418,7 @@ def _unlike_spad(how: str) -> ValueError:
 
 
 def _read_config(path: Path | None) -> dict[str, Any]:
-    """The `model.params` of the original's configuration."""
+    """`model.params` of a configuration in the original's layout. Default: Stable Diffusion 1.5."""
     if path is None:
         return SD15
     text = read_text(path)
@@ -423,11 +431,15 @@ def _read_config(path: Path | None) -> dict[str, Any]:
 
 
 def tokenizer_of(folder: Path | None) -> CLIPTokenizer:
+    """CLIP's tokenizer from its files. Default: those in the hub's cache.
+
+    Raises: ValueError: files are missing.
+    """
     if folder is None:
-        found = try_to_load_from_cache(CLIP_REPOSITORY, TOKENIZER_FILES[0])
+        found = try_to_load_from_cache(CLIP_REPOSITORY, _TOKENIZER_FILES[0])
         folder = Path(found).parent if isinstance(found, str) else None
-    missing = [n for n in TOKENIZER_FILES[:2] if folder is None or not (folder / n).is_file()]
-    if missing:
+    missing = [n for n in _TOKENIZER_FILES if folder is None or not (folder / n).is_file()]
+    if folder is None or missing:
         raise ValueError(
             f"expected {' and '.join(missing)} of CLIP's tokenizer in "
             f"{folder or 'the cache of the hub'}; give a folder that has them as --clip "
@@ -436,7 +448,18 @@ def tokenizer_of(folder: Path | None) -> CLIPTokenizer:
     return CLIPTokenizer.from_pretrained(folder, local_files_only=True)
 
 
-def save_model(pipeline, folder: Path, dtype: str, name: str, description: str, **manifest) -> None:
+def save_model(
+    pipeline: SPADPipeline,
+    folder: Path,
+    dtype: str,
+    name: str,
+    description: str,
+    **manifest: Any,
+) -> None:
+    """Save a pipeline with its manifest, for which the rest are arguments, as a model folder.
+
+    Raises: OSError: the disk has no room for it.
+    """
     modules = (pipeline.unet, pipeline.vae, pipeline.text_encoder)
     width = getattr(torch, dtype).itemsize
     needed = sum(p.numel() for module in modules for p in module.parameters()) * width

@@ -1,7 +1,7 @@
-"""Fetch a released model from the Hugging Face hub, check it, convert it, install it.
+"""`spad download`: download a released model from the Hugging Face hub, convert and install it.
 
-The hub's client names the file's address, size and hash, and keeps the cache. The transfer itself
-is ours: the client's own begins a file anew in every process, and this one has gigabytes.
+The hub's client gives address, size and hash of the file and manages the cache. The transfer itself
+is our own code, because the client's does not resume the file, of several GB, in a new process.
 """
 
 from __future__ import annotations
@@ -42,9 +42,9 @@ from spad.hub.released import RELEASED, ReleasedModel
 
 log = logging.getLogger(__name__)
 
-# Tries in a row that bring no new byte, before a transfer is given up.
+# A transfer is given up after so many tries in a row without a new byte.
 _TRIES = 5
-# What the model keeps of an original in float32: the original has the UNet twice, raw and EMA.
+# Size of the model by that of the original, which has the UNet twice, raw and averaged.
 _KEPT_SHARE = 0.56
 _OTHER_DISKS = (
     "make room, or choose other disks: HF_HOME for the download, SPAD_HOME for the installed model"
@@ -52,11 +52,11 @@ _OTHER_DISKS = (
 
 
 class DownloadError(OSError):
-    """Network or hub stand in the way; the message says what to do."""
+    """Failure of network or hub; the message says what to do."""
 
 
 def find_installed(settings: DownloadConfig) -> Path | None:
-    """Folder of the model if it is installed, after a look at its files.
+    """Folder of the installed model, with its files checked, or None.
 
     Raises: ValueError: no model of this name is released, or the installed one is damaged.
     """
@@ -71,44 +71,43 @@ def find_installed(settings: DownloadConfig) -> Path | None:
 
 
 def describe(settings: DownloadConfig) -> str:
-    """What `install` will fetch, from where and to where; asks nobody."""
+    """Summary of what `install` would download, from where and to where; without network."""
     model = _released(settings)
-    there = constants.ENDPOINT
-    stays = "kept" if settings.keep_original else "deleted after the conversion"
+    original = "kept" if settings.keep_original else "deleted after the conversion"
     tokenizer = f"{settings.clip}"
     if settings.clip is None:
         size = size_text(model.tokenizer_size_bytes)
-        tokenizer = f"{there}/{model.tokenizer_repository}, {size}"
-    fetched = size_text(model.size_bytes)
+        tokenizer = f"{constants.ENDPOINT}/{model.tokenizer_repository}, {size}"
+    size = size_text(model.size_bytes)
     installed = size_text(_converted_bytes(settings, model.size_bytes))
     return "\n".join(
         (
             f"{model.name}: {model.description}",
-            f"fetches    {there}/{model.repository}, {model.file}, about {fetched}",
+            f"source     {constants.ENDPOINT}/{model.repository}, {model.file}, about {size}",
             f"tokenizer  {tokenizer}",
-            f"through    {constants.HF_HUB_CACHE}; the original is {stays}",
-            f"installs   {installed_folder() / model.name}, about {installed}",
-            f"license    not known here; {model.license}",
+            f"cache      {constants.HF_HUB_CACHE}; the original is {original}",
+            f"model      {installed_folder() / model.name}, about {installed}",
+            f"license    unknown; {model.license}",
         )
     )
 
 
 def ask_for(settings: DownloadConfig) -> str:
-    """The question of `describe` in one line."""
+    """Question to the user before the download, without its question mark."""
     model = _released(settings)
-    return f"fetch {size_text(model.size_bytes)} from {constants.ENDPOINT}/{model.repository}"
+    return f"download {size_text(model.size_bytes)} from {constants.ENDPOINT}/{model.repository}"
 
 
 def install(settings: DownloadConfig) -> Path:
-    """Fetch the model, convert it and return its folder; goes on where an earlier call stopped.
+    """Download and convert the model and return its folder; resumes an interrupted download.
 
-    Of two processes the second waits and takes what the first has installed.
+    A second process waits for the first and returns its result.
 
     Raises:
-        ValueError: unknown model, no tokenizer in `settings.clip`, or not the file expected.
-        DownloadError: network or hub; what was fetched is kept for the next call, unless its hash
-            is wrong.
-        OSError: the disk lacks room.
+        ValueError: unknown model, no tokenizer in `settings.clip`, or an unexpected file.
+        DownloadError: failure of network or hub; a partial download is kept for the next call,
+            unless its hash is wrong.
+        OSError: the disk has too little free space.
     """
     model = _released(settings)
     folder = installed_folder() / model.name
@@ -117,7 +116,7 @@ def install(settings: DownloadConfig) -> Path:
             return folder
         clip = settings.clip or _fetch_tokenizer(model)
         original, is_temporary = _fetch_original(settings, model, folder)
-        log.info("converting it")
+        log.info("converting")
         from spad.hub.convert import convert_checkpoint
 
         try:
@@ -145,48 +144,53 @@ def _released(settings: DownloadConfig) -> ReleasedModel:
             f"expected a released model among {', '.join(RELEASED)}, got {settings.model!r}"
         )
     model = RELEASED[settings.model]
-    for name in model.tokenizer_files if settings.clip else ():
-        if not (settings.clip / name).is_file():
-            raise ValueError(f"expected {name} of CLIP's tokenizer in {settings.clip}, found none")
+    if settings.clip is not None:
+        for name in model.tokenizer_files:
+            if not (settings.clip / name).is_file():
+                raise ValueError(
+                    f"expected CLIP's tokenizer in {settings.clip}, which has no {name}"
+                )
     return model
 
 
 def _fetch_tokenizer(model: ReleasedModel) -> Path:
     """Folder with the tokenizer's files, all of one revision, in the hub's cache."""
     repository, revision = model.tokenizer_repository, "main"
+    path = None
     for name in model.tokenizer_files:
         path = _cached(repository, name, revision)
         if path is None:
             with _plain_errors(repository, name):
-                # Fails at once where there is no network; hf_hub_download tries for a minute.
+                # Fails at once without a network, for which hf_hub_download waits a minute.
                 get_hf_file_metadata(hf_hub_url(repository, name, revision=revision))
                 hf_hub_download(repository, name, revision=revision)
             path = _cached(repository, name, revision)
             assert path is not None, name
         revision = path.parent.name
+    assert path is not None
     return path.parent
 
 
 def _fetch_original(
     settings: DownloadConfig, model: ReleasedModel, folder: Path
 ) -> tuple[Path, bool]:
-    """The checkpoint, checked, and whether it is to be deleted after use.
+    """The checkpoint, with its hash checked, and whether to delete it after use.
 
-    What the hub's cache had before belongs to the user and stays.
+    A file that the hub's cache had before is the user's and is kept.
     """
     repository, file = model.repository, model.file
     cached = _cached(repository, file)
     if cached is not None:
-        log.info("the original is in the hub's cache already, and stays there: %s", cached)
+        log.info("using the original in the hub's cache, which is kept: %s", cached)
         size = _converted_bytes(settings, cached.stat().st_size)
         check_space([(folder, size)], _OTHER_DISKS)
         return cached, False
-    # The redirect to the hub's storage is followed anew for every try: its address expires.
+    # Every try follows the redirect to the hub's storage again, as that address expires.
     url = hf_hub_url(repository, file)
     with _plain_errors(repository, file):
         metadata = get_hf_file_metadata(url)
     etag, size = metadata.etag or "", metadata.size
-    # The tag becomes a file's name.
+    # The tag becomes part of a file name.
     if metadata.commit_hash is None or not re.fullmatch(r"[\w-]+", etag) or not size:
         raise DownloadError(
             f"{constants.ENDPOINT} does not answer as a model hub does; check HF_ENDPOINT, proxy "
@@ -200,11 +204,11 @@ def _fetch_original(
     here = part.stat().st_size if part.exists() else 0
     needs = [(blobs, size - here), (folder, _converted_bytes(settings, size))]
     check_space(needs, _OTHER_DISKS)
-    already = f", of which {size_text(here)} are here" if here else ""
-    log.info("fetching %s%s", size_text(size), already)
+    done = f", of which {size_text(here)} are here" if here else ""
+    log.info("downloading %s%s", size_text(size), done)
     with _plain_errors(repository, file):
         _transfer(url, part, size, Path(file).name)
-    log.info("checking what was fetched")
+    log.info("checking the hash")
     if not _is_named(part, etag):
         part.unlink()
         raise _damaged(repository, file)
@@ -212,12 +216,12 @@ def _fetch_original(
         return part, True
     os.replace(part, blobs / etag)
     with _plain_errors(repository, file):
-        # Finds the content there and adds it to the cache's index.
+        # Finds the content in `blobs` and adds it to the cache's index.
         return Path(hf_hub_download(repository, file)), False
 
 
 def _transfer(url: str, part: Path, size: int, title: str) -> None:
-    """Append to `part` what it lacks of `size` bytes, over as many connections as it takes.
+    """Append the missing bytes of `url` to `part`, over as many connections as necessary.
 
     Raises: HTTPError: the server refused, or the network failed several times in a row.
     """
@@ -225,7 +229,7 @@ def _transfer(url: str, part: Path, size: int, title: str) -> None:
     failures = 0
     with part.open("ab") as file, tqdm(total=size, initial=file.tell(), **options) as bar:
         while (start := file.tell()) < size:
-            # Compressed content would have another length.
+            # Ranges would count compressed bytes otherwise.
             headers = build_hf_headers() | {"Accept-Encoding": "identity"}
             if start:
                 headers["Range"] = f"bytes={start}-"
@@ -251,17 +255,20 @@ def _transfer(url: str, part: Path, size: int, title: str) -> None:
                 raise error or DownloadError(f"{url} ends before its {size} bytes")
             if file.tell() < size:
                 bar.clear()
-                log.info("the connection broke at %s; going on from there", size_text(file.tell()))
+                log.info("the connection broke at %s; resuming", size_text(file.tell()))
                 time.sleep(failures)
 
 
 def _cached(repository: str, file: str, revision: str = "main") -> Path | None:
-    """The file in the hub's cache, checked; a damaged one is removed."""
+    """The file in the hub's cache, with its hash checked, or None.
+
+    Raises: DownloadError: it was damaged, and is removed now.
+    """
     found = try_to_load_from_cache(repository, file, revision=revision)
     if not isinstance(found, str):
         return None
     path = Path(found)
-    # Where the cache has no links, it does not hold the hash either.
+    # Without symbolic links the cache does not record the hash.
     if path.is_symlink():
         content = path.parent / path.readlink()
         if not _is_named(content, content.name):
@@ -272,9 +279,9 @@ def _cached(repository: str, file: str, revision: str = "main") -> Path | None:
 
 
 def _is_named(path: Path, etag: str) -> bool:
-    """Whether `etag` names the content: SHA-256 of large files, git's blob hash of small ones.
+    """Whether `etag` is the hash of a file: SHA-256 of large files, git's blob hash of small ones.
 
-    Other servers' tags name nothing that could be checked.
+    Tags of other servers are no hashes; they pass with a warning.
     """
     if re.fullmatch("[0-9a-f]{64}", etag):
         digest = hashlib.sha256()
@@ -287,14 +294,14 @@ def _is_named(path: Path, etag: str) -> bool:
 
 
 def _converted_bytes(settings: DownloadConfig, original_bytes: int) -> int:
-    """About the size of the installed model."""
+    """Approximate size of the installed model."""
     share = _KEPT_SHARE / 2 if settings.dtype == "float16" else _KEPT_SHARE
     return int(original_bytes * share)
 
 
 @contextmanager
 def _plain_errors(repository: str, file: str) -> Iterator[None]:
-    """Say in one line what the hub's client says in many."""
+    """Context: turn errors of the hub's client into one line."""
     try:
         yield
     except (HTTPError, OfflineModeIsEnabled, LocalEntryNotFoundError) as error:
@@ -308,7 +315,7 @@ def _explain(error: BaseException, repository: str, file: str) -> str:
     if isinstance(error, OfflineModeIsEnabled):
         return (
             f"offline mode is on and {file} is not in {constants.HF_HUB_CACHE}; unset "
-            "HF_HUB_OFFLINE to fetch it"
+            "HF_HUB_OFFLINE to download it"
         )
     if isinstance(error, GatedRepoError):
         return f"{page} is gated; accept its terms there, log in with `hf auth login`, try again"
@@ -319,16 +326,16 @@ def _explain(error: BaseException, repository: str, file: str) -> str:
             "`hf auth login`; if you have the file, use `spad convert`"
         )
     if status is not None:
-        return f"{page} answered HTTP {status}; run the same command later, it goes on from here"
+        return f"{page} answered HTTP {status}; run the same command later to resume"
     reason = (str(error).strip() or type(error).__name__).splitlines()[0]
     return (
         f"no connection to {constants.ENDPOINT} ({reason}); check network and HF_ENDPOINT, then "
-        "run the same command: it goes on where it stopped"
+        "run the same command to resume"
     )
 
 
 def _damaged(repository: str, file: str) -> DownloadError:
     return DownloadError(
-        f"{file} of {repository} is damaged: its hash is not the one the hub gives; the damaged "
-        "copy was removed, run the same command to fetch it again"
+        f"{file} of {repository} is damaged: it has not the hash that the hub gives; the damaged "
+        "copy was removed, run the same command to download it again"
     )

@@ -1,9 +1,11 @@
-"""An untrained SPAD of Stable Diffusion 1.5."""
+"""`spad init-from-sd`: an untrained SPAD from Stable Diffusion 1.5."""
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
+from torch import Tensor
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from spad.files import whole_folder
@@ -25,11 +27,13 @@ from spad.model import MultiViewUNet, SPADPipeline
 
 
 def init_from_sd(settings: InitFromSDConfig) -> Path:
-    """Make an untrained SPAD of Stable Diffusion 1.5; for one view it draws as that does.
+    """Save an untrained SPAD from Stable Diffusion 1.5, which for one view gives the same images.
 
-    New weights that add to features are zero (SPAD, section 3.3 and its release).
+    New weights that add to features are zero.
 
     Raises: as `convert_checkpoint`.
+
+    Source: SPAD, section 3.3, and its release.
     """
     spad_config = {
         "camera_vector": settings.cameras,
@@ -59,20 +63,24 @@ def init_from_sd(settings: InitFromSDConfig) -> Path:
             scheduler=release_scheduler({}),
             prompt_prefix=PROMPT_PREFIX,
         )
-        description = "untrained: Stable Diffusion 1.5, widened; train it with spad train"
+        description = "untrained: Stable Diffusion 1.5 with new layers; train it with spad train"
         save_model(pipeline, folder, settings.dtype, settings.output.name, description)
     return settings.output
 
 
-def _diffusers_parts(folder: Path):
-    def load(part_class, part: str):
+def _diffusers_parts(
+    folder: Path,
+) -> tuple[AutoencoderKL, CLIPTextModel, CLIPTokenizer, dict[str, Any], dict[str, Tensor]]:
+    """Autoencoder, text encoder, tokenizer, and the UNet's configuration and weights."""
+
+    def load(part_class: Any, part: str) -> Any:
         try:
             return part_class.from_pretrained(folder / part, local_files_only=True)
         except (OSError, ValueError) as error:
             reason = str(error).splitlines()[0]
             raise ValueError(
-                f"expected a Stable Diffusion folder in diffusers' layout, but {folder / part} "
-                f"cannot be loaded: {reason}"
+                f"expected a Stable Diffusion folder in diffusers' layout, got {folder}, where "
+                f"{part} cannot be loaded: {reason}"
             ) from error
 
     unet = load(UNet2DConditionModel, "unet")
