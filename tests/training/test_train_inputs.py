@@ -32,7 +32,7 @@ def refused(settings: TrainConfig, message: str) -> None:
 def test_missing_and_empty_folders(training, renders, tmp_path):
     refused(changed(training, data=tmp_path / "nowhere"), r"make one with: spad pack")
     (tmp_path / "empty").mkdir()
-    refused(changed(training, data=tmp_path / "empty"), "holds no index")
+    refused(changed(training, data=tmp_path / "empty"), "has no index")
     refused(changed(training, data=renders), "pack them: spad pack")
 
 
@@ -47,7 +47,7 @@ def test_a_shard_with_other_bytes(training, shards):
     data = bytearray(shard.path.read_bytes())
     data[shard.offsets[1] - 700] ^= 255
     shard.path.write_bytes(data)
-    refused(changed(training, data=shards, verify=True), "not what index.json says")
+    refused(changed(training, data=shards, verify=True), "expected the checksum of index.json")
 
 
 @pytest.mark.parametrize(
@@ -55,8 +55,8 @@ def test_a_shard_with_other_bytes(training, shards):
     [
         (lambda about: about.update(captions=[]), "captions"),
         (lambda about: about.update(captions=[" "]), "captions"),
-        (lambda about: about.pop("world_from_cam"), "object's JSON"),
-        (lambda about: about.update(intrinsics=about["intrinsics"][:2]), "object's JSON"),
+        (lambda about: about.pop("world_from_cam"), "the JSON of an object"),
+        (lambda about: about.update(intrinsics=about["intrinsics"][:2]), "the JSON of an object"),
         (
             lambda about: about.update(
                 intrinsics=about["intrinsics"][:2], world_from_cam=about["world_from_cam"][:2]
@@ -111,7 +111,7 @@ def test_a_gpu_that_is_not_there(training):
 def test_models_that_do_not_fit(training, tmp_path):
     refused(changed(training, init="nothing"), "expected a model among")
     refused(changed(training, preset="two-views"), "spad init-from-sd")
-    refused(changed(training, vae=str(tmp_path)), "expected a file")
+    refused(changed(training, vae=str(tmp_path)), "expected a readable file")
 
 
 def test_single_images_that_are_not_there(training, tmp_path):

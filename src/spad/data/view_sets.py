@@ -112,11 +112,12 @@ class SetFiles:
             arrays = [_read_picture(Path(path)) for path in self.pictures]
             places = [str(path) for path in self.pictures]
         else:
-            members = self.sample.read(self.pictures)
-            places = [f"{self.sample.shard}, {self.name}, {name}" for name in self.pictures]
+            names = [str(name) for name in self.pictures]
+            members = self.sample.read(names)
+            places = [f"{self.sample.shard}, {self.name}, {name}" for name in names]
             arrays = [
                 rgba_pixels(open_image(members[name], place))
-                for name, place in zip(self.pictures, places, strict=True)
+                for name, place in zip(names, places, strict=True)
             ]
         expected = (self.cameras.height, self.cameras.width)
         for place, array in zip(places, arrays, strict=True):
