@@ -7,7 +7,7 @@ python benchmarks/controls_table.py renders --sets 12 --output controls.md
 import argparse
 from pathlib import Path
 
-from spad.data.view_sets import list_sets
+from spad.data.renders import list_sets
 from spad.evaluation.controls import controls_table, score_controls
 
 

@@ -10,7 +10,7 @@ import trimesh
 
 from hand_made import write_gltf
 from spad.cameras import Cameras
-from spad.data.view_sets import ViewSet, set_from_pictures
+from spad.data.view_sets import ViewSet, set_from_images
 from spad.meshes.mesh import load_object
 from spad.meshes.raycast import render_views
 
@@ -47,7 +47,7 @@ def rendered_set(name: str, cameras: Cameras) -> ViewSet:
     with TemporaryDirectory() as folder:
         path = write_gltf(Path(folder) / "model.gltf", [_part(*box, name) for box in MODELS[name]])
         model = load_object(path)
-    return set_from_pictures(name, render_views(model, cameras).rgba, cameras, f"a {name}")
+    return set_from_images(name, render_views(model, cameras).rgba, cameras, f"a {name}")
 
 
 def white_set(cameras: Cameras) -> ViewSet:

@@ -6,7 +6,7 @@ import numpy as np
 import trimesh
 
 from spad.cameras import Cameras
-from spad.data.view_sets import ViewSet, set_from_pictures
+from spad.data.view_sets import ViewSet, set_from_images
 from spad.meshes.mesh import TriangleMesh, load_object
 from spad.meshes.raycast import Light, render_views
 
@@ -46,5 +46,4 @@ def table(folder: Path) -> TriangleMesh:
 
 def views_of(obj: TriangleMesh, cameras: Cameras, light: Light = NO_LIGHT) -> ViewSet:
     """True views with alpha."""
-    pictures = render_views(obj, cameras, light=light).rgba
-    return set_from_pictures("thing", pictures, cameras)
+    return set_from_images("thing", render_views(obj, cameras, light=light).rgba, cameras)

@@ -12,7 +12,8 @@ from judged_sets import true_set
 from spad.cameras import Cameras, save_colmap, save_transforms
 from spad.data.config import PackConfig
 from spad.data.pack import pack
-from spad.data.view_sets import ViewSet, estimate_alpha, list_sets, read_sets, set_from_pictures
+from spad.data.renders import list_sets, read_sets
+from spad.data.view_sets import ViewSet, estimate_alpha, set_from_images
 from spad.generation.results import save_many_results, save_results
 
 CAMERAS = Cameras.ring(3, height=32, width=32)
@@ -49,7 +50,7 @@ def test_what_spad_generate_writes(tmp_path):
     assert one.alpha_is_estimated and one.alpha[0, 16, 16] == 1 and one.alpha[0, 0, 0] == 0
     torch.testing.assert_close(one.cameras.world_from_cam, CAMERAS.world_from_cam)
     save_many_results(tmp_path / "many", {"a ball": views, "a disc": views}, CAMERAS, {})
-    assert [(s.name, s.prompt) for s in list_sets(tmp_path / "many")] == [
+    assert [(s.uid, s.prompt) for s in list_sets(tmp_path / "many")] == [
         ("000-a-ball", "a ball"),
         ("001-a-disc", "a disc"),
     ]
@@ -71,7 +72,7 @@ def test_one_rendered_object_knows_its_caption(renders, tmp_path):
     record = json.loads((folder / "transforms.json").read_text()) | {"captions": ["disc 2", "disc"]}
     (folder / "transforms.json").write_text(json.dumps(record))
     (one,) = list_sets(folder)
-    assert (one.name, one.prompt) == ("object2", "disc 2")
+    assert (one.uid, one.prompt) == ("object2", "disc 2")
 
 
 def test_colmap_and_camera_files_of_others(tmp_path):
@@ -103,20 +104,20 @@ def test_no_number_of_a_picture_is_outside_0_to_1():
 
 def test_opaque_pictures_need_a_white_background():
     pictures = np.full((3, 32, 32, 3), 90, np.uint8)
-    with pytest.raises(ValueError, match="grey: expected pictures with alpha or on white"):
-        set_from_pictures("grey", pictures, CAMERAS)
+    with pytest.raises(ValueError, match="grey: expected images with alpha or on white"):
+        set_from_images("grey", pictures, CAMERAS)
 
 
 def test_alpha_in_all_pictures_or_in_none():
     pictures = np.stack([disc()] * 3)
     pictures[1, ..., 3] = 255
     with pytest.raises(ValueError, match="got an opaque view 1 beside others with alpha"):
-        set_from_pictures("some", pictures, CAMERAS)
+        set_from_images("some", pictures, CAMERAS)
 
 
 def test_pictures_of_floats_are_refused():
-    with pytest.raises(ValueError, match="expected pictures as uint8"):
-        set_from_pictures("floats", np.zeros((3, 32, 32, 3)), CAMERAS)
+    with pytest.raises(ValueError, match="expected images as uint8"):
+        set_from_images("floats", np.zeros((3, 32, 32, 3)), CAMERAS)
 
 
 def small(picture):
@@ -127,7 +128,7 @@ def small(picture):
     ("break_it", "message"),
     [
         (lambda f: (f / "1.png").unlink(), "expected the picture 1.png of view 1"),
-        (lambda f: (f / "1.png").write_bytes(b"no picture"), "1.png: expected a readable picture"),
+        (lambda f: (f / "1.png").write_bytes(b"no picture"), "1.png: expected a readable image"),
         (lambda f: small(f).save(f / "1.png"), "1.png: expected 32x32 pixels .* got 16x16"),
         (
             lambda f: Image.fromarray(np.full((32, 32), np.nan, "f")).save(f / "1.png", "TIFF"),

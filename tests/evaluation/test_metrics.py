@@ -10,7 +10,7 @@ import torch
 
 from judged_sets import MODELS, rendered_set, true_set, white_set
 from spad.cameras import Cameras
-from spad.data.view_sets import read_sets
+from spad.data.renders import read_sets
 from spad.evaluation.camera_error import camera_error_deg
 from spad.evaluation.content_copying import content_copying
 from spad.evaluation.controls import (

@@ -1,22 +1,24 @@
-"""Read what `spad render` or `spad pack` wrote: pictures, cameras and captions of many objects."""
+"""Find the views of objects in folders: renders, shards, and folders with any camera file."""
 
 import hashlib
 import json
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from spad.cameras import Cameras, load_cameras
+from spad.cameras import load_cameras
 from spad.data.lists import read_rows
 from spad.data.shards import INDEX, Sample, ShardedObject, is_shard_folder, read_shard_folder
-from spad.images.pixels import on_white, open_image, read_on_white
+from spad.data.view_sets import ObjectViews, ViewSet
+from spad.files import RECORD
+from spad.images.posed import find_images
 
-# Between the id of an object and what was changed in a variant of it.
+# Separator of the id of an object and the color of its variant.
 VARIANT = "~"
 LISTING = "objects.jsonl"
-# Kinds of pictures by the field of transforms.json that names them.
+_CAMERA_FILES = ("transforms.json", "cameras.json", "images.txt", "images.bin")
+# Kinds of images by their field in transforms.json.
 _KINDS = {
     "file_path": "color",
     "depth_file_path": "depth",
@@ -26,37 +28,77 @@ _KINDS = {
 _MADE = ("renderer", "render_settings", "asset_sha256", "pictures_sha256")
 
 
-@dataclass(frozen=True)
-class ObjectViews:
-    """All rendered views of one object: where the pictures are, and where they were taken from.
+def list_sets(folder: Path) -> list[ObjectViews]:
+    """The objects of a folder with views, in the order of its list or of their names.
 
-    Pictures are files, or the members `suffixes` of a shard's `sample`.
+    Args:
+        folder: an output of `spad generate` (one object or many), `spad render` or `spad pack`; a
+            folder of images with cameras in any format of `load_cameras`, or such a camera file;
+            or a folder of such folders only.
+
+    Raises: ValueError: none of these, an object without cameras, a malformed camera file, or
+        missing images.
     """
+    folder = Path(folder)
+    if not folder.exists():
+        raise ValueError(f"expected a folder of views with cameras, got {folder}: no such folder")
+    if is_shard_folder(folder) or (folder / LISTING).is_file():
+        return read_renders(folder)
+    if not folder.is_dir() or _has_cameras(folder):
+        return [_views_in(folder)]
+    inside = sorted(f for f in folder.iterdir() if f.is_dir() and not f.name.startswith("."))
+    without = [f for f in inside if not _has_cameras(f)]
+    if not inside or len(without) == len(inside):
+        raise ValueError(
+            f"expected views with cameras in {folder}, got neither transforms.json, cameras.json, "
+            "COLMAP's text files, objects.jsonl nor shards, there or in the folders inside"
+        )
+    if without:
+        raise ValueError(
+            f"expected cameras (transforms.json, cameras.json or COLMAP's) in every folder inside "
+            f"{folder}, got none in {without[0].name}; move it elsewhere, or give it cameras"
+        )
+    return [_views_in(f) for f in inside]
 
-    uid: str
-    captions: tuple[str, ...]
-    cameras: Cameras
-    image_paths: tuple[Path, ...] = ()
-    sample: Sample | None = None
-    suffixes: tuple[str, ...] = ()
 
-    def images(self) -> np.ndarray:
-        """Pictures on white, uint8 (v, h, w, 3).
+def read_sets(folder: Path) -> list[ViewSet]:
+    """Read all objects of a folder. Raises: ValueError: as `list_sets` and `ObjectViews.read`."""
+    return [views.read() for views in list_sets(folder)]
 
-        Raises: ValueError: a shard is damaged.
-        """
-        if self.sample is None:
-            return np.stack([read_on_white(path) for path in self.image_paths])
-        members, where = self.sample.read(self.suffixes), f"{self.sample.shard}, {self.uid}"
-        return np.stack([on_white(open_image(members[name], where)) for name in self.suffixes])
+
+def _has_cameras(folder: Path) -> bool:
+    places = (folder, folder / "sparse" / "0")
+    return any((place / name).is_file() for place in places for name in _CAMERA_FILES)
+
+
+def _views_in(source: Path) -> ObjectViews:
+    """The views of a folder with cameras, or of a camera file."""
+    loaded = load_cameras(source)
+    files = tuple(map(str, find_images(source, loaded.image_paths)))
+    folder = source if source.is_dir() else source.parent
+    return ObjectViews(folder.resolve().name, _captions_in(folder), loaded.cameras, files)
+
+
+def _captions_in(folder: Path) -> tuple[str, ...]:
+    """The prompt in `run.json`, or the captions in `transforms.json`, if there are any."""
+    for name, field in ((RECORD, "prompts"), ("transforms.json", "captions")):
+        try:
+            data = json.loads((folder / name).read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            # Files of these names from other programs may have other contents.
+            continue
+        texts = data.get(field) if isinstance(data, dict) else None
+        if isinstance(texts, list) and texts and all(isinstance(text, str) for text in texts):
+            return tuple(texts)
+    return ()
 
 
 def read_renders(folder: Path) -> list[ObjectViews]:
-    """Every object listed in `folder/objects.jsonl`, or in a folder of shards, in the list's order.
+    """Every object of an output folder of `spad render` or `spad pack`, in the order of its list.
 
-    Shards that were packed from a folder give the same objects in the same order as it.
+    Shards have the order of the renders they were packed from.
 
-    Raises: ValueError: the folder holds neither, a line is malformed, or a shard is damaged.
+    Raises: ValueError: the folder is neither, a line is malformed, or a shard is damaged.
     """
     folder = Path(folder)
     if is_shard_folder(folder):
@@ -64,19 +106,19 @@ def read_renders(folder: Path) -> list[ObjectViews]:
 
     def read(numbered_row: tuple[int, dict]) -> ObjectViews:
         row = numbered_row[1]
-        views = folder / row.get("folder", row["uid"])
-        loaded = load_cameras(views / "transforms.json")
-        paths = tuple(views / path for path in loaded.image_paths)
-        return ObjectViews(row["uid"], tuple(row["captions"]), loaded.cameras, paths)
+        place = folder / row.get("folder", row["uid"])
+        loaded = load_cameras(place / "transforms.json")
+        files = tuple(str(place / path) for path in loaded.image_paths)
+        return ObjectViews(row["uid"], tuple(row["captions"]), loaded.cameras, files)
 
     with ThreadPoolExecutor() as pool:
         return list(pool.map(read, read_listing(folder)))
 
 
 def read_listing(renders: Path) -> list[tuple[int, dict]]:
-    """The objects of `objects.jsonl` with their numbers from 0 on.
+    """The rows of `objects.jsonl`, numbered from 0.
 
-    Raises: ValueError: there is none, or it is empty or malformed.
+    Raises: ValueError: it is missing, empty or malformed.
     """
     listing = renders / LISTING
     if not listing.is_file():
@@ -98,8 +140,7 @@ def read_listing(renders: Path) -> list[tuple[int, dict]]:
 
 
 def rendered_object(renders: Path, row: dict) -> tuple[ShardedObject, dict[str, list[str]]]:
-    """An object that `spad render` wrote: what is known of it, and its pictures by kind, as paths
-    from its folder.
+    """An object of `spad render`, and the paths of its images by kind, relative to its folder.
 
     Raises: ValueError: its `transforms.json` is missing or malformed.
     """
@@ -124,12 +165,12 @@ def rendered_object(renders: Path, row: dict) -> tuple[ShardedObject, dict[str, 
 
 
 def read_image(path: Path) -> bytes:
-    """A file that `transforms.json` names. Raises: ValueError: it is missing."""
+    """An image file that `transforms.json` names. Raises: ValueError: it is missing."""
     try:
         return path.read_bytes()
     except FileNotFoundError:
         raise ValueError(
-            f"expected the picture {path}, which transforms.json names, got no such file"
+            f"expected the image {path}, which transforms.json names, got no such file"
         ) from None
 
 
@@ -143,16 +184,14 @@ def _read_shards(folder: Path) -> list[ObjectViews]:
 
     def read(sample: Sample) -> ObjectViews:
         found = sample.read_object()
-        return ObjectViews(
-            found.uid, found.captions, found.cameras, sample=sample, suffixes=suffixes
-        )
+        return ObjectViews(found.uid, found.captions, found.cameras, suffixes, sample)
 
     with ThreadPoolExecutor() as pool:
         return list(pool.map(read, [samples[i] for i in np.argsort(rows)]))
 
 
 def listing_path(folder: Path) -> Path:
-    """The file that lists the objects of a folder, and holds the hashes of their pictures."""
+    """The file that lists the objects of a folder with the hashes of their images."""
     return folder / (INDEX if is_shard_folder(folder) else LISTING)
 
 
@@ -162,27 +201,27 @@ def data_hash(folder: Path) -> str:
 
 
 def count_objects(folder: Path) -> int:
-    """How many objects a folder lists."""
+    """Number of objects of a folder."""
     if is_shard_folder(folder):
         return read_shard_folder(folder).num_objects
     return len(listing_path(folder).read_text(encoding="utf-8").splitlines())
 
 
 def base_uid(uid: str) -> str:
-    """The id of the object that a variant, such as "ID~blue", was made of; others as they are."""
+    """The id of the source object of a variant such as "ID~blue"; other ids unchanged."""
     return uid.partition(VARIANT)[0]
 
 
 def is_held_out(uid: str, one_in: int = 16) -> bool:
-    """Whether an object belongs to the test set: a hash of its id decides, so it never changes.
+    """Whether an object is in the test set, by a hash of its id.
 
-    Variants belong where their object does.
+    A recolored variant is held out if its source object is.
     """
     return int(hashlib.sha256(base_uid(uid).encode()).hexdigest(), 16) % one_in == 0
 
 
 def load_all_images(objects: list[ObjectViews]) -> np.ndarray:
-    """Pictures of all objects on white, uint8 (n, v, h, w, 3), read by several threads.
+    """Images of all objects on white, uint8 (n, v, h, w, 3), read by several threads.
 
     Raises: ValueError: the objects differ in their number of views.
     """

@@ -21,8 +21,8 @@ from PIL import Image
 from tqdm import tqdm
 
 import spad
-from spad.data.renders import ObjectViews, data_hash, read_renders
-from spad.data.view_sets import ViewSet, list_sets
+from spad.data.renders import data_hash, list_sets, read_renders
+from spad.data.view_sets import ObjectViews, ViewSet
 from spad.evaluation.compare import compare_reports
 from spad.evaluation.config import EvaluateConfig
 from spad.evaluation.learned_metrics import LearnedMetrics
@@ -139,7 +139,7 @@ def _folder_job(settings: EvaluateConfig) -> EvaluationJob:
     folder = settings.sets.resolve()
     files = list_sets(settings.sets)[: settings.limit]
     request = {"sets": str(folder), "limit": settings.limit, **_shared_request(settings)}
-    tasks = [Task(one.name, "views", True, one.read) for one in files]
+    tasks = [Task(one.uid, "views", True, one.read) for one in files]
     real = () if settings.data is None else tuple(read_renders(settings.data))
     protocol = "views of a folder"
     return EvaluationJob(folder.name, protocol, request, load_gallery(), lambda _: tasks, real)

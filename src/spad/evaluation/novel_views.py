@@ -6,8 +6,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from spad.data.renders import ObjectViews
-from spad.data.view_sets import SetFiles, ViewSet, resized
+from spad.data.view_sets import ObjectViews, ViewSet, resized
 from spad.evaluation.psnr_ssim import LARGEST_PSNR, psnr, ssim
 from spad.evaluation.report import Column
 
@@ -84,16 +83,13 @@ def read_truth(views: ObjectViews, chosen: list[int], size: int) -> ViewSet:
 
     Raises: ValueError: the renders are not square or cannot be read.
     """
-    cameras = views.cameras[chosen]
+    cameras = views.cameras
     if cameras.height != cameras.width:
         raise ValueError(
             f"{views.uid}: expected square renders for novel views, got "
             f"{cameras.width}x{cameras.height}"
         )
-    of_object = views.image_paths if views.sample is None else views.suffixes
-    pictures = tuple(of_object[view] for view in chosen)
-    whole = SetFiles(views.uid, views.captions[0], cameras, pictures, views.sample).read()
-    return _at_most(whole, size)
+    return _at_most(views.chosen(chosen).read(), size)
 
 
 def match_size(generated: ViewSet, truth: ViewSet) -> NovelViews:

@@ -12,8 +12,8 @@ import numpy as np
 from PIL import Image
 
 from spad.cameras import Cameras
-from spad.data.renders import ObjectViews, is_held_out
-from spad.data.view_sets import WHITE_TOLERANCE, SetFiles, ViewSet, list_sets
+from spad.data.renders import is_held_out, list_sets
+from spad.data.view_sets import WHITE_TOLERANCE, ObjectViews, ViewSet
 from spad.evaluation.config import EvaluateConfig
 from spad.evaluation.novel_views import NovelViews, match_size, read_truth
 from spad.evaluation.protocol import Protocol, load_gallery, load_protocol
@@ -157,8 +157,8 @@ class ModelSampler:
     ) -> ViewSet:
         if not folder.is_dir():
             self._generate(folder, prompt, cameras, seed, image)
-        (files,) = list_sets(folder)
-        return _read_generated(files, prompt)
+        (views,) = list_sets(folder)
+        return _read_generated(views, prompt)
 
     def _generate(
         self, folder: Path, prompt: str, cameras: Cameras, seed: int, image: Image.Image | None
@@ -187,15 +187,15 @@ class ModelSampler:
         return self._pipeline
 
 
-def _read_generated(files: SetFiles, prompt: str) -> ViewSet:
+def _read_generated(views: ObjectViews, prompt: str) -> ViewSet:
     """Generated images as a set, in which all that is not white is object.
 
-    `SetFiles.read` refuses other backgrounds, which a poor model may generate.
+    `ObjectViews.read` refuses other backgrounds, which a poor model may generate.
     """
     pixels = []
-    for path in files.pictures:
+    for path in views.files:
         with Image.open(path) as image:
             pixels.append(np.asarray(image.convert("RGB")))
     images = to_floats(np.stack(pixels))
     alpha = ((1 - images).amax(1) > WHITE_TOLERANCE).float()
-    return ViewSet(files.name, prompt, images, alpha, files.cameras, alpha_is_estimated=True)
+    return ViewSet(views.uid, prompt, images, alpha, views.cameras, alpha_is_estimated=True)

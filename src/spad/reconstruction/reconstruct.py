@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from spad.cameras import Cameras
-from spad.data.view_sets import SetFiles, ViewSet, list_sets, resized
+from spad.data.renders import list_sets
+from spad.data.view_sets import ObjectViews, ViewSet, resized
 from spad.files import read_json, slug, whole_file
 from spad.geometry.focus import Ball, object_ball
 from spad.meshes.raycast import Light
@@ -172,11 +173,11 @@ def run_reconstruct(config: ReconstructConfig) -> tuple[Reconstruction, list[Pat
     return result, written
 
 
-def _chosen_files(config: ReconstructConfig) -> tuple[SetFiles, list[str]]:
+def _chosen_files(config: ReconstructConfig) -> tuple[ObjectViews, list[str]]:
     """The one object of a folder, and of many views those from the most different sides."""
     sets = list_sets(config.source)
     if len(sets) > 1:
-        some = ", ".join(each.name for each in sets[:3])
+        some = ", ".join(each.uid for each in sets[:3])
         raise ValueError(
             f"expected views of one object, got {len(sets)} objects in {config.source} "
             f"({some}, …); give the folder of one of them"
@@ -186,9 +187,7 @@ def _chosen_files(config: ReconstructConfig) -> tuple[SetFiles, list[str]]:
     if len(chosen) > config.most_views:
         log.info("%d of %d views are used", config.most_views, len(chosen))
         chosen = spread_out(files.cameras, config.most_views)
-    pictures = tuple(files.pictures[view] for view in chosen)
-    files = replace(files, cameras=files.cameras[chosen], pictures=pictures)
-    return files, [f"view {view}" for view in chosen]
+    return files.chosen(chosen), [f"view {view}" for view in chosen]
 
 
 def spread_out(cameras: Cameras, count: int) -> list[int]:

@@ -8,8 +8,9 @@ import torch
 from torch.nn import functional as F
 from tqdm import tqdm
 
-from spad.data.renders import ObjectViews, is_held_out, load_all_images, read_renders
+from spad.data.renders import is_held_out, load_all_images, read_renders
 from spad.data.seeds import seeded
+from spad.data.view_sets import ObjectViews
 from spad.hub.registry import load_model
 from spad.images.pixels import image_tensor
 from spad.model import PatchAutoencoder
