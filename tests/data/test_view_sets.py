@@ -132,7 +132,7 @@ def small(picture):
         (lambda f: small(f).save(f / "1.png"), "1.png: expected 32x32 pixels .* got 16x16"),
         (
             lambda f: Image.fromarray(np.full((32, 32), np.nan, "f")).save(f / "1.png", "TIFF"),
-            "1.png: expected a readable picture: expected gray values, got NaN",
+            "1.png: expected a readable image: expected gray values, got NaN",
         ),
         (lambda f: (f / "transforms.json").write_text("{"), "transforms.json: expected"),
     ],

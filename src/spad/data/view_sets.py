@@ -221,7 +221,7 @@ def _read_image(path: Path) -> np.ndarray:
         reason = getattr(error, "strerror", None) or "it is damaged or not an image"
         if type(error) is ValueError:
             reason = str(error)
-        raise ValueError(f"{path}: expected a readable image, got: {reason}") from error
+        raise ValueError(f"{path}: expected a readable image: {reason}") from error
 
 
 def resized(view_set: ViewSet, longer_side: int) -> tuple[Tensor, Tensor, Cameras]:
