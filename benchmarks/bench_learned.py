@@ -89,7 +89,7 @@ def main() -> None:
     things = rows[:: -(-len(rows) // arguments.most)] if len(rows) > arguments.most else rows
     arguments.output.mkdir(parents=True, exist_ok=True)
     for number, row in enumerate(tqdm(things, unit="thing")):
-        caption = row["captions"][0]
+        caption = row.captions[0]
         images = pipeline(
             caption,
             cameras,
@@ -99,7 +99,7 @@ def main() -> None:
             blob_sigma=defaults.blob_sigma,
             seed=number,
         ).images[0]
-        true = rendered(arguments.models.parent / row["file"], cameras)
+        true = rendered(arguments.models.parent / row.file, cameras)
         scores[caption] = compare(to_floats(np.stack(images)), to_floats(true))
         sheet |= {caption: images, f"{caption}: render": [Image.fromarray(one) for one in true]}
         if len(sheet) == 2 * THINGS_ON_A_SHEET or number == len(things) - 1:

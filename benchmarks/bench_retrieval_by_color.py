@@ -19,12 +19,12 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from spad.data.lists import read_ids
 from spad.data.recolor import COLORS, color_caption, is_unseen, named_color, recolored, renamed
 from spad.data.renders import VARIANT, base_uid, is_held_out, read_renders
 from spad.data.seeds import object_seed
 from spad.data.view_sets import ObjectViews
 from spad.evaluation.protocol import load_gallery, load_protocol
+from spad.files import read_ids
 from spad.hub.registry import load_model, model_info
 from spad.images.grids import prompt_grid
 from spad.images.pixels import to_floats

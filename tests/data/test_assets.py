@@ -50,9 +50,13 @@ def test_an_index_may_list_many_captions(folder):
         '{"file": "chair.obj", "uid": "c", "short": "chair", "captions": ["a chair", "a seat"]}\n'
     )
     assert captions(index) == {"c": ("chair", "a chair", "a seat")}
-    for wrong in ('"a chair"', '["a chair", ""]', "[1]"):
+    for wrong, message in (
+        ('"a chair"', "captions to be a list, got 'a chair'"),
+        ('["a chair", ""]', "captions of some words, got an empty one"),
+        ("[1]", r"captions\[0\] to be text, got 1"),
+    ):
         index.write_text(f'{{"file": "chair.obj", "captions": {wrong}}}\n')
-        with pytest.raises(ValueError, match="captions of chair.obj to be a list of texts"):
+        with pytest.raises(ValueError, match=f"index.jsonl, line 1: expected {message}"):
             captions(index)
 
 
@@ -66,7 +70,7 @@ def test_a_list_of_ids_chooses(folder):
     ids.write_text("")
     with pytest.raises(ValueError, match="got none"):
         captions(folder, ids=ids)
-    with pytest.raises(ValueError, match="no file"):
+    with pytest.raises(ValueError, match="No such file"):
         captions(folder, ids=folder / "none.txt")
 
 

@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 import torch
 import webdataset
-from filelock import FileLock
 from PIL import Image
 
 import spad.data.pack
@@ -23,7 +22,8 @@ from spad.data.config import InspectConfig, PackConfig, RenderConfig
 from spad.data.inspect import inspect_data
 from spad.data.pack import pack
 from spad.data.renders import load_all_images, read_renders
-from spad.data.shards import key_of, read_shard_folder, scan_shard
+from spad.data.shards import key_of, parse_object, read_shard_folder, scan_shard
+from spad.files import exclusive
 from spad.hub.registry import load_model
 from spad.images.pixels import image_tensor
 from spad.model.autoencoder import encode_scaled
@@ -161,12 +161,14 @@ def test_a_stopped_run_goes_on_where_it_was(config, tmp_path, monkeypatch, half_
         read_shard_folder(config.output)
     with open(config.output / "packing.jsonl", "a") as journal:
         journal.write(half_a_line)
-    (config.output / ".shard-000001.tar.part").write_bytes(b"killed")
+    left = config.output / ".unfinished" / "shard-000001.tar" / "shard-000001.tar"
+    left.parent.mkdir(parents=True)
+    left.write_bytes(b"killed")
     stamp = (config.output / "shard-000000.tar").stat().st_mtime_ns
     assert pack(config).num_kept == 1
     assert contents(config.output) == contents(whole.output)
     assert (config.output / "shard-000000.tar").stat().st_mtime_ns == stamp
-    assert not list(config.output.glob("*.part")) and not list(config.output.glob(".*.part"))
+    assert not list(config.output.glob(".*"))
     assert pack(config).num_kept == 3
 
 
@@ -205,8 +207,7 @@ def test_other_settings_and_other_folders_are_left_alone(config, tmp_path):
 
 
 def test_two_runs_do_not_write_one_folder(config):
-    config.output.mkdir()
-    with FileLock(config.output / ".lock"), pytest.raises(ValueError, match="another spad pack"):
+    with exclusive(config.output), pytest.raises(ValueError, match="another command is"):
         pack(config)
 
 
@@ -245,16 +246,16 @@ def damage(renders: Path, how: str) -> None:
 @pytest.mark.parametrize(
     ("how", "message"),
     [
-        ("missing", "002.png, which transforms.json names"),
+        ("missing", "002.png: expected a readable file"),
         ("cut", "002.png: expected a readable picture"),
         ("no picture", "002.png: expected a readable picture"),
         ("size", "expected 32x32 pixels"),
         ("altered", "got modified ones"),
         ("cameras", "transforms.json: expected JSON"),
         ("views", "expected num_views 6 of every object, got 5 of f"),
-        ("captions", "line 1: expected a uid and a list of captions"),
+        ("captions", "line 1: expected captions, got none"),
         ("twice", "line 8: expected every id once, got a again"),
-        ("line", "line 1: expected a uid and a list of captions"),
+        ("line", "line 1: expected captions, got none"),
         ("none", "did all renders fail"),
         ("no list", "make one with: spad render"),
     ],
@@ -276,11 +277,11 @@ def test_a_full_disk_is_named_and_leaves_what_was_finished(config):
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, before[1]))
     try:
-        with pytest.raises(OSError, match=r"finished shards are kept.*shard-000001\.tar"):
+        with pytest.raises(OSError, match=r"expected room to write .*shard-000001\.tar, got: File"):
             pack(config)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
-    assert not list(config.output.glob(".*.part"))
+    assert not list(config.output.glob(".*"))
     assert pack(config).num_kept == 2
     assert len(read_shard_folder(config.output).shards) == 3
 
@@ -307,8 +308,90 @@ def test_damaged_shards_are_named(config):
     with pytest.raises(ValueError, match="no such file"):
         read_shard_folder(config.output)
     (config.output / "index.json").write_text("{}")
-    with pytest.raises(ValueError, match=r"index\.json: expected an index"):
+    with pytest.raises(ValueError, match=r"index\.json: expected depth_unit, got none"):
         read_shard_folder(config.output)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"height": "32"}, "height to be a whole number, got '32'"),
+        ({"num_views": 0}, "num_views of at least 1, got 0"),
+        ({"pictures": None}, "pictures to be an object, got None"),
+        ({"shards": []}, "shards of 1 or more values"),
+        ({"format": "spad shards 9"}, "format to be 'spad shards 1'"),
+        ({"offsets": [-512, 0, 512, 1024]}, r"shards\[0\]: expected the places of 3 objects"),
+        ({"uids": [1, 2, 3]}, r"shards\[0\].uids\[0\] to be text, got 1"),
+        ({"rows": [0]}, "rows of shard-000000.tar for every id"),
+        ({"file": "../shard-000000.tar"}, r"shards\[0\]: expected file to name a shard"),
+    ],
+)
+def test_a_malformed_index_is_named(config, change, message):
+    pack(config)
+    path = config.output / "index.json"
+    index = json.loads(path.read_text())
+    (index if change.keys() <= index.keys() else index["shards"][0]).update(change)
+    path.write_text(json.dumps(index))
+    with pytest.raises(ValueError, match=rf"index\.json: .*{message}"):
+        read_shard_folder(config.output)
+
+
+def test_a_journal_leads_to_no_file_outside(config, tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        stop_at_second_shard(patch)
+        with pytest.raises(KeyboardInterrupt):
+            pack(config)
+    path = config.output / "packing.jsonl"
+    header, record = path.read_text().splitlines()
+    (tmp_path / "mine.tar").write_text("years of work")
+    for file in ("../mine.tar", str(tmp_path / "mine.tar")):
+        path.write_text(f"{header}\n{json.dumps(json.loads(record) | {'file': file})}\n")
+        with pytest.raises(ValueError, match=r"packing\.jsonl, line 2: expected file to name a sh"):
+            pack(config)
+    assert (tmp_path / "mine.tar").read_text() == "years of work"
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"folder": "../elsewhere"}, "objects.jsonl, a: expected a file inside"),
+        ({"folder": 3}, "line 1: expected folder to be text, got 3"),
+        ({"uid": "a/b"}, "line 1: expected a uid that can name a folder"),
+        ({"uid": 3}, "line 1: expected uid to be text, got 3"),
+        ({"captions": [1]}, r"line 1: expected captions\[0\] to be text, got 1"),
+    ],
+)
+def test_a_listing_is_not_followed_outside(changing, change, message):
+    rewrite_rows(changing.renders, lambda rows: [rows[0] | change, *rows[1:]])
+    for read in (lambda: pack(changing), lambda: read_renders(changing.renders)):
+        with pytest.raises(ValueError, match=message):
+            read()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"notes": None}, "expected notes to be an object, got None"),
+        ({"notes": ["blank"]}, "expected notes to be an object"),
+        ({"file_path": "../../../secret.png"}, "expected a file inside"),
+        ({"depth_file_path": 3}, r"frames\[2\].depth_file_path to be text, got 3"),
+    ],
+)
+def test_a_malformed_record_is_named(changing, change, message):
+    path = folder_of(changing.renders, "f") / "transforms.json"
+    record = json.loads(path.read_text())
+    (record if change.keys() <= record.keys() else record["frames"][2]).update(change)
+    path.write_text(json.dumps(record))
+    with pytest.raises(ValueError, match=rf"transforms\.json: .*{message}"):
+        pack(changing)
+
+
+@pytest.mark.parametrize(
+    "data", [b"{", b"[" * 9999, b"[]", b'{"uid": 1}', b"\xff", b'{"uid": "a", "captions": []}']
+)
+def test_a_malformed_member_is_named(data):
+    with pytest.raises(ValueError, match="^here: expected"):
+        parse_object(data, "here")
 
 
 def test_a_shard_is_read_without_its_index(config):

@@ -297,8 +297,8 @@ def test_a_full_disk_is_one_line_that_names_the_file(tmp_path, code, is_there):
         text=True,
     )
     assert done.stdout == (
-        f"expected room to write {path}, got: File too large; nothing of it was kept: make room "
-        "and run the same command again\n"
+        f"expected room to write {path}, got: File too large; make room and run the same "
+        "command again\n"
     ), done.stderr
     assert [name for name in names(tmp_path) if (tmp_path / name).stat().st_size] == before
     assert not is_there or (path / "old" if path.is_dir() else path).read_text() == "{}\n"

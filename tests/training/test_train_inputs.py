@@ -55,8 +55,8 @@ def test_a_shard_with_other_bytes(training, shards):
     [
         (lambda about: about.update(captions=[]), "captions"),
         (lambda about: about.update(captions=[" "]), "captions"),
-        (lambda about: about.pop("world_from_cam"), "the JSON of an object"),
-        (lambda about: about.update(intrinsics=about["intrinsics"][:2]), "the JSON of an object"),
+        (lambda about: about.pop("world_from_cam"), "expected world_from_cam, got none"),
+        (lambda about: about.update(intrinsics=about["intrinsics"][:2]), "as many intrinsics"),
         (
             lambda about: about.update(
                 intrinsics=about["intrinsics"][:2], world_from_cam=about["world_from_cam"][:2]
@@ -93,7 +93,7 @@ def test_more_views_than_there_are(training):
 def test_nothing_to_learn_from(training, tmp_path):
     (tmp_path / "ids.txt").write_text("unknown\n")
     refused(changed(training, objects=tmp_path / "ids.txt"), "expected training objects")
-    refused(changed(training, objects=tmp_path / "no.txt"), "expected a file of ids")
+    refused(changed(training, objects=tmp_path / "no.txt"), "no.txt: expected a readable file")
 
 
 def test_quarter_turns_of_two_views(training):
@@ -111,15 +111,15 @@ def test_a_gpu_that_is_not_there(training):
 def test_models_that_do_not_fit(training, tmp_path):
     refused(changed(training, init="nothing"), "expected a model among")
     refused(changed(training, preset="two-views"), "spad init-from-sd")
-    refused(changed(training, vae=str(tmp_path)), "expected a readable file")
+    refused(changed(training, vae=str(tmp_path)), "model_index.json: expected a readable file")
 
 
 def test_single_images_that_are_not_there(training, tmp_path):
     refused(changed(training, images=tmp_path), "metadata.jsonl")
     (tmp_path / "metadata.jsonl").write_text('{"file_name": "../x.png", "text": "x"}\n')
-    refused(changed(training, images=tmp_path), "no such image")
+    refused(changed(training, images=tmp_path), "line 1: expected a file inside")
     (tmp_path / "metadata.jsonl").write_text("{}\n")
-    refused(changed(training, images=tmp_path), "file_name and text")
+    refused(changed(training, images=tmp_path), "line 1: expected file_name, got none")
 
 
 def test_the_folder_of_another_run(training, tmp_path):

@@ -199,7 +199,7 @@ def _read_models(source: Path, root: Path | None) -> Iterator[Annotation]:
         )
     assets = find_assets(RenderConfig(assets=source, output=source, root=root))
     rows = read_index(source) if source.is_file() else ()
-    index = {(root or source.parent) / row["file"]: row for row in rows}
+    index = {(root or source.parent) / row.file: row.rest | {"file": row.file} for row in rows}
     for asset in tqdm(assets, unit="model", disable=None):
         line = {"name": asset.path.stem} | index.get(asset.path, {})
         line["caption"] = asset.captions[0]

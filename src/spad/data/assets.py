@@ -7,9 +7,10 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from spad.data.config import RenderConfig
-from spad.data.lists import read_ids, read_rows
+from spad.files import read_ids, read_json_lines
 
 # Names that `spad render` uses itself beside the folders of the objects.
 _RESERVED = ("objects.jsonl", "failed.jsonl", "rejected")
@@ -54,7 +55,7 @@ def find_assets(config: RenderConfig) -> list[Asset]:
     suffixes = find_renderer(config.renderer).suffixes
     if source.is_dir():
         paths = sorted(p for p in source.rglob("*") if p.suffix.lower() in suffixes)
-        rows = ({"file": p.relative_to(source).as_posix()} for p in paths)
+        rows = (IndexedModel(p.relative_to(source).as_posix(), {}) for p in paths)
         root = source
     elif source.is_file():
         rows = read_index(source)
@@ -63,7 +64,7 @@ def find_assets(config: RenderConfig) -> list[Asset]:
         raise ValueError(f"expected a folder of models or a .jsonl index, got nothing at {source}")
     assets: dict[str, Asset] = {}
     for row in rows:
-        if row.get("skip", False):
+        if row.skip:
             continue
         asset = _asset(row, root)
         if asset.uid in assets:
@@ -79,11 +80,28 @@ def find_assets(config: RenderConfig) -> list[Asset]:
     return list(_captioned(assets, config.captions))[: config.limit]
 
 
-def read_index(path: Path) -> Iterator[dict]:
+@dataclass(frozen=True)
+class IndexedModel:
+    """A line of an index of models; `find_assets` says what it means."""
+
+    file: str
+    rest: dict[str, Any]
+    uid: str | None = None
+    caption: str | None = None
+    short: str | None = None
+    captions: tuple[str, ...] = ()
+    skip: bool = False
+
+    def __post_init__(self) -> None:
+        if not Path(self.file).name:
+            raise ValueError(f"expected file to name a file, got {self.file!r}")
+        if not all(caption.strip() for caption in self.captions):
+            raise ValueError("expected captions of some words, got an empty one")
+
+
+def read_index(path: Path) -> Iterator[IndexedModel]:
     """The lines of an index of models. Raises: ValueError: a line is malformed."""
-    for number, row in read_rows(path):
-        if not isinstance(row.get("file"), str):
-            raise ValueError(f"{path}, line {number}: expected an object with a 'file'")
+    for _, row in read_json_lines(path, IndexedModel):
         yield row
 
 
@@ -99,16 +117,11 @@ def check_uid(uid: str) -> str:
     return uid
 
 
-def _asset(row: dict, root: Path) -> Asset:
-    name = Path(row["file"]).with_suffix("").as_posix().removeprefix("./")
-    uid = str(row.get("uid") or re.sub(r"[^A-Za-z0-9._-]+", "_", name.replace("/", "__")))
-    listed = row.get("captions", [])
-    if not isinstance(listed, list) or not all(isinstance(c, str) and c.strip() for c in listed):
-        raise ValueError(
-            f"expected the captions of {row['file']} to be a list of texts, got {listed!r}"
-        )
-    captions = (*(str(row[key]) for key in ("caption", "short") if row.get(key)), *listed)
-    return Asset(check_uid(uid), root / row["file"], captions, root)
+def _asset(row: IndexedModel, root: Path) -> Asset:
+    name = Path(row.file).with_suffix("").as_posix().removeprefix("./")
+    uid = row.uid or re.sub(r"[^A-Za-z0-9._-]+", "_", name.replace("/", "__"))
+    captions = (*filter(None, (row.caption, row.short)), *row.captions)
+    return Asset(check_uid(uid), root / row.file, captions, root)
 
 
 def _selected(assets: dict[str, Asset], ids: Path) -> dict[str, Asset]:

@@ -2,28 +2,29 @@
 
 from __future__ import annotations
 
-import json
-import os
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
 
 from spad.data.config import InspectConfig
-from spad.data.renders import read_image, read_listing, rendered_object
+from spad.data.renders import ListedObject, read_listing, rendered_object
 from spad.data.shards import (
     DEPTH_UNIT,
     INDEX,
+    LARGEST_IMAGE,
     Sample,
     ShardedObject,
     is_shard_folder,
     read_shard_folder,
     scan_shard,
 )
+from spad.files import read_bytes, read_json_lines, whole_file
 from spad.images.grids import prompt_grid
 from spad.images.pixels import on_white, open_image
 
@@ -48,6 +49,15 @@ class _Entry:
 
     about: ShardedObject
     images: dict[str, list[bytes]]
+
+
+@dataclass(frozen=True)
+class _Failure:
+    """A line of `failed.jsonl`."""
+
+    rest: dict[str, Any]
+    kind: str = "?"
+    check: str = ""
 
 
 @dataclass(frozen=True)
@@ -77,13 +87,8 @@ def inspect_data(settings: InspectConfig) -> InspectReport:
             caption = f"{entry.about.captions[0]}  ({entry.about.uid})"
             panels[caption] = _panels(entry, settings.views)
     sheet = settings.output or Path(f"{path.resolve().stem}-sheet.png")
-    sheet.parent.mkdir(parents=True, exist_ok=True)
-    part = sheet.with_name(f".{sheet.name}.{os.getpid()}")
-    try:
-        prompt_grid(panels).save(part, "PNG")
-        os.replace(part, sheet)
-    finally:
-        part.unlink(missing_ok=True)
+    with whole_file(sheet) as unfinished:
+        prompt_grid(panels).save(unfinished, "PNG")
     count, total = len(chosen), len(source.entries)
     of = f"all {total:,} objects" if count == total else f"{count:,} of {total:,} objects"
     return InspectReport((*source.lines, f"computed on  {of}", *statistics.lines()), sheet)
@@ -115,7 +120,7 @@ def _open(path: Path, verify: bool) -> _Source:
         return _Source(entries, lines, index.depth_unit)
     if verify:
         raise ValueError(f"expected shards to verify, got none in {path}")
-    entries = [partial(_from_renders, path, row) for _, row in read_listing(path)]
+    entries = [partial(_from_renders, path, listed) for listed in read_listing(path)]
     return _Source(entries, [f"renders      {path}", *_rejects(path)])
 
 
@@ -123,11 +128,9 @@ def _rejects(renders: Path) -> list[str]:
     failed = renders / "failed.jsonl"
     if not failed.is_file():
         return []
-    rows = [json.loads(line) for line in failed.read_text(encoding="utf-8").splitlines()]
-    counts = Counter(
-        f"check {row['check']}" if row.get("check") else row.get("kind", "?") for row in rows
-    )
-    return [f"rejected     {len(rows):,}: {_counted(counts)}"]
+    failures = [failure for _, failure in read_json_lines(failed, _Failure)]
+    counts = Counter(f"check {one.check}" if one.check else one.kind for one in failures)
+    return [f"rejected     {len(failures):,}: {_counted(counts)}"]
 
 
 def _from_shard(sample: Sample) -> _Entry:
@@ -141,12 +144,15 @@ def _from_shard(sample: Sample) -> _Entry:
     return _Entry(about, images)
 
 
-def _from_renders(renders: Path, row: dict) -> _Entry:
-    about, paths = rendered_object(renders, row)
-    folder = renders / row.get("folder", row["uid"])
+def _from_renders(renders: Path, listed: ListedObject) -> _Entry:
+    about, paths = rendered_object(renders, listed)
+    folder = listed.views_in(renders)
     return _Entry(
         about,
-        {kind: [read_image(folder / name) for name in names] for kind, names in paths.items()},
+        {
+            kind: [read_bytes(folder / name, LARGEST_IMAGE) for name in names]
+            for kind, names in paths.items()
+        },
     )
 
 

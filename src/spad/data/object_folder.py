@@ -18,11 +18,13 @@ from PIL import Image
 from spad.cameras import Cameras, save_transforms
 from spad.data.assets import Asset
 from spad.data.config import RenderConfig
-from spad.data.shards import DEPTH_UNIT, file_hash
+from spad.data.renders import RenderedRecord
+from spad.data.shards import DEPTH_UNIT
+from spad.files import file_hash, json_text, parse_json, read_bytes, read_json, write_text
+from spad.files.writing import UNFINISHED
 from spad.meshes.raycast import RenderBuffers
 from spad.meshes.renderers import RenderResult, find_renderer
 
-PARTIAL = ".partial"
 _RECORD = "transforms.json"
 _CAMERA_FIELDS = {
     "training": ("num_random", "num_orthogonal_sets"),
@@ -76,15 +78,15 @@ def write_object(
 ) -> None:
     """Write an object's folder, whole or not at all.
 
-    It is made in `config.output / PARTIAL` under a unique name, so that several workers may write
-    the same object; the first complete one is kept.
+    It is made among what is unfinished in the output, under a unique name, so that several workers
+    may write the same object; the first complete one is kept.
     """
-    partial = Path(config.output) / PARTIAL / f"{asset.uid}.{uuid4().hex}"
+    partial = Path(config.output) / UNFINISHED / f"{asset.uid}.{uuid4().hex}"
     try:
         paths, digest = _write_images(partial, rendering.views, config.passes)
         record = partial / _RECORD
         save_transforms(record, cameras, paths.pop("file_path"), **paths)
-        data = json.loads(record.read_text(encoding="utf-8")) | {
+        data = read_json(record, dict) | {
             "uid": asset.uid,
             "captions": asset.captions,
             "object_from_asset": rendering.object_from_asset.tolist(),
@@ -94,7 +96,7 @@ def write_object(
             "pictures_sha256": digest,
             "notes": dict(notes),
         }
-        record.write_text(json.dumps(data, indent=1) + "\n", encoding="utf-8")
+        write_text(record, json_text(data, indent=1))
         folder.parent.mkdir(exist_ok=True)
         try:
             os.rename(partial, folder)
@@ -141,29 +143,28 @@ def read_object(folder: Path, asset: Asset, settings: str) -> ObjectRecord:
 
     Raises: ValueError: it comes from elsewhere, from other settings or from another model file.
     """
-    record = folder / _RECORD
+    path = folder / _RECORD
     try:
-        text = record.read_bytes()
-        written = record.stat().st_mtime
-        recorded = json.loads(text)
-        made_with, made_from = recorded["render_settings"], recorded["asset_sha256"]
-        num_views, notes = len(recorded["frames"]), dict(recorded["notes"])
-    except (OSError, KeyError, TypeError, ValueError):
+        text, written = read_bytes(path), path.stat().st_mtime
+        record = parse_json(text, RenderedRecord, path)
+        if not record.render_settings or not record.asset_sha256:
+            raise ValueError(f"{path}: expected what it was rendered with and from, got none")
+    except (OSError, ValueError) as error:
         raise ValueError(
-            f"expected a folder of spad render, got {folder}, which is something else; "
+            f"expected a folder of spad render, got {folder}, which is something else ({error}); "
             "choose another --output"
         ) from None
-    if made_with != settings:
+    if record.render_settings != settings:
         raise ValueError(
             f"expected the settings that {folder} was rendered with, got others; "
             "choose another --output, or the same settings to go on"
         )
-    if not is_same_file(asset.path, made_from, written):
+    if not is_same_file(asset.path, record.asset_sha256, written):
         raise ValueError(
             f"{folder} was rendered from another file than {asset.path}; "
             "choose another --output, or remove that folder"
         )
-    return ObjectRecord(num_views, notes, hashlib.sha256(text).hexdigest())
+    return ObjectRecord(len(record.frames), record.notes, hashlib.sha256(text).hexdigest())
 
 
 def is_same_file(path: Path, sha256: str, since: float) -> bool:

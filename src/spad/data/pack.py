@@ -8,39 +8,49 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import tarfile
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from io import BytesIO
 from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
 import torch
-from filelock import FileLock, Timeout
 from PIL import Image
 from tqdm import tqdm
 
 from spad.data.config import PackConfig
 from spad.data.recolor import LEAST_SHARE, recolored, share_of, variants
-from spad.data.renders import is_held_out, read_image, read_listing, rendered_object
+from spad.data.renders import ListedObject, is_held_out, read_listing, rendered_object
 from spad.data.shards import (
     BLOCK,
     DEPTH_UNIT,
     FORMAT,
     INDEX,
     JOURNAL,
+    LARGEST_IMAGE,
     ShardedObject,
+    ShardRecord,
     is_shard_folder,
     key_of,
     object_json,
+    read_index,
 )
 from spad.data.workers import num_cores
-from spad.files import write_text
+from spad.files import (
+    append_json,
+    as_kind,
+    exclusive,
+    json_text,
+    read_bytes,
+    read_json_lines,
+    whole_file,
+    write_json_lines,
+    write_text,
+)
 from spad.hub.registry import load_model, model_info, weights_hash
 from spad.images.pixels import image_tensor, on_white, open_image
 
@@ -74,6 +84,33 @@ class PackSummary:
             f"{self.num_objects:,} objects of {self.num_views} views in {self.num_shards:,} "
             f"shard{'s' * (self.num_shards > 1)}{kept}, {self.size / 1e6:,.1f} MB: {self.index}"
         )
+
+
+@dataclass(frozen=True)
+class _Row:
+    """What becomes an object of a shard: a line of the listing, or a variant in other colours."""
+
+    number: int
+    listed: ListedObject
+    uid: str
+    captions: tuple[str, ...]
+    recolor: tuple[str, str] | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """What decides about the bytes of the object, for a hash."""
+        said = self.listed.rest | {"uid": self.uid, "captions": self.captions}
+        folder = self.listed.folder
+        if self.recolor is not None:
+            said |= {"recolor": self.recolor}
+            folder = folder or self.listed.uid
+        return said if folder is None else said | {"folder": folder}
+
+
+@dataclass(frozen=True)
+class _Header:
+    """The first line of the journal."""
+
+    settings: dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -131,13 +168,12 @@ def pack(config: PackConfig) -> PackSummary:
         OSError: the output cannot be written.
     """
     renders, output = Path(config.renders), Path(config.output)
-    rows = read_listing(renders)
+    listing = read_listing(renders)
+    rows = [_Row(n, one, one.uid, one.captions) for n, one in enumerate(listing)]
     if config.recolor:
-        rows = _with_variants(renders, [row for _, row in rows], config)
+        rows = _with_variants(renders, rows, config)
     if config.order == "mixed":
-        rows.sort(
-            key=lambda row: hashlib.sha256(f"{config.seed}:{row[1]['uid']}".encode()).digest()
-        )
+        rows.sort(key=lambda row: hashlib.sha256(f"{config.seed}:{row.uid}".encode()).digest())
     _check_output(output)
     encoder = _Encoder(config.latents) if config.latents else None
     settings = {
@@ -150,12 +186,14 @@ def pack(config: PackConfig) -> PackSummary:
     }
     if config.recolor:
         settings["recolor"] = config.recolor
-    with _alone(output):
+    with exclusive(output):
         before = _previous(output, settings)
         plan = []
         for number, start in enumerate(range(0, len(rows), config.objects_per_shard)):
             part = rows[start : start + config.objects_per_shard]
-            plan.append((f"shard-{number:06d}.tar", part, _hash([settings, [r for _, r in part]])))
+            plan.append(
+                (f"shard-{number:06d}.tar", part, _hash([settings, [r.to_json() for r in part]]))
+            )
         records = {
             file: before[file]
             for file, _, inputs in plan
@@ -163,15 +201,15 @@ def pack(config: PackConfig) -> PackSummary:
         }
         num_kept = len(records)
         if num_kept < len(plan) or len(before) > len(plan) or not (output / INDEX).is_file():
-            lines = [{"settings": settings}, *records.values()]
-            write_text(output / JOURNAL, "".join(json.dumps(line) + "\n" for line in lines))
+            lines = [{"settings": settings}, *map(asdict, records.values())]
+            write_json_lines(output / JOURNAL, lines)
             (output / INDEX).unlink(missing_ok=True)
             _write_missing(config, plan, records, encoder)
             for file in before.keys() - records.keys():
                 (output / file).unlink(missing_ok=True)
             _write_index(output, settings, plan, records, encoder)
-    layout = next(iter(records.values()))["layout"]
-    size = sum(record["bytes"] for record in records.values())
+    layout = next(iter(records.values())).layout
+    size = sum(record.bytes for record in records.values())
     return PackSummary(output / INDEX, len(rows), layout["num_views"], len(plan), num_kept, size)
 
 
@@ -186,70 +224,55 @@ def _check_output(output: Path) -> None:
         )
 
 
-@contextmanager
-def _alone(output: Path) -> Iterator[None]:
-    """Nobody else packs into `output` meanwhile; what a killed run left half-written goes."""
-    output.mkdir(parents=True, exist_ok=True)
-    try:
-        with FileLock(output / ".lock", timeout=0):
-            for part in output.glob(".*.part"):
-                part.unlink()
-            yield
-    except Timeout:
-        raise ValueError(f"another spad pack is writing {output}; let it finish") from None
-
-
-def _previous(output: Path, settings: dict) -> dict[str, dict]:
+def _previous(output: Path, settings: dict) -> dict[str, ShardRecord]:
     """The records of the shards that earlier runs finished, by file."""
     if (output / INDEX).is_file():
-        lines = [json.loads((output / INDEX).read_text(encoding="utf-8"))]
-        lines += lines[0]["shards"]
+        index = read_index(output)
+        made_with, records = index.settings, list(index.shards)
     elif (output / JOURNAL).is_file():
-        lines = []
-        for line in (output / JOURNAL).read_text(encoding="utf-8").splitlines():
-            try:
-                lines.append(json.loads(line))
-            except ValueError:
-                # A run was killed while it wrote this line.
-                break
+        lines = list(read_json_lines(output / JOURNAL, dict, is_journal=True))
+        if not lines:
+            return {}
+        (where, header), *written = lines
+        made_with = as_kind(header, _Header, where).settings
+        records = [as_kind(line, ShardRecord, where) for where, line in written]
     else:
         return {}
-    made_with, *records = lines
-    if made_with["settings"] != settings:
-        differing = [k for k, v in settings.items() if made_with["settings"].get(k) != v]
+    if made_with != settings:
+        differing = [k for k, v in settings.items() if made_with.get(k) != v]
         raise ValueError(
             f"expected the settings that {output} was packed with, got others "
             f"({', '.join(differing)}); choose another --output, or the same settings to go on"
         )
-    return {record["file"]: record for record in records}
+    return {record.file: record for record in records}
 
 
-def _is_there(output: Path, record: dict | None, inputs: str) -> bool:
-    if record is None or record["inputs"] != inputs:
+def _is_there(output: Path, record: ShardRecord | None, inputs: str) -> bool:
+    if record is None or record.inputs != inputs:
         return False
-    path = output / record["file"]
-    return path.is_file() and path.stat().st_size == record["bytes"]
+    path = output / record.file
+    return path.is_file() and path.stat().st_size == record.bytes
 
 
 def _write_missing(
     config: PackConfig,
-    plan: Sequence[tuple[str, list, str]],
-    records: dict[str, dict],
+    plan: Sequence[tuple[str, list[_Row], str]],
+    records: dict[str, ShardRecord],
     encoder: _Encoder | None,
 ) -> None:
     """Write the shards without a record, and add their records."""
     output = Path(config.output)
     missing = [(file, rows, inputs) for file, rows, inputs in plan if file not in records]
-    layout = next((record["layout"] for record in records.values()), None)
+    layout = next((record.layout for record in records.values()), None)
     workers = config.workers or num_cores()
     with (
         ThreadPoolExecutor(workers) as pool,
         tqdm(total=sum(len(rows) for _, rows, _ in missing), unit="object") as bar,
     ):
 
-        def members(rows: list) -> Iterator[tuple[str, list[tuple[str, bytes]]]]:
+        def members(rows: list[_Row]) -> Iterator[tuple[str, list[tuple[str, bytes]]]]:
             nonlocal layout
-            found = _ahead(pool, lambda row: _read_object(row[1], config), rows, 2 * workers)
+            found = _ahead(pool, lambda row: _read_object(row, config), rows, 2 * workers)
             for one in found:
                 layout = layout or one.layout
                 _check_layout(one, layout)
@@ -257,13 +280,10 @@ def _write_missing(
                 bar.update()
 
         for file, rows, inputs in missing:
-            record = {"file": file, "inputs": inputs} | _write_shard(output / file, members(rows))
-            record |= {
-                "uids": [row["uid"] for _, row in rows],
-                "layout": layout,
-            }
-            with open(output / JOURNAL, "a", encoding="utf-8") as journal:
-                journal.write(json.dumps(record) + "\n")
+            written = _write_shard(output / file, members(rows))
+            uids = tuple(row.uid for row in rows)
+            record = ShardRecord(file, uids=uids, inputs=inputs, layout=layout or {}, **written)
+            append_json(output / JOURNAL, asdict(record))
             records[file] = record
 
 
@@ -283,60 +303,54 @@ def _ahead(
         yield waiting.popleft().result()
 
 
-def _with_variants(
-    renders: Path, rows: Sequence[dict], config: PackConfig
-) -> list[tuple[int, dict]]:
+def _with_variants(renders: Path, rows: Sequence[_Row], config: PackConfig) -> list[_Row]:
     """The rows of a listing, renumbered, each followed by those of its recolored variants."""
 
-    def variants_of(row: dict) -> list[dict]:
+    def variants_of(row: _Row) -> list[_Row]:
         found = (
             []
-            if is_held_out(row["uid"])
-            else variants(row["uid"], row["captions"], config.recolor, config.seed)
+            if is_held_out(row.uid)
+            else variants(row.uid, row.captions, config.recolor, config.seed)
         )
-        if not found or _color_share(renders, row, found[0].source) < LEAST_SHARE:
+        if not found or _color_share(renders, row.listed, found[0].source) < LEAST_SHARE:
             return []
-        return [
-            row
-            | {"uid": v.uid, "captions": list(v.captions), "folder": row.get("folder", row["uid"])}
-            | {"recolor": [v.source, v.target]}
-            for v in found
-        ]
+        return [_Row(0, row.listed, v.uid, tuple(v.captions), (v.source, v.target)) for v in found]
 
     with ThreadPoolExecutor(config.workers or num_cores()) as pool:
         lists = list(pool.map(variants_of, rows))
     whole = [one for row, others in zip(rows, lists, strict=True) for one in (row, *others)]
-    return list(enumerate(whole))
+    return [replace(row, number=number) for number, row in enumerate(whole)]
 
 
-def _color_share(renders: Path, row: dict, color: str) -> float:
+def _color_share(renders: Path, listed: ListedObject, color: str) -> float:
     """Share of an object that has a color, measured in a few views."""
-    _, paths = rendered_object(renders, row)
-    folder = renders / row.get("folder", row["uid"])
+    _, paths = rendered_object(renders, listed)
+    folder = listed.views_in(renders)
     names = paths["color"][:: -(-len(paths["color"]) // _COLOR_VIEWS)]
     return share_of(color, np.stack([_rgba(folder / name) for name in names]))
 
 
 def _rgba(path: Path) -> np.ndarray:
-    return np.asarray(open_image(read_image(path), str(path)).convert("RGBA"))
+    return np.asarray(open_image(read_bytes(path, LARGEST_IMAGE), str(path)).convert("RGBA"))
 
 
-def _read_object(row: dict, config: PackConfig) -> _Object:
+def _read_object(row: _Row, config: PackConfig) -> _Object:
     renders = Path(config.renders)
-    about, paths = rendered_object(renders, row)
-    folder, cameras = renders / row.get("folder", row["uid"]), about.cameras
+    about, paths = rendered_object(renders, row.listed)
+    about = replace(about, uid=row.uid, captions=row.captions)
+    folder, cameras = row.listed.views_in(renders), about.cameras
     suffixes = {kind: f"{kind}.png" for kind in paths} | {"color": config.image_format}
     if "normals" in paths:
         suffixes["normals"] = f"normals.{config.image_format}"
     images, lines, white = [], [], []
     repainted = None
-    if "recolor" in row:
+    if row.recolor is not None:
         originals = np.stack([_rgba(folder / name) for name in paths["color"]])
-        repainted = [Image.fromarray(one) for one in recolored(originals, *row["recolor"])]
+        repainted = [Image.fromarray(one) for one in recolored(originals, *row.recolor)]
     for view in range(len(cameras)):
         for kind, names in paths.items():
             source = folder / names[view]
-            data = read_image(source)
+            data = read_bytes(source, LARGEST_IMAGE)
             lines.append(f"{names[view]} {hashlib.sha256(data).hexdigest()}\n")
             image = open_image(data, str(source))
             if image.size != (cameras.width, cameras.height):
@@ -405,65 +419,52 @@ def _write_shard(
     path: Path, objects: Iterable[tuple[str, list[tuple[str, bytes]]]]
 ) -> dict[str, Any]:
     """Write a tar of objects, whole or not at all. Returns: its size, hash and offsets."""
-    part = path.with_name(f".{path.name}.part")
     digest, offsets = hashlib.sha256(), [0]
-    try:
-        with open(part, "wb") as file:
-            for uid, members in objects:
-                for suffix, data in members:
-                    # A new TarInfo has no date or owner, so that the bytes are reproducible.
-                    member = tarfile.TarInfo(f"{key_of(uid)}.{suffix}")
-                    member.size = len(data)
-                    padded = data + bytes(-len(data) % BLOCK)
-                    for piece in (member.tobuf(tarfile.USTAR_FORMAT), padded):
-                        file.write(piece)
-                        digest.update(piece)
-                offsets.append(file.tell())
-            end = bytes(2 * BLOCK)
-            file.write(end)
-            digest.update(end)
-            size = file.tell()
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(part, path)
-    except OSError as error:
-        if error.filename is not None:
-            raise
-        reason = f"{error.strerror}; finished shards are kept, the same command goes on"
-        raise OSError(error.errno, reason, str(path)) from error
-    finally:
-        part.unlink(missing_ok=True)
-    return {"bytes": size, "sha256": digest.hexdigest(), "offsets": offsets}
+    with whole_file(path) as unfinished, open(unfinished, "wb") as file:
+        for uid, members in objects:
+            for suffix, data in members:
+                # A new TarInfo has no date or owner, so that the bytes are reproducible.
+                member = tarfile.TarInfo(f"{key_of(uid)}.{suffix}")
+                member.size = len(data)
+                padded = data + bytes(-len(data) % BLOCK)
+                for piece in (member.tobuf(tarfile.USTAR_FORMAT), padded):
+                    file.write(piece)
+                    digest.update(piece)
+            offsets.append(file.tell())
+        end = bytes(2 * BLOCK)
+        file.write(end)
+        digest.update(end)
+        size = file.tell()
+    return {"bytes": size, "sha256": digest.hexdigest(), "offsets": tuple(offsets)}
 
 
 def _write_index(
     output: Path,
     settings: dict,
-    plan: Sequence[tuple[str, list, str]],
-    records: dict[str, dict],
+    plan: Sequence[tuple[str, list[_Row], str]],
+    records: dict[str, ShardRecord],
     encoder: _Encoder | None,
 ) -> None:
     latents = None
     if encoder is not None:
-        part = output / f".{NO_CAPTION}.part"
-        part.write_bytes(_npy(encoder.text([""])[0]))
-        os.replace(part, output / NO_CAPTION)
+        with whole_file(output / NO_CAPTION) as unfinished:
+            np.save(unfinished, encoder.text([""])[0])
         latents = encoder.record | {"no_caption": NO_CAPTION}
-    shards: list[dict[str, Any]] = [
-        {**records[file], "rows": [number for number, _ in rows]} for file, rows, _ in plan
+    shards = [
+        replace(records[file], rows=tuple(row.number for row in rows)) for file, rows, _ in plan
     ]
     index = {
         "format": FORMAT,
         "settings": settings,
         "settings_sha256": _hash(settings),
-        "num_objects": sum(len(shard["uids"]) for shard in shards),
-        "bytes": sum(shard["bytes"] for shard in shards),
-        **shards[0]["layout"],
+        "num_objects": sum(len(shard.uids) for shard in shards),
+        "bytes": sum(shard.bytes for shard in shards),
+        **shards[0].layout,
         "depth_unit": DEPTH_UNIT,
         "latents": latents,
-        "shards": shards,
+        "shards": [asdict(shard) for shard in shards],
     }
-    write_text(output / INDEX, json.dumps(index) + "\n")
+    write_text(output / INDEX, json_text(index, indent=None))
     (output / JOURNAL).unlink()
 
 

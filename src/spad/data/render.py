@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import errno
-import json
 import logging
 import os
-import shutil
 from collections import Counter
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
@@ -15,23 +12,19 @@ from multiprocessing.pool import ThreadPool
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
-
 from spad.data.assets import Asset, find_assets
 from spad.data.camera_sampling import cameras_of
 from spad.data.checks import check_views
 from spad.data.config import RenderConfig
-from spad.data.lists import read_rows
 from spad.data.object_folder import (
-    PARTIAL,
     ObjectRecord,
     is_same_file,
     read_object,
     settings_hash,
     write_object,
 )
-from spad.data.shards import file_hash
 from spad.data.workers import JobLimits, LostJob, num_cores, run_isolated
+from spad.files import exclusive, file_hash, read_json_lines, room_for, write_json_lines
 from spad.meshes.renderers import find_renderer
 
 log = logging.getLogger(__name__)
@@ -40,7 +33,6 @@ INDEX, FAILURES, REJECTED = "objects.jsonl", "failed.jsonl", "rejected"
 UNUSABLE = "unusable file"
 # Key of a note on parts of the model file that were ignored or reinterpreted.
 FILE_NOTE = "file"
-_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _MOST_LOGGED = 10
 _READERS = 16
 _LONGEST_EXAMPLE = 90
@@ -126,7 +118,7 @@ def render_all(
     output = Path(config.output)
     if output.exists() and not output.is_dir():
         raise ValueError(f"expected a folder for the output, got the file {output}")
-    with _only_run_in(output), _room_named(output):
+    with exclusive(output), room_for(output):
         return _render_missing(config, assets, progress)
 
 
@@ -169,9 +161,9 @@ def _known(
     path = config.output / FAILURES
     if path.is_file():
         written = path.stat().st_mtime
-        for _, row in read_rows(path):
-            if row.get("tried_with") == _tried_with(config, settings):
-                unusable[row["uid"]] = Failure(**row)
+        for _, failure in read_json_lines(path, Failure):
+            if failure.tried_with == _tried_with(config, settings):
+                unusable[failure.uid] = failure
 
     def look(asset: Asset) -> ObjectRecord | Failure | None:
         record = _find_record(config, asset, settings)
@@ -269,39 +261,6 @@ def render_asset(job: tuple[RenderConfig, Asset]) -> ObjectRecord | Failure:
 
 
 @contextmanager
-def _only_run_in(output: Path) -> Iterator[None]:
-    """Keep other runs out of a folder, and what a run that was killed left half-written."""
-    output.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(output / ".lock")
-    try:
-        lock.acquire(blocking=False)
-    except Timeout:
-        raise ValueError(
-            f"expected to be alone in {output}, where another run is writing; wait for it, or "
-            "choose another --output"
-        ) from None
-    try:
-        shutil.rmtree(output / PARTIAL, ignore_errors=True)
-        yield
-    finally:
-        shutil.rmtree(output / PARTIAL, ignore_errors=True)
-        lock.release()
-
-
-@contextmanager
-def _room_named(output: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        if error.errno not in _NO_ROOM:
-            raise
-        raise OSError(
-            f"no room left to write in {output} ({error.strerror}); all that is finished stays, "
-            "and the same command goes on"
-        ) from error
-
-
-@contextmanager
 def _progress(
     report: Callable[[int, int], None] | None, total: int
 ) -> Iterator[Callable[[], object]]:
@@ -338,11 +297,7 @@ def _failure_row(failure: Failure) -> dict:
 
 def _write_rows(path: Path, rows: Sequence[dict]) -> None:
     """A JSON Lines file, whole; without rows an older one goes."""
-    if not rows:
+    if rows:
+        write_json_lines(path, rows)
+    else:
         path.unlink(missing_ok=True)
-        return
-    partial = path.parent / PARTIAL / path.name
-    partial.parent.mkdir(exist_ok=True)
-    with open(partial, "w", encoding="utf-8") as file:
-        file.writelines(json.dumps(row) + "\n" for row in rows)
-    os.replace(partial, path)

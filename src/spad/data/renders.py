@@ -1,23 +1,24 @@
 """Find the views of objects in folders: renders, shards, and folders with any camera file."""
 
 import hashlib
-import json
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from spad.cameras import load_cameras
-from spad.data.lists import read_rows
 from spad.data.shards import INDEX, Sample, ShardedObject, is_shard_folder, read_shard_folder
 from spad.data.view_sets import ObjectViews, ViewSet
-from spad.files import RECORD
+from spad.files import RECORD, file_hash, inside, read_json, read_json_lines, short
 from spad.images.posed import find_images
 
 # Separator of the id of an object and the color of its variant.
 VARIANT = "~"
 LISTING = "objects.jsonl"
 _CAMERA_FILES = ("transforms.json", "cameras.json", "images.txt", "images.bin")
+_MADE = ("renderer", "render_settings", "asset_sha256", "pictures_sha256")
 # Kinds of images by their field in transforms.json.
 _KINDS = {
     "file_path": "color",
@@ -25,7 +26,51 @@ _KINDS = {
     "normal_file_path": "normals",
     "mask_path": "mask",
 }
-_MADE = ("renderer", "render_settings", "asset_sha256", "pictures_sha256")
+
+
+@dataclass(frozen=True)
+class ListedObject:
+    """A line of `objects.jsonl`. `folder` has the views; None: the folder named `uid`."""
+
+    uid: str
+    captions: tuple[str, ...]
+    rest: dict[str, Any]
+    folder: str | None = None
+
+    def __post_init__(self) -> None:
+        if not self.uid.isprintable() or self.uid in ("", ".", "..") or {"/", "\\"} & set(self.uid):
+            raise ValueError(f"expected a uid that can name a folder, got {short(self.uid)}")
+        if not self.captions:
+            raise ValueError("expected captions, got none")
+
+    def views_in(self, renders: Path) -> Path:
+        """Folder of its views. Raises: ValueError: it is outside `renders`."""
+        return inside(renders, self.folder or self.uid, f"{renders / LISTING}, {self.uid}")
+
+
+@dataclass(frozen=True)
+class Frame:
+    """Names of the images of a view in `transforms.json`."""
+
+    file_path: str
+    rest: dict[str, Any]
+    depth_file_path: str | None = None
+    normal_file_path: str | None = None
+    mask_path: str | None = None
+
+
+@dataclass(frozen=True)
+class RenderedRecord:
+    """Fields of `transforms.json` beside the cameras; empty where they are missing."""
+
+    frames: tuple[Frame, ...]
+    rest: dict[str, Any]
+    object_from_asset: list[list[float]] | None = None
+    notes: dict[str, str] = field(default_factory=dict)
+    renderer: str = ""
+    render_settings: str = ""
+    asset_sha256: str = ""
+    pictures_sha256: str = ""
 
 
 def list_sets(folder: Path) -> list[ObjectViews]:
@@ -46,9 +91,9 @@ def list_sets(folder: Path) -> list[ObjectViews]:
         return read_renders(folder)
     if not folder.is_dir() or _has_cameras(folder):
         return [_views_in(folder)]
-    inside = sorted(f for f in folder.iterdir() if f.is_dir() and not f.name.startswith("."))
-    without = [f for f in inside if not _has_cameras(f)]
-    if not inside or len(without) == len(inside):
+    folders = sorted(f for f in folder.iterdir() if f.is_dir() and not f.name.startswith("."))
+    without = [f for f in folders if not _has_cameras(f)]
+    if not folders or len(without) == len(folders):
         raise ValueError(
             f"expected views with cameras in {folder}, got neither transforms.json, cameras.json, "
             "COLMAP's text files, objects.jsonl nor shards, there or in the folders inside"
@@ -58,7 +103,7 @@ def list_sets(folder: Path) -> list[ObjectViews]:
             f"expected cameras (transforms.json, cameras.json or COLMAP's) in every folder inside "
             f"{folder}, got none in {without[0].name}; move it elsewhere, or give it cameras"
         )
-    return [_views_in(f) for f in inside]
+    return [_views_in(f) for f in folders]
 
 
 def read_sets(folder: Path) -> list[ViewSet]:
@@ -81,13 +126,13 @@ def _views_in(source: Path) -> ObjectViews:
 
 def _captions_in(folder: Path) -> tuple[str, ...]:
     """The prompt in `run.json`, or the captions in `transforms.json`, if there are any."""
-    for name, field in ((RECORD, "prompts"), ("transforms.json", "captions")):
+    for name, key in ((RECORD, "prompts"), ("transforms.json", "captions")):
         try:
-            data = json.loads((folder / name).read_text(encoding="utf-8"))
-        except (OSError, ValueError):
+            data = read_json(folder / name, dict)
+        except ValueError:
             # Files of these names from other programs may have other contents.
             continue
-        texts = data.get(field) if isinstance(data, dict) else None
+        texts = data.get(key)
         if isinstance(texts, list) and texts and all(isinstance(text, str) for text in texts):
             return tuple(texts)
     return ()
@@ -104,19 +149,19 @@ def read_renders(folder: Path) -> list[ObjectViews]:
     if is_shard_folder(folder):
         return _read_shards(folder)
 
-    def read(numbered_row: tuple[int, dict]) -> ObjectViews:
-        row = numbered_row[1]
-        place = folder / row.get("folder", row["uid"])
-        loaded = load_cameras(place / "transforms.json")
-        files = tuple(str(place / path) for path in loaded.image_paths)
-        return ObjectViews(row["uid"], tuple(row["captions"]), loaded.cameras, files)
+    def read(listed: ListedObject) -> ObjectViews:
+        place = listed.views_in(folder)
+        path = place / "transforms.json"
+        loaded = load_cameras(path)
+        files = tuple(str(inside(place, name, path)) for name in loaded.image_paths)
+        return ObjectViews(listed.uid, listed.captions, loaded.cameras, files)
 
     with ThreadPoolExecutor() as pool:
         return list(pool.map(read, read_listing(folder)))
 
 
-def read_listing(renders: Path) -> list[tuple[int, dict]]:
-    """The rows of `objects.jsonl`, numbered from 0.
+def read_listing(renders: Path) -> list[ListedObject]:
+    """The lines of `objects.jsonl`.
 
     Raises: ValueError: it is missing, empty or malformed.
     """
@@ -125,53 +170,40 @@ def read_listing(renders: Path) -> list[tuple[int, dict]]:
         raise ValueError(
             f"expected {listing}; make one with: spad render MODELS --output {renders}"
         )
-    rows, seen = [], set()
-    for line, row in read_rows(listing):
-        where, uid, captions = f"{listing}, line {line}", row.get("uid"), row.get("captions")
-        if not isinstance(uid, str) or not isinstance(captions, list) or not captions:
-            raise ValueError(f"{where}: expected a uid and a list of captions, got {row}")
-        if uid in seen:
-            raise ValueError(f"{where}: expected every id once, got {uid} again")
-        seen.add(uid)
-        rows.append((len(rows), row))
-    if not rows:
+    objects: dict[str, ListedObject] = {}
+    for where, listed in read_json_lines(listing, ListedObject):
+        if listed.uid in objects:
+            raise ValueError(f"{where}: expected every id once, got {listed.uid} again")
+        objects[listed.uid] = listed
+    if not objects:
         raise ValueError(f"expected objects in {listing}, got none; did all renders fail?")
-    return rows
+    return list(objects.values())
 
 
-def rendered_object(renders: Path, row: dict) -> tuple[ShardedObject, dict[str, list[str]]]:
+def rendered_object(
+    renders: Path, listed: ListedObject
+) -> tuple[ShardedObject, dict[str, list[str]]]:
     """An object of `spad render`, and the paths of its images by kind, relative to its folder.
 
     Raises: ValueError: its `transforms.json` is missing or malformed.
     """
-    path = renders / row.get("folder", row["uid"]) / "transforms.json"
+    folder = listed.views_in(renders)
+    path = folder / "transforms.json"
     cameras = load_cameras(path).cameras
-    record = json.loads(path.read_text(encoding="utf-8"))
-    frames = record["frames"]
-    kinds = {kind: field for field, kind in _KINDS.items() if field in frames[0]}
-    for view, frame in enumerate(frames):
-        for field in ("file_path", *kinds.values()):
-            if not isinstance(frame.get(field), str):
-                raise ValueError(f"{path}: expected {field} in frame {view}, got none")
+    record = read_json(path, RenderedRecord)
+    kinds = {kind: key for key, kind in _KINDS.items() if getattr(record.frames[0], key)}
+    names: dict[str, list[str]] = {kind: [] for kind in kinds}
+    for view, frame in enumerate(record.frames):
+        for kind, key in kinds.items():
+            if (name := getattr(frame, key)) is None:
+                raise ValueError(f"{path}: expected {key} in frame {view}, got none")
+            inside(folder, name, path)
+            names[kind].append(name)
+    made = {name: getattr(record, name) for name in _MADE if getattr(record, name)}
     about = ShardedObject(
-        row["uid"],
-        tuple(row["captions"]),
-        cameras,
-        record.get("object_from_asset"),
-        record.get("notes", {}),
-        {name: record[name] for name in _MADE if name in record},
+        listed.uid, listed.captions, cameras, record.object_from_asset, record.notes, made
     )
-    return about, {kind: [frame[field] for frame in frames] for kind, field in kinds.items()}
-
-
-def read_image(path: Path) -> bytes:
-    """An image file that `transforms.json` names. Raises: ValueError: it is missing."""
-    try:
-        return path.read_bytes()
-    except FileNotFoundError:
-        raise ValueError(
-            f"expected the image {path}, which transforms.json names, got no such file"
-        ) from None
+    return about, names
 
 
 def _read_shards(folder: Path) -> list[ObjectViews]:
@@ -197,14 +229,14 @@ def listing_path(folder: Path) -> Path:
 
 def data_hash(folder: Path) -> str:
     """SHA-256 of the list of a folder's objects."""
-    return hashlib.sha256(listing_path(folder).read_bytes()).hexdigest()
+    return file_hash(listing_path(folder))
 
 
 def count_objects(folder: Path) -> int:
     """Number of objects of a folder."""
     if is_shard_folder(folder):
         return read_shard_folder(folder).num_objects
-    return len(listing_path(folder).read_text(encoding="utf-8").splitlines())
+    return len(read_listing(folder))
 
 
 def base_uid(uid: str) -> str:

@@ -12,24 +12,33 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import tarfile
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Annotated, Any, BinaryIO, Literal, get_args
 from urllib.parse import quote
 
 import numpy as np
 import torch
+from annotated_types import MinLen
 
 from spad.cameras import Cameras
+from spad.files import file_hash, inside, parse_json, read_json, short
+from spad.settings import Count, PositiveFloat, checked
 
 INDEX, JOURNAL = "index.json", "packing.jsonl"
-FORMAT = "spad shards 1"
+Format = Literal["spad shards 1"]
+(FORMAT,) = get_args(Format)
 BLOCK = 512
 # World units per step of the 16-bit depth maps of `spad render`.
 DEPTH_UNIT = 1e-3
 _LONGEST_KEY = 80
+# A hundred bytes or so for each object.
+_LARGEST_INDEX = 1 << 30
+# Of a rendered view, in bytes.
+LARGEST_IMAGE = 1 << 28
 
 
 @dataclass(frozen=True)
@@ -159,6 +168,72 @@ class ShardFolder:
         return f"{view:03d}.{self.pictures[kind]}"
 
 
+@dataclass(frozen=True)
+class ShardRecord:
+    """A shard as the index and the journal of `spad pack` hold it.
+
+    `inputs` is the hash of what was packed, `layout` what all its objects have in common; `rows`
+    are the lines of the list that was packed, and in the index alone.
+    """
+
+    file: str
+    bytes: int
+    sha256: str
+    uids: tuple[str, ...]
+    offsets: tuple[int, ...]
+    inputs: str
+    layout: dict[str, Any]
+    rows: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not re.fullmatch(r"shard-\d+\.tar", self.file):
+            raise ValueError(f"expected file to name a shard, got {short(self.file)}")
+        places = [0, *self.offsets, self.bytes]
+        if not self.uids or len(places) != len(self.uids) + 3 or places != sorted(places):
+            raise ValueError(
+                f"expected the places of {len(self.uids)} objects and of their end among "
+                f"{self.bytes:,} bytes, in order, got {short(self.offsets)}"
+            )
+
+
+@dataclass(frozen=True)
+@checked
+class ShardIndex:
+    """What `index.json` holds; `ShardFolder` says what it means."""
+
+    format: Format
+    num_views: Count
+    height: Count
+    width: Count
+    pictures: dict[str, str]
+    depth_unit: PositiveFloat
+    latents: dict[str, str] | None
+    settings: dict[str, Any]
+    shards: Annotated[tuple[ShardRecord, ...], MinLen(1)]
+    rest: dict[str, Any]
+
+    def __post_init__(self) -> None:
+        for shard in self.shards:
+            if len(shard.rows) != len(shard.uids):
+                raise ValueError(f"expected rows of {shard.file} for every id, got others")
+
+
+@dataclass(frozen=True)
+@checked
+class _Member:
+    """`KEY.json` of an object."""
+
+    uid: str
+    captions: Annotated[tuple[str, ...], MinLen(1)]
+    height: Count
+    width: Count
+    world_from_cam: list[list[list[float]]]
+    intrinsics: list[list[list[float]]]
+    object_from_asset: list[list[float]] | None
+    notes: dict[str, str]
+    made: dict[str, Any]
+
+
 def is_shard_folder(folder: Path) -> bool:
     """Whether `folder` is an output of `spad pack`, finished or not."""
     return (folder / INDEX).is_file() or (folder / JOURNAL).is_file()
@@ -176,26 +251,37 @@ def read_shard_folder(folder: Path) -> ShardFolder:
         if not (folder / JOURNAL).is_file():
             state = f"has no {INDEX}; make one with: spad pack RENDERS --output {folder}"
         raise ValueError(f"expected a folder of shards, but {folder} {state}")
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-        if data["format"] != FORMAT:
-            raise ValueError(f"its format is {data['format']!r}")
-        shards = tuple(
-            Shard(
-                folder / Path(shard["file"]).name,
-                shard["bytes"],
-                shard["sha256"],
-                *(tuple(shard[name]) for name in ("uids", "rows", "offsets")),
-            )
-            for shard in data["shards"]
+    index = read_index(folder)
+    shards = tuple(
+        Shard(
+            inside(folder, each.file, path),
+            each.bytes,
+            each.sha256,
+            each.uids,
+            each.rows,
+            each.offsets,
         )
-        fields = ("num_views", "height", "width", "pictures", "depth_unit", "latents", "settings")
-        found = ShardFolder(path=folder, shards=shards, **{name: data[name] for name in fields})
-    except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{path}: expected an index of spad pack, got: {error}") from None
+        for each in index.shards
+    )
+    found = ShardFolder(
+        folder,
+        index.num_views,
+        index.height,
+        index.width,
+        index.pictures,
+        index.depth_unit,
+        index.latents,
+        index.settings,
+        shards,
+    )
     for shard in shards:
         shard.check()
     return found
+
+
+def read_index(folder: Path) -> ShardIndex:
+    """`index.json` as it is. Raises: ValueError: it is malformed."""
+    return read_json(folder / INDEX, ShardIndex, most=_LARGEST_INDEX)
 
 
 def scan_shard(path: Path) -> list[Sample]:
@@ -242,29 +328,14 @@ def object_json(record: ShardedObject) -> bytes:
 
 def parse_object(data: bytes, where: str) -> ShardedObject:
     """Parse `object_json`. Raises: ValueError: it is malformed; the message starts with `where`."""
+    read = parse_json(data, _Member, where)
     try:
-        read = json.loads(data)
-        poses, intrinsics = (torch.tensor(read[k]) for k in ("world_from_cam", "intrinsics"))
-        cameras = Cameras(poses, intrinsics, read["height"], read["width"])
-        return ShardedObject(
-            read["uid"],
-            tuple(read["captions"]),
-            cameras,
-            read["object_from_asset"],
-            read["notes"],
-            read["made"],
-        )
-    except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{where}: expected the JSON of an object, got: {error}") from None
-
-
-def file_hash(path: Path) -> str:
-    """SHA-256 of a file of any size."""
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while piece := file.read(1 << 20):
-            digest.update(piece)
-    return digest.hexdigest()
+        poses, intrinsics = torch.tensor(read.world_from_cam), torch.tensor(read.intrinsics)
+        cameras = Cameras(poses, intrinsics, read.height, read.width)
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from None
+    rest = (read.object_from_asset, read.notes, read.made)
+    return ShardedObject(read.uid, read.captions, cameras, *rest)
 
 
 def _short_numbers(values: torch.Tensor) -> list:

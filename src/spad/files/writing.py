@@ -60,13 +60,19 @@ def write_texts(texts: Mapping[Path, str]) -> None:
             unfinished.write_text(text, encoding="utf-8", newline="\n")
 
 
+def write_json_lines(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
+    """Write a JSON Lines file as `write_text` a text; rows are taken one by one."""
+    with whole_file(path) as unfinished, open(unfinished, "wb") as file:
+        file.writelines(json_text(row, indent=None).encode() for row in rows)
+
+
 def append_json(path: Path, row: Mapping[str, Any]) -> None:
     """Add a line to a JSON Lines file, whole or not at all, in the place of one that was cut short.
 
     Raises: OSError: what `whole_file` raises.
     """
     line = json_text(row, indent=None).encode()
-    with _room_for(path), open(path, "ab+", buffering=0) as file:
+    with room_for(path), open(path, "ab+", buffering=0) as file:
         file.seek(start := max(0, file.tell() - LONGEST_LINE))
         end = start + file.read().rfind(b"\n") + 1
         file.truncate(end)
@@ -88,7 +94,7 @@ def whole_file(path: Path) -> Iterator[Path]:
     Raises: OSError: it cannot be written; where the disk is full, the message names `path`.
     """
     path = Path(os.path.abspath(path))
-    with _room_for(path), _beside(path, math.inf) as unfinished:
+    with room_for(path), _beside(path, math.inf) as unfinished:
         yield unfinished
         _sync(unfinished)
         os.replace(unfinished, path)
@@ -107,7 +113,7 @@ def whole_folder(folder: Path, overwrite: bool = False, mark: str = RECORD) -> I
     """
     check_output(folder, overwrite, mark)
     folder = Path(os.path.abspath(folder))
-    with _room_for(folder), _beside(folder, _PATIENCE_S) as unfinished:
+    with room_for(folder), _beside(folder, _PATIENCE_S) as unfinished:
         _check_idle(folder)
         unfinished.mkdir()
         yield unfinished
@@ -151,7 +157,30 @@ def exclusive(folder: Path, wait: bool = False) -> Iterator[None]:
     folder = Path(os.path.abspath(folder))
     with _held(folder, math.inf if wait else _PATIENCE_S, folder):
         _sweep(folder)
+        try:
+            yield
+        finally:
+            _sweep(folder)
+
+
+@contextmanager
+def room_for(path: Path) -> Iterator[None]:
+    """Say in one line that the disk is full, whatever the library at work calls that.
+
+    Raises: OSError: in the place of such an error; it names `path`.
+    """
+    try:
         yield
+    except TooLittleSpace:
+        raise
+    # torch, safetensors and Arrow have errors of their own for it.
+    except Exception as error:
+        if (reason := _lack_of_room(error, path)) is None:
+            raise
+        raise OSError(
+            f"expected room to write {path}, got: {reason}; make room and run the same command "
+            "again"
+        ) from error
 
 
 def free_space(folder: Path) -> int:
@@ -178,23 +207,6 @@ def slug(text: str, longest: int = 40) -> str:
     """A text as part of a file name: lower-case words and hyphens, never empty."""
     words = re.findall(r"[a-z0-9]+", text.lower())
     return "-".join(words)[:longest].strip("-") or "object"
-
-
-@contextmanager
-def _room_for(path: Path) -> Iterator[None]:
-    """Say in one line that the disk is full, whatever the library at work calls that."""
-    try:
-        yield
-    except TooLittleSpace:
-        raise
-    # torch, safetensors and Arrow have errors of their own for it.
-    except Exception as error:
-        if (reason := _lack_of_room(error, path)) is None:
-            raise
-        raise OSError(
-            f"expected room to write {path}, got: {reason}; nothing of it was kept: make room and "
-            "run the same command again"
-        ) from error
 
 
 def _lack_of_room(error: BaseException | None, path: Path) -> str | None:
@@ -278,7 +290,8 @@ def _sweep(folder: Path) -> None:
     for place in [each for each in unfinished.glob("*") if each.is_dir()]:
         with suppress(ValueError), _held(place, 0, place):
             _clear(place)
-        _remove_empty([place, unfinished])
+        _remove_empty([place])
+    _remove_empty([unfinished])
 
 
 def _clear(place: Path) -> None:

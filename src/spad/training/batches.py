@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,10 +15,10 @@ from torch import Tensor
 
 from spad.cameras import Cameras
 from spad.data.dataset import ShardDataset
-from spad.data.lists import read_ids, read_rows
 from spad.data.renders import LISTING, base_uid, is_held_out
 from spad.data.seeds import seeded
 from spad.data.shards import Sample, is_shard_folder, read_shard_folder
+from spad.files import inside, read_ids, read_json_lines
 from spad.images.pixels import image_tensor, on_white
 from spad.training.config import TrainConfig
 
@@ -145,6 +146,15 @@ def object_batches(dataset: ShardDataset, num_workers: int) -> Iterator[tuple[Ba
         )
 
 
+@dataclass(frozen=True)
+class _CaptionedImage:
+    """A line of `metadata.jsonl`."""
+
+    file_name: str
+    text: str
+    rest: dict[str, Any]
+
+
 class CaptionedImages:
     """A folder of images with captions: `metadata.jsonl` has {"file_name", "text"} a line.
 
@@ -162,14 +172,11 @@ class CaptionedImages:
                 f"expected {path} with file_name and text of an image a line, got none"
             )
         self.rows: list[tuple[Path, str]] = []
-        for number, row in read_rows(path):
-            name, text = row.get("file_name"), row.get("text")
-            if not isinstance(name, str) or not isinstance(text, str):
-                raise ValueError(f"{path}, line {number}: expected file_name and text, got {row}")
-            file = folder / name
-            if not file.resolve().is_relative_to(folder.resolve()) or not file.is_file():
-                raise ValueError(f"{path}, line {number}: no such image in {folder}: {name}")
-            self.rows.append((file, text.strip()))
+        for where, row in read_json_lines(path, _CaptionedImage):
+            file = inside(folder, row.file_name, where)
+            if not file.is_file():
+                raise ValueError(f"{where}: expected an image {file}, got no such file")
+            self.rows.append((file, row.text.strip()))
         if not self.rows:
             raise ValueError(f"expected images in {path}, got none")
 
