@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -10,10 +11,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from filelock import FileLock
 
 from spad.data.seeds import seeded
-from spad.training.run import Interrupted, TrainingRun, learning_rate_factor, write_atomically
+from spad.files import exclusive
+from spad.training.run import Interrupted, TrainingRun, learning_rate_factor
 
 
 class Walk:
@@ -129,7 +130,7 @@ def test_a_folder_of_something_else_is_left_alone(tmp_path):
 
 def test_one_process_trains_in_a_folder(tmp_path):
     Walk(tmp_path).go()
-    with FileLock(tmp_path / ".lock"), pytest.raises(ValueError, match="another process"):
+    with exclusive(tmp_path), pytest.raises(ValueError, match="another command is"):
         Walk(tmp_path).go()
 
 
@@ -161,18 +162,31 @@ def test_a_full_disk_keeps_the_checkpoint_before(tmp_path, monkeypatch):
     assert torch.equal(resumed.model.weight, whole.model.weight)
 
 
-def test_a_failed_write_leaves_the_old_file(tmp_path):
-    target = tmp_path / "file"
-    target.write_text("old")
+@pytest.mark.parametrize("cut", ["", "step,lo", "step,loss\n1"])
+def test_a_loss_table_that_a_kill_cut_short_is_gone_on_with(tmp_path, cut):
+    walk = Walk(tmp_path)
+    walk.go()
+    whole = (tmp_path / "loss.csv").read_text()
+    shutil.rmtree(tmp_path / "checkpoints")
+    (tmp_path / "loss.csv").write_text(cut)
+    Walk(tmp_path).go()
+    assert (tmp_path / "loss.csv").read_text().splitlines() == whole.splitlines()
 
-    def write(path):
-        path.write_text("half")
-        raise OSError("disk full")
 
-    with pytest.raises(OSError, match="disk full"):
-        write_atomically(target, write)
-    assert [p.name for p in tmp_path.iterdir()] == ["file"]
-    assert target.read_text() == "old"
+@pytest.mark.parametrize("row", ["x,1", "1,x", "1", "1,2,3", "-,1"])
+def test_a_malformed_loss_table_is_named(tmp_path, row):
+    Walk(tmp_path).go()
+    with open(tmp_path / "loss.csv", "a") as file:
+        file.write(f"{row}\n")
+    with pytest.raises(ValueError, match=r"loss\.csv, line \d+: expected numbers of step, loss"):
+        Walk(tmp_path).go()
+
+
+def test_a_malformed_record_is_named(tmp_path):
+    Walk(tmp_path).go()
+    (tmp_path / "settings.json").write_text("[]")
+    with pytest.raises(ValueError, match=r"settings\.json: expected an object, got \[\]"):
+        Walk(tmp_path).go()
 
 
 def test_learning_rate_warms_up_and_falls():

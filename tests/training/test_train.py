@@ -460,7 +460,7 @@ def test_the_cost_is_told_and_nothing_is_written(training):
 
 def test_a_disk_too_small_is_said_before_the_first_step(training, monkeypatch):
     trainer = Trainer(training)
-    monkeypatch.setattr("spad.training.cost._free", lambda folder: 10_000)
+    monkeypatch.setattr("spad.training.cost.free_space", lambda folder: 10_000)
     with pytest.raises(ValueError, match=r"GB of free disk for 2 checkpoints"):
         check_space(trainer.sizes(), training)
     with pytest.raises(ValueError, match="free disk"):

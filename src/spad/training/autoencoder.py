@@ -11,6 +11,7 @@ from tqdm import tqdm
 from spad.data.renders import is_held_out, load_all_images, read_renders
 from spad.data.seeds import seeded
 from spad.data.view_sets import ObjectViews
+from spad.files import whole_folder
 from spad.hub.registry import load_model
 from spad.images.pixels import image_tensor
 from spad.model import PatchAutoencoder
@@ -176,6 +177,10 @@ def train_autoencoder(settings: TrainAutoencoderConfig) -> Path:
         mse = F.mse_loss(result.detach(), target).item()
         return {"l1": l1.item(), "edges": edges.item(), "psnr": 10 * math.log10(4 / mse)}
 
+    def save(_step: int) -> None:
+        with whole_folder(folder, overwrite=True, mark="config.json") as unfinished:
+            model.save_pretrained(unfinished)
+
     run = TrainingRun(
         settings.output,
         {"model": model, "optimizer": optimizer},
@@ -186,6 +191,6 @@ def train_autoencoder(settings: TrainAutoencoderConfig) -> Path:
         may_change=("save_every_s", "log_every"),
     )
     with run.opened() as start:
-        model.save_pretrained(folder)
-        run.run(train_step, start, on_checkpoint=lambda _: model.save_pretrained(folder))
+        save(start)
+        run.run(train_step, start, on_checkpoint=save)
     return folder

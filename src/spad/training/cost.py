@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import shutil
 from dataclasses import dataclass
-from pathlib import Path
 
 from torch import nn
 
+from spad.files import free_space
 from spad.training.config import TrainConfig
 from spad.training.run import CHECKPOINTS
 
@@ -60,19 +59,13 @@ def check_space(sizes: Sizes, settings: TrainConfig) -> None:
     folder = settings.run_folder.absolute()
     held = sum(p.stat().st_size for p in (folder / CHECKPOINTS).glob("*.pt"))
     needed = disk_needed(sizes, settings) - held
-    free, keep_last = _free(folder), settings.record.keep_last
+    free, keep_last = free_space(folder), settings.record.keep_last
     if free < needed:
         raise ValueError(
             f"expected {needed / 1e9:.1f} GB of free disk for {keep_last} checkpoints "
             f"of {sizes.checkpoint / 1e9:.1f} GB, one more being written and the model, got "
             f"{free / 1e9:.1f} GB in {settings.run_folder}; make space, or try --keep-last 1"
         )
-
-
-def _free(folder: Path) -> int:
-    while not folder.exists():
-        folder = folder.parent
-    return shutil.disk_usage(folder).free
 
 
 def duration(seconds: float) -> str:

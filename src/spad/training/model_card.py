@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import csv
-import json
 import math
 import shutil
 from collections.abc import Sequence
+from html import escape
 from pathlib import Path
 
 from spad.data.renders import count_objects, data_hash
+from spad.files import json_text, read_json
 from spad.training.config import TrainConfig
-from spad.training.run import LOSSES, RECORD, SAMPLES, SETTINGS
+from spad.training.run import LOSSES, RECORD, SAMPLES, SETTINGS, RunRecord, read_losses
 
 CARD = "README.md"
 TRAINING = "training"
@@ -75,30 +75,30 @@ def runs_table(parts: Sequence[Path]) -> list[str]:
     """Markdown table of runs, from folders written by `copy_record`."""
     lines = ["| run | steps | seconds | hardware | last loss |", "|---|---|---|---|---|"]
     for part in parts:
-        record = json.loads((part / RECORD).read_text(encoding="utf-8"))
-        with (part / LOSSES).open(encoding="utf-8") as file:
-            rows = list(csv.DictReader(file))
+        record = read_json(part / RECORD, RunRecord)
+        names, rows = read_losses(part / LOSSES)
         shown = ("loss", "gradient_norm", "l1", "edges", "psnr")
-        last = rows[-1] if rows else {}
+        last = dict(zip(names, rows[-1], strict=True)) if rows else {}
         losses = ", ".join(f"{k} {float(last[k]):.4f}" for k in shown if last.get(k))
         lines.append(
-            f"| {part.name} | {record['steps']} | {record['seconds']:.0f} | "
-            f"{record['hardware']}, torch {record['torch']} | {losses} |"
+            f"| {part.name} | {record.steps} | {record.seconds:.0f} | "
+            f"{record.hardware}, torch {record.torch} | {losses} |"
         )
     return lines
 
 
 def run_section(part: Path, link: str) -> list[str]:
     """Loss curve and settings of one run."""
-    text = json.dumps(json.loads((part / SETTINGS).read_text(encoding="utf-8")), indent=2)
+    text = json_text(read_json(part / SETTINGS, dict)).rstrip()
     return ["", f"## {part.name}", "", f"![loss]({link}/loss.svg)", "", "```json", text, "```"]
 
 
 def loss_curve(losses: Path, width: int = 640, height: int = 240) -> str:
     """SVG plot, with a logarithmic axis, of the first column after `step` of a loss table."""
-    with losses.open(encoding="utf-8") as file:
-        header, *rows = csv.reader(file)
-    points = [(float(row[0]), math.log(max(float(row[1]), 1e-9))) for row in rows]
+    header, rows = read_losses(losses)
+    if len(header) < 2:
+        raise ValueError(f"{losses}: expected a column of losses, got none")
+    points = [(float(row[0]), math.log(max(float(row[1]), 1e-9))) for row in rows if row[1]]
     last = max((step for step, _ in points), default=0.0)
     top, bottom = (pick((y for _, y in points), default=0.0) for pick in (max, min))
     span = max(top - bottom, 1e-6)
@@ -114,6 +114,6 @@ def loss_curve(losses: Path, width: int = 640, height: int = 240) -> str:
         f'<polyline points="{line}" fill="none" stroke="#2060c0" stroke-width="1.5"/>'
         f'<text x="5" y="24" {style}>{math.exp(top):.3g}</text>'
         f'<text x="5" y="{height - 38}" {style}>{math.exp(bottom):.3g}</text>'
-        f'<text x="50" y="{height - 14}" {style}>{header[1]}, steps 0 to {int(last)}</text>'
+        f'<text x="50" y="{height - 14}" {style}>{escape(header[1])}, steps 0 to {int(last)}</text>'
         "</svg>\n"
     )

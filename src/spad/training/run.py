@@ -4,14 +4,12 @@ A training step depends only on its number: its random generators are seeded by 
 of its data stream is in the checkpoint. A resumed run therefore equals an uninterrupted one.
 """
 
-import csv
 import dataclasses
 import json
 import logging
 import math
 import os
 import platform
-import shutil
 import signal
 import threading
 import time
@@ -22,10 +20,20 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from filelock import FileLock, Timeout
 from tqdm import tqdm
 
 from spad.data.workers import num_cores
+from spad.files import (
+    exclusive,
+    free_space,
+    json_text,
+    read_json,
+    read_text,
+    short,
+    size_text,
+    whole_file,
+    write_text,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -60,17 +68,6 @@ def learning_rate_factor(
     return floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
 
 
-def write_atomically(path: Path, write: Callable[[Path], Any]) -> None:
-    """Let `write` fill a temporary file beside `path`, then rename it: whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        write(temporary)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
 def hardware_record() -> dict[str, str]:
     """Hardware and versions of this process."""
     name = torch.cuda.get_device_name() if torch.cuda.is_available() else platform.processor()
@@ -97,6 +94,37 @@ def settings_record(settings: Any, without: Collection[str] = ()) -> dict[str, A
                 value = Path(value)
             record[name] = "/".join(value.parts[-2:]) if isinstance(value, Path) else value
     return json.loads(json.dumps(record))
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """What `record.json` of a run folder holds."""
+
+    steps: int
+    seconds: float
+    hardware: str
+    torch: str
+    rest: dict[str, Any]
+
+
+def read_losses(path: Path) -> tuple[list[str], list[list[str]]]:
+    """Names and rows of a loss table, without a last line that a kill cut short.
+
+    Raises: ValueError: a cell is no number, a row has too many or too few of them.
+    """
+    lines = read_text(path, most=1 << 30).replace("\r\n", "\n").split("\n")[:-1]
+    names, *rows = [line.split(",") for line in lines] or [[]]
+    for number, row in enumerate(rows, start=2):
+        try:
+            int(row[0]), *map(float, filter(None, row[1:]))
+            is_row = len(row) == len(names)
+        except ValueError:
+            is_row = False
+        if not is_row:
+            raise ValueError(
+                f"{path}, line {number}: expected numbers of {', '.join(names)}, got {short(row)}"
+            )
+    return names, rows
 
 
 class Interrupted(Exception):
@@ -142,20 +170,11 @@ class TrainingRun:
             yield self._load()
             return
         self.check()
-        self.folder.mkdir(parents=True, exist_ok=True)
-        try:
-            with FileLock(self.folder / ".lock", timeout=0):
-                start = self._load()
-                self._drop_log_after(start)
-                text = json.dumps(self.settings, indent=2) + "\n"
-                write_atomically(
-                    self.folder / SETTINGS, lambda path: path.write_text(text, encoding="utf-8")
-                )
-                yield start
-        except Timeout:
-            raise ValueError(
-                f"{self.folder} is being trained by another process; use another output folder"
-            ) from None
+        with exclusive(self.folder):
+            start = self._load()
+            self._drop_log_after(start)
+            write_text(self.folder / SETTINGS, json_text(self.settings))
+            yield start
 
     def run(
         self,
@@ -233,12 +252,7 @@ class TrainingRun:
         Raises: ValueError: the file is malformed.
         """
         path = self.folder / SETTINGS
-        if not path.is_file():
-            return {}
-        try:
-            return json.loads(path.read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise ValueError(f"{path}: expected JSON ({error})") from None
+        return read_json(path, dict[str, Any]) if path.is_file() else {}
 
     def check(self) -> None:
         """Raises: ValueError: the folder has other files, or a run with other settings."""
@@ -247,7 +261,7 @@ class TrainingRun:
             raise ValueError(f"expected a run folder, got the file {folder}")
         path = folder / SETTINGS
         if not path.is_file():
-            if folder.is_dir() and any(p.name != ".lock" for p in folder.iterdir()):
+            if folder.is_dir() and any(p.name[0] != "." for p in folder.iterdir()):
                 raise ValueError(
                     f"expected an empty folder or a training run, got {folder}, which has files "
                     f"but no {SETTINGS}; choose another --output"
@@ -291,22 +305,22 @@ class TrainingRun:
         before = self.newest()
         target = self.folder / CHECKPOINTS / f"step-{step:08d}.pt"
         try:
-            write_atomically(target, lambda path: torch.save(state, path))
+            with whole_file(target) as unfinished:
+                torch.save(state, unfinished)
         # torch raises RuntimeError if the disk is full.
         except (OSError, RuntimeError) as error:
-            free = shutil.disk_usage(self.folder).free
             kept = f"the last good checkpoint is {before}" if before else "no checkpoint exists"
             raise OSError(
-                f"could not write the checkpoint of step {step} ({error}); {free / 1e9:.1f} GB are "
-                f"free; {kept}; make space and run the same command"
+                f"could not write the checkpoint of step {step} ({error}); "
+                f"{size_text(free_space(self.folder))} are free; {kept}; make space and run the "
+                "same command"
             ) from error
         for old in sorted(target.parent.glob("step-*.pt"))[: -self.keep_last]:
             old.unlink()
         path = self.folder / RECORD
-        spent = json.loads(path.read_text(encoding="utf-8"))["seconds"] if path.exists() else 0.0
+        spent = read_json(path, RunRecord).seconds if path.exists() else 0.0
         record = {"steps": step, "seconds": round(spent + seconds, 1), **hardware_record()}
-        text = json.dumps(record, indent=2) + "\n"
-        write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+        write_text(path, json_text(record))
 
     def _check_finite(self, step: int, numbers: Mapping[str, float]) -> None:
         bad = [name for name in self.watched if not math.isfinite(numbers.get(name, 0.0))]
@@ -327,22 +341,22 @@ class TrainingRun:
         if self.is_main:
             path = self.folder / LOSSES
             is_new = not path.exists()
-            with path.open("a", newline="", encoding="utf-8") as file:
-                rows = csv.writer(file)
-                if is_new:
-                    rows.writerow(["step", *means])
-                cells = ["" if math.isnan(v) else f"{v:.6g}" for v in means.values()]
-                rows.writerow([step, *cells])
+            cells = ["" if math.isnan(v) else f"{v:.6g}" for v in means.values()]
+            rows = [["step", *means]] * is_new + [[str(step), *cells]]
+            with path.open("a", newline="\n", encoding="utf-8") as file:
+                file.writelines(",".join(row) + "\n" for row in rows)
         return means
 
     def _drop_log_after(self, step: int) -> None:
         """Remove the rows of steps that a resumed run repeats."""
         path = self.folder / LOSSES
         if path.exists():
-            header, *rows = path.read_text(encoding="utf-8").splitlines()
-            kept = [row for row in rows if int(row.split(",")[0]) <= step]
-            text = "\n".join([header, *kept]) + "\n"
-            write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+            names, rows = read_losses(path)
+            kept = [names, *(row for row in rows if int(row[0]) <= step)]
+            if names:
+                write_text(path, "".join(",".join(row) + "\n" for row in kept))
+            else:
+                path.unlink()
 
 
 @contextmanager

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,7 +10,8 @@ from torch import nn
 from transformers import PreTrainedModel
 from transformers.utils.logging import disable_progress_bar
 
-from spad.hub.registry import SHARD_SIZE, save_model_manifest
+from spad.files import whole_folder
+from spad.hub.registry import MANIFEST, SHARD_SIZE, save_model_manifest
 from spad.model import MultiViewUNet, SPADPipeline
 from spad.training.checkpoint_parts import full_tensor
 from spad.training.config import TrainConfig
@@ -47,8 +46,6 @@ def save_pipeline(
 ) -> None:
     """Write `pipeline` with trained modules, its manifest and its card, whole or not at all."""
     run_folder = folder.parent
-    temporary = folder.with_name(f".{folder.name}.{os.getpid()}")
-    shutil.rmtree(temporary, ignore_errors=True)
     vae = unsharded_copy(pipeline.vae)
     for module in (vae, text_encoder, unet):
         module.half() if settings.record.save_dtype == "float16" else module.float()
@@ -66,7 +63,7 @@ def save_pipeline(
     description = settings.record.description or f"trained on {num_objects:,} objects"
     # The progress bar of transformers would break that of the training.
     disable_progress_bar()
-    try:
+    with whole_folder(folder, overwrite=True, mark=MANIFEST) as temporary:
         whole.save_pretrained(temporary, max_shard_size=SHARD_SIZE)
         write_card(temporary, run_folder, settings, description, num_objects)
         save_model_manifest(
@@ -78,7 +75,3 @@ def save_pipeline(
             license=settings.record.license,
             author=settings.record.author,
         )
-        shutil.rmtree(folder, ignore_errors=True)
-        os.replace(temporary, folder)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from spad.data.renders import data_hash
 from spad.data.seeds import seeded
+from spad.files import whole_file
 from spad.hub.registry import resolve_device
 from spad.model.autoencoder import encode_scaled, encoder_hash
 from spad.model.word_tokenizer import tokenize
@@ -262,9 +263,8 @@ class Trainer:
         self._set_modes()
         if not self.accelerator.is_main_process:
             return
-        folder = self.settings.run_folder / SAMPLES
-        folder.mkdir(parents=True, exist_ok=True)
-        grid.save(folder / f"step-{step:08d}.png")
+        with whole_file(self.settings.run_folder / SAMPLES / f"step-{step:08d}.png") as unfinished:
+            grid.save(unfinished)
         for tracker in self.accelerator.trackers:
             if hasattr(tracker, "log_images"):
                 # TensorBoard expects channels first unless told.
