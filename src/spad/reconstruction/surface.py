@@ -34,6 +34,8 @@ _BAND = 2.5
 _FAR = 6.0
 # Rays start from pixels so near to a mask.
 _AROUND_MASK = 3
+# After so many steps the surface may leave its samples behind, and new ones are taken.
+_STEPS_BY_SAMPLES = 40
 
 
 @dataclass(frozen=True)
@@ -44,7 +46,8 @@ class FitSettings:
         coarse_steps, fine_steps: of the optimizer, at half the cells and at all.
         rays: in a step.
         most_rays: that are gone through before new ones are chosen, for memory.
-        learning_rate, final_rate: in cells; the first, and the share of it that is left at the end.
+        coarse_rate, fine_rate: learning rates at first, in cells.
+        final_rate: the share of them that is left at the end.
         mask: weight of the masks beside the colors.
         eikonal: that the distance grows by one a cell.
         smoothness: that the surface does not bend.
@@ -55,16 +58,17 @@ class FitSettings:
         seed: of the choice of rays.
     """
 
-    coarse_steps: int = 60
-    fine_steps: int = 120
+    coarse_steps: int = 120
+    fine_steps: int = 80
     rays: int = 4096
     most_rays: int = 60_000
-    learning_rate: float = 0.1
+    coarse_rate: float = 0.3
+    fine_rate: float = 0.1
     final_rate: float = 0.1
-    mask: float = 1.0
+    mask: float = 3.0
     eikonal: float = 0.02
     smoothness: float = 0.3
-    area: float = 0.3
+    area: float = 0.25
     color_smoothness: float = 0.02
     sharpness: float = 4.0
     sample_step: float = 0.8
@@ -124,7 +128,10 @@ def fit_surface(
         across = float((box[1] - box[0]).amax()) / _pixel_size(cameras, ball.center)
         cells = min(_MOST_CELLS, max(_FEWEST_CELLS, round(across)))
     result = None
-    for count, steps in ((cells // 2, settings.coarse_steps), (cells, settings.fine_steps)):
+    for count, steps, rate in (
+        (cells // 2, settings.coarse_steps, settings.coarse_rate),
+        (cells, settings.fine_steps, settings.fine_rate),
+    ):
         grid = grid_over(*box, count)
         hull = hull_distance(grid.points(), outlines, cameras, cut_off) / grid.cell
         hull = hull.clamp(max=_FAR)
@@ -135,7 +142,7 @@ def fit_surface(
         else:
             start, deepest = _finer(result, grid, hull), _BAND
         fit = _Fit(start, deepest, *views, ball.center, settings)
-        fit.run(steps, generator)
+        fit.run(steps, rate, generator)
         result = fit.result()
     return result
 
@@ -231,29 +238,27 @@ class _Fit:
         self._table = torch.cat([values, far]).requires_grad_()
         self._neighbors = self._rows_beside()
         self._inner = (self._neighbors < count).all(1).float()[:, None]
-        self._origins, self._directions, self._targets = _rays_near_masks(images, alpha, cameras)
-        self._optimizer = torch.optim.Adam([self._table], settings.learning_rate, (0.9, 0.99))
+        self._rays = _Rays.near_masks(images, alpha, cameras)
+        self._optimizer = torch.optim.Adam([self._table], betas=(0.9, 0.99))
 
-    def run(self, steps: int, generator: torch.Generator) -> None:
+    def run(self, steps: int, rate: float, generator: torch.Generator) -> None:
         settings, done = self._settings, 0
         while done < steps:
-            rays = torch.randperm(
-                len(self._origins), generator=generator, device=self._origins.device
-            )[: settings.most_rays]
-            samples = self._samples(rays, generator)
+            device = self._table.device
+            rays = torch.randperm(len(self._rays), generator=generator, device=device)
+            rays = rays[: settings.most_rays]
+            samples, targets = self._samples(rays, generator)
             batches = math.ceil(len(rays) / settings.rays)
-            firsts = torch.arange(batches + 1, device=rays.device) * settings.rays
+            firsts = torch.arange(batches + 1, device=device) * settings.rays
             ends = torch.searchsorted(samples.ray, firsts).tolist()
-            # The surface has not left its samples behind after so many steps.
-            for number in range(min(steps - done, max(batches, 40))):
+            for number in range(min(steps - done, max(batches, _STEPS_BY_SAMPLES))):
                 batch = number % batches
                 part = samples.between(ends[batch], ends[batch + 1], batch * settings.rays)
-                chosen = rays[batch * settings.rays : (batch + 1) * settings.rays]
-                self._optimizer.param_groups[0]["lr"] = (
-                    settings.learning_rate * settings.final_rate ** (done / steps)
-                )
+                target = targets[batch * settings.rays : (batch + 1) * settings.rays]
+                rate_now = rate * settings.final_rate ** (done / steps)
+                self._optimizer.param_groups[0]["lr"] = rate_now
                 if len(part.ray) > 1:
-                    self._step(part, self._targets[chosen])
+                    self._step(part, target)
                 done += 1
 
     def result(self) -> DistanceGrid:
@@ -277,17 +282,14 @@ class _Fit:
         return torch.stack(rows, dim=1)
 
     @torch.no_grad()
-    def _samples(self, rays: Tensor, generator: torch.Generator) -> RaySamples:
-        """Samples of rays near the surface as it is now, none behind where a ray enters it."""
+    def _samples(self, rays: Tensor, generator: torch.Generator) -> tuple[RaySamples, Tensor]:
+        """Samples of rays near the surface as it is now, none behind where a ray enters it, and
+        what the rays should show (r, 4)."""
         grid = self._start.grid
-        jitter = torch.rand(len(rays), generator=generator, device=rays.device)
+        random = torch.rand(len(rays), 3, generator=generator, device=rays.device)
+        origins, directions, targets = self._rays.through(rays, random[:, 1:])
         ray, place = samples_along(
-            self._origins[rays],
-            self._directions[rays],
-            grid,
-            self._blocks,
-            jitter,
-            self._settings.sample_step,
+            origins, directions, grid, self._blocks, random[:, 0], self._settings.sample_step
         )
         distance = self._start.distance.clone()
         distance[self._points] = self._table[: len(self._points), 0]
@@ -295,13 +297,14 @@ class _Fit:
         value = distance[((place + 0.5).long() * strides).sum(1)]
         # The nearest grid point is less than a cell away.
         reach = self._band + 1
-        deep = (value < -reach).long()
+        # Half a pixel before what is fitted ends, no light is left.
+        deep = (value < 0.5 * self._band / _BAND - self._band).long()
         count = deep.cumsum(0)
         is_first = torch.cat([torch.ones_like(ray[:1], dtype=torch.bool), ray[1:] != ray[:-1]])
         before_ray = (count - deep)[is_first][is_first.cumsum(0) - 1]
         kept = (value < reach) & (count == before_ray)
         rows, weights = interpolation(place[kept], grid)
-        return RaySamples(ray[kept], self._row[rows], weights)
+        return RaySamples(ray[kept], self._row[rows], weights), targets
 
     def _step(self, samples: RaySamples, target: Tensor) -> None:
         values = TableMix.apply(self._table, samples.rows, samples.weights)
@@ -338,21 +341,48 @@ class _Fit:
         return gradient / count
 
 
-def _rays_near_masks(
-    images: Tensor, alpha: Tensor, cameras: Cameras
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Origins and unit directions (r, 3) of pixels in or near masks, and their values (r, 4)."""
-    height, width = alpha.shape[-2:]
-    y, x = torch.meshgrid(
-        torch.arange(height, device=alpha.device) + 0.5,
-        torch.arange(width, device=alpha.device) + 0.5,
-        indexing="ij",
-    )
-    pixels = torch.stack([x, y, torch.ones_like(x)], dim=-1).reshape(-1, 3)
-    side = 2 * _AROUND_MASK + 1
-    near = F.max_pool2d(alpha[:, None], side, stride=1, padding=_AROUND_MASK)[:, 0] > 0.02
-    view, pixel = near.flatten(1).nonzero(as_tuple=True)
-    world_from_pixel = cameras.world_from_cam[:, :3, :3] @ torch.linalg.inv(cameras.intrinsics)
-    directions = (world_from_pixel[view] @ pixels[pixel][..., None])[..., 0]
-    values = torch.cat([images, alpha[:, None]], dim=1).flatten(2)[view, :, pixel]
-    return cameras.centers[view], F.normalize(directions, dim=1), values
+@dataclass(frozen=True, eq=False)
+class _Rays:
+    """Rays through the pixels in or near masks.
+
+    Attributes:
+        layers: (4, v, h, w) premultiplied color and alpha.
+        cameras: v.
+        view, row, column: (r,) of each pixel.
+    """
+
+    layers: Tensor
+    cameras: Cameras
+    view: Tensor
+    row: Tensor
+    column: Tensor
+
+    @classmethod
+    def near_masks(cls, images: Tensor, alpha: Tensor, cameras: Cameras) -> _Rays:
+        side = 2 * _AROUND_MASK + 1
+        near = F.max_pool2d(alpha[:, None], side, stride=1, padding=_AROUND_MASK)[:, 0] > 0.02
+        layers = torch.cat([images, alpha[:, None]], dim=1).transpose(0, 1)
+        return cls(layers, cameras, *near.nonzero(as_tuple=True))
+
+    def __len__(self) -> int:
+        return len(self.view)
+
+    def through(self, chosen: Tensor, shift: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Origins and unit directions (n, 3) of some rays, and the values (n, 4) of the images.
+
+        Args:
+            shift: (n, 2) in [0, 1], right and down: where in its pixel a ray goes through. Were it
+                always the center, the surface could shrink between the rays.
+        """
+        cameras, view = self.cameras, self.view[chosen]
+        xy = torch.stack([self.column[chosen], self.row[chosen]], dim=1) + shift
+        pixels = torch.cat([xy, torch.ones_like(xy[:, :1])], dim=1)
+        world_from_pixel = cameras.world_from_cam[:, :3, :3] @ torch.linalg.inv(cameras.intrinsics)
+        directions = (world_from_pixel[view] @ pixels[..., None])[..., 0]
+        size = pixels.new_tensor([cameras.width, cameras.height, len(cameras)])
+        # Views are the third axis, each at the center of its layer.
+        place = torch.cat([xy, view[:, None] + 0.5], dim=1) / size * 2 - 1
+        values = F.grid_sample(
+            self.layers[None], place[None, None, None], padding_mode="border", align_corners=False
+        )[0, :, 0, 0].T
+        return cameras.centers[view], F.normalize(directions, dim=1), values
