@@ -53,6 +53,7 @@ EXTRAS = {
     "spad.images.depth_maps": "exr",
     "spad.data.ray_executor": "ray",
     "spad.meshes.blender": "blender",
+    "spad.evaluation.shape": "mesh",
     "spad.evaluation.tsed": "eval",
     "spad.evaluation.learned_metrics": "fidelity",
     "spad.meshes.blender_script": "blender",
