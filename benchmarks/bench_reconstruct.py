@@ -21,13 +21,14 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from bench_start import cores, processor, publish
+from bench_start import processor, publish
 
 from spad.cameras import Cameras
 from spad.data.assets import find_assets
 from spad.data.config import RenderConfig
 from spad.data.renders import is_held_out
 from spad.data.view_sets import ViewSet, set_from_images
+from spad.data.workers import num_cores
 from spad.evaluation.shape import ShapeScores, compare_shapes, surface_points, visible_points
 from spad.geometry.focus import object_ball
 from spad.meshes.mesh import TriangleMesh, load_object
@@ -179,8 +180,8 @@ def main() -> None:
         "# Models from true views",
         "",
         f"{len(chosen)} held-out objects of {len(held_out)}, seed {options.seed}; {date.today()}, "
-        f"{processor()}, {cores()} cores, one thread, Python {platform.python_version()}, torch "
-        f"{torch.__version__}. Medians; IoU is the mean.",
+        f"{processor()}, {num_cores()} cores, one thread, Python {platform.python_version()}, "
+        f"torch {torch.__version__}. Medians; IoU is the mean.",
         "",
         f"| {heads} |",
         "|" + "---|" * (heads.count("|") + 1),

@@ -65,7 +65,7 @@ class FitSettings:
     coarse_rate: float = 0.3
     fine_rate: float = 0.1
     final_rate: float = 0.1
-    mask: float = 3.0
+    mask: float = 10.0
     eikonal: float = 0.02
     smoothness: float = 0.3
     area: float = 0.25
