@@ -1,6 +1,7 @@
 """`spad evaluate` as people use it: folders, a model, resuming, comparing, and the page."""
 
 import json
+import math
 import re
 import shutil
 import signal
@@ -21,11 +22,20 @@ from spad.evaluation import evaluate as command
 from spad.evaluation.config import EvaluateConfig
 from spad.evaluation.metrics import METRICS, Metric
 from spad.evaluation.protocol import load_protocol
-from spad.evaluation.report import Column, read_report
+from spad.evaluation.report import Column, EvaluationReport, read_report, write_report
 from spad.evaluation.sampling import ModelSampler, plan_evaluation
+from spad.files import exclusive
 from spad.hub.registry import model_info
 from spad.model import SPADPipeline
 
+SAVED = {
+    "name": "object",
+    "part": "views",
+    "prompt": None,
+    "scores": {"a": None},
+    "seconds": {},
+    "image": "images/a.webp",
+}
 FILES = ("report.json", "report.md", "report.html", "run.json", "scores.jsonl")
 
 
@@ -127,6 +137,39 @@ def test_a_journal_that_was_cut_short_is_gone_on_with(renders, tmp_path):
     journal.write_text(journal.read_text()[:-40])
     assert run(renders, "--output", output) == 0
     assert len(read_report(output).objects) == 6
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"format": "spad evaluation 2"}, "expected format to be 'spad evaluation 1'"),
+        ({"objects": [{"name": "a"}]}, "object 0, scores: expected an object, got None"),
+        ({"objects": [SAVED | {"scores": {"a": "x"}}]}, "expected ['a'] to be a finite number"),
+        ({"objects": [SAVED | {"image": "../b.webp"}]}, "expected a file inside"),
+        ({"totals": []}, "expected totals to be an object"),
+    ],
+)
+def test_a_malformed_report_is_named(tmp_path, changes, message):
+    report = EvaluationReport("a", {}, "", (), (), {"fid": math.nan})
+    write_report(tmp_path, report.to_json() | {"objects": [SAVED]}, "", "")
+    assert math.isnan(read_report(tmp_path).objects[0].scores["a"])
+    (tmp_path / "report.json").write_text(json.dumps(report.to_json() | changes))
+    with pytest.raises(ValueError, match=re.escape(f"{tmp_path / 'report.json'}")) as error:
+        read_report(tmp_path)
+    assert message in str(error.value)
+
+
+def test_a_damaged_journal_is_named_and_a_folder_in_use_is_left_alone(renders, tmp_path, capsys):
+    output = tmp_path / "out"
+    with exclusive(output):
+        (output / "run.json").write_text("{}")
+        assert run(renders, "--output", output, "--overwrite") == 2
+    assert "another command is" in capsys.readouterr().err
+    assert run(renders, "--output", output, "--overwrite", "--limit", 1) == 0
+    with open(output / "scores.jsonl", "a") as journal:
+        journal.write("{}\n")
+    assert run(renders, "--output", output, "--limit", 1) == 2
+    assert "scores.jsonl, line 2, scores: expected an object" in capsys.readouterr().err
 
 
 def test_a_model_is_evaluated_and_resumed(tiny_pipeline_folder, data, tmp_path, monkeypatch):

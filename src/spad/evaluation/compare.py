@@ -27,14 +27,13 @@ from spad.evaluation.report import (
     EvaluationReport,
     ScoredObject,
     escape_cell,
-    json_text,
     read_report,
     show_number,
     title_of,
-    write_texts,
+    write_report,
 )
 from spad.evaluation.statistics import Difference, estimate_mean, paired_difference
-from spad.files import RECORD, whole_folder
+from spad.files import RECORD, json_text, whole_folder, write_text
 
 _HEADINGS = ("metric", "first", "other", "difference", "95 % interval", "n", "better at", "")
 
@@ -94,8 +93,8 @@ def compare_reports(
     markdown = _markdown(labels, tables, notes, cells)
     page = _page(labels, tables, notes, cells, folders, command)
     with whole_folder(output, overwrite) as temporary:
-        write_texts(temporary, json_text(data), markdown, page)
-        (temporary / RECORD).write_text(json_text({"command": list(command)}), encoding="utf-8")
+        write_report(temporary, data, markdown, page)
+        write_text(temporary / RECORD, json_text({"command": list(command)}))
     text = "\n\n".join(
         f"{label} against {labels[0]}\n\n{_table(rows)}"
         for label, rows in zip(labels[1:], tables, strict=True)

@@ -9,7 +9,7 @@ import math
 import platform
 import shutil
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -30,10 +30,22 @@ from spad.evaluation.metrics import METRICS, Metric
 from spad.evaluation.novel_views import NOVEL_COLUMNS, NovelViews, score_novel_views
 from spad.evaluation.page import report_page
 from spad.evaluation.protocol import load_gallery
-from spad.evaluation.report import Column, EvaluationReport, ScoredObject, json_text, write_report
+from spad.evaluation.report import Column, EvaluationReport, ScoredObject, write_report
 from spad.evaluation.retrieval import RETRIEVAL_COLUMNS, Gallery, score_retrieval
 from spad.evaluation.sampling import ModelSampler, plan_evaluation
-from spad.files import RECORD, check_output, slug
+from spad.files import (
+    RECORD,
+    append_json,
+    check_output,
+    exclusive,
+    json_text,
+    read_json,
+    read_json_lines,
+    slug,
+    whole_file,
+    write_text,
+)
+from spad.files.writing import LOCK
 from spad.hub.registry import check_files, model_info, resolve_device, weights_hash
 from spad.images.grids import view_grid
 from spad.images.pixels import to_floats, to_levels
@@ -111,27 +123,28 @@ def evaluate(settings: EvaluateConfig, command: Sequence[str] = ()) -> tuple[str
     output = settings.output or Path("spad-out") / f"evaluation-{slug(job.name)}"
     if settings.sets is not None and output.resolve().is_relative_to(settings.sets.resolve()):
         raise ValueError(f"expected an --output outside of {settings.sets}, got {output}")
-    _open_folder(output, settings.overwrite, job, command)
-    for note in job.notes:
-        logger.info(note)
-    tasks = job.tasks(output)
-    scored = _score_all(tasks, output, job.gallery, learned)
-    report = EvaluationReport(
-        name=job.name,
-        about={
-            **job.request,
-            "command": list(command),
-            "python": platform.python_version(),
-            "torch": torch.__version__,
-            "seconds an object": _mean_seconds(scored),
-        },
-        protocol=job.protocol,
-        columns=(*COLUMNS, *learned.columns),
-        objects=tuple(scored),
-        totals=_totals(learned, tasks, job.real),
-        notes=(*job.notes, *_notes_on(scored)),
-    )
-    return report.table(), write_report(output, report, report_page(report, output))
+    with _opened(output, settings.overwrite, job, command):
+        for note in job.notes:
+            logger.info(note)
+        tasks = job.tasks(output)
+        scored = _score_all(tasks, output, job.gallery, learned)
+        report = EvaluationReport(
+            name=job.name,
+            about={
+                **job.request,
+                "command": list(command),
+                "python": platform.python_version(),
+                "torch": torch.__version__,
+                "seconds an object": _mean_seconds(scored),
+            },
+            protocol=job.protocol,
+            columns=(*COLUMNS, *learned.columns),
+            objects=tuple(scored),
+            totals=_totals(learned, tasks, job.real),
+            notes=(*job.notes, *_notes_on(scored)),
+        )
+        page = report_page(report, output)
+        return report.table(), write_report(output, report.to_json(), report.markdown(), page)
 
 
 def _folder_job(settings: EvaluateConfig) -> EvaluationJob:
@@ -214,47 +227,59 @@ def _shared_request(settings: EvaluateConfig) -> dict[str, Any]:
     return {"spad": spad.__version__, **paths}
 
 
-def _open_folder(output: Path, overwrite: bool, job: EvaluationJob, command: Sequence[str]) -> None:
-    """Make the folder, or resume in that of the same request."""
+@contextmanager
+def _opened(
+    output: Path, overwrite: bool, job: EvaluationJob, command: Sequence[str]
+) -> Iterator[None]:
+    """Lock the output folder: a new one, or that of the same request, which is resumed."""
     record = output / RECORD
     request = json.loads(json.dumps(job.request))
-    if record.is_file() and not overwrite:
-        try:
-            before = json.loads(record.read_text(encoding="utf-8")).get("request")
-        except (OSError, ValueError, AttributeError) as error:
-            raise ValueError(f"{record}: expected a record of spad evaluate ({error})") from error
-        if before == request:
-            return
-        if not isinstance(before, dict):
-            raise ValueError(
-                f"expected a new output folder or that of an evaluation, got {output} of another "
-                "command; use another --output"
-            )
+    if overwrite or not record.is_file():
+        check_output(output, overwrite)
+    with exclusive(output):
+        if record.is_file() and not overwrite:
+            _check_request(output, request)
+        else:
+            _empty(output)
+            write_text(record, json_text({"request": request, "command": list(command)}))
+        yield
+
+
+def _check_request(output: Path, request: dict[str, Any]) -> None:
+    """Raises: ValueError: the folder is of another command, or of an evaluation that differs."""
+    before = read_json(output / RECORD, dict[str, Any]).get("request")
+    if not isinstance(before, dict):
+        raise ValueError(
+            f"expected a new output folder or that of an evaluation, got {output} of another "
+            "command; use another --output"
+        )
+    if before != request:
         differs = [name for name in request if before.get(name) != request[name]]
         raise ValueError(
             f"expected the folder of the same evaluation, got {output} with another "
             f"{', '.join(differs) or 'request'}; use --overwrite or another --output"
         )
-    check_output(output, overwrite)
-    if output.exists():
-        _remove(output)
-    (output / IMAGES).mkdir(parents=True)
-    record.write_text(json_text({"request": request, "command": list(command)}), encoding="utf-8")
 
 
-def _remove(folder: Path) -> None:
-    """Delete the folder of an evaluation.
+def _empty(folder: Path) -> None:
+    """Delete an earlier evaluation, but not its record.
 
-    Raises: ValueError: it has files of something else; nothing is deleted.
+    Raises: ValueError: the folder has files of something else; nothing is deleted.
     """
-    own = {RECORD, JOURNAL, IMAGES, "sets", "novel", "report.json", "report.md", "report.html"}
-    others = sorted(path.name for path in folder.iterdir() if path.name not in own)
+    # The journal goes first: what is in it counts as done.
+    own = (JOURNAL, IMAGES, "sets", "novel", "report.json", "report.md", "report.html")
+    known = {*own, RECORD, LOCK}
+    others = sorted(path.name for path in folder.iterdir() if path.name not in known)
     if others:
         raise ValueError(
             f"expected --overwrite to replace an evaluation, got {folder}, which also has "
             f"{others[0]}; choose another --output"
         )
-    shutil.rmtree(folder)
+    for path in (folder / name for name in own):
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
 
 
 def _score_all(
@@ -276,8 +301,7 @@ def _score_all(
                     old = _score_one(task, views, digest, output, gallery, learned)
                 except ValueError as error:
                     raise ValueError(f"{task.name}: {error}") from error
-                with open(output / JOURNAL, "a", encoding="utf-8") as journal:
-                    journal.write(json.dumps(old.to_json(), ensure_ascii=False) + "\n")
+                append_json(output / JOURNAL, old.to_json())
             scored.append(old)
     return scored
 
@@ -333,8 +357,8 @@ def _save_grid(path: Path, images: torch.Tensor) -> None:
         image = Image.fromarray(pixels)
         image.thumbnail((_SHOWN_SIZE, _SHOWN_SIZE), Image.Resampling.BOX)
         shown.append(image)
-    path.parent.mkdir(exist_ok=True)
-    view_grid(shown).save(path, quality=85)
+    with whole_file(path) as unfinished:
+        view_grid(shown).save(unfinished, quality=85)
 
 
 def _digest(views: ViewSet | NovelViews) -> str:
@@ -353,15 +377,9 @@ def _digest(views: ViewSet | NovelViews) -> str:
 
 def _read_journal(path: Path) -> dict[tuple[str, str], ScoredObject]:
     """Scored objects by part and name; an incomplete last line is ignored."""
-    scored = {}
-    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
-    for line in lines:
-        try:
-            one = ScoredObject.from_json(json.loads(line))
-        except (ValueError, KeyError, TypeError):
-            continue
-        scored[one.part, one.name] = one
-    return scored
+    lines = read_json_lines(path, dict, is_journal=True) if path.is_file() else ()
+    scored = [ScoredObject.from_json(data, where) for where, data in lines]
+    return {(one.part, one.name): one for one in scored}
 
 
 def _totals(

@@ -5,13 +5,13 @@ Weights are given by path; metrics without weights are not computed.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import redirect_stdout
 from dataclasses import dataclass
 from io import StringIO
 from pathlib import Path
 from pickle import UnpicklingError
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -21,6 +21,7 @@ from spad.data.view_sets import ViewSet
 from spad.evaluation.config import EvaluateConfig
 from spad.evaluation.novel_views import NovelViews
 from spad.evaluation.report import Column
+from spad.files import read_json
 
 _CLIP = Column("clip_score", True, 100.0, "100 · cosine of CLIP's embeddings of views and prompt")
 _LPIPS = Column("novel_lpips", False, 0.0, "LPIPS of novel views against renders")
@@ -121,6 +122,15 @@ class LearnedMetrics:
         return {name: float(value) for name, value in found.items()}
 
 
+@dataclass(frozen=True)
+class _Moments:
+    """Mean and standard deviation of each channel, as `preprocessor_config.json` has them."""
+
+    image_mean: tuple[float, float, float]
+    image_std: tuple[float, float, float]
+    rest: dict[str, Any]
+
+
 class ClipScore:
     """100 · max(cos, 0) of CLIP's embeddings of an image and a prompt, mean over views.
 
@@ -139,14 +149,14 @@ class ClipScore:
         try:
             self._model = CLIPModel.from_pretrained(folder, local_files_only=True).eval()
             self._tokenizer = CLIPTokenizer.from_pretrained(folder, local_files_only=True)
-            settings = json.loads((folder / "preprocessor_config.json").read_text("utf-8"))
-            moments = [settings[name] for name in ("image_mean", "image_std")]
+            moments = read_json(folder / "preprocessor_config.json", _Moments)
         except (OSError, ValueError, KeyError, TypeError) as error:
             reason = str(error).strip().splitlines()[0]
             raise ValueError(
                 f"expected the folder of a CLIP model, got {folder}: {reason}"
             ) from None
-        self._mean, self._deviation = (torch.tensor(m)[:, None, None] for m in moments)
+        self._mean = torch.tensor(moments.image_mean)[:, None, None]
+        self._deviation = torch.tensor(moments.image_std)[:, None, None]
         self._size = self._model.config.to_dict()["vision_config"]["image_size"]
 
     @torch.no_grad()

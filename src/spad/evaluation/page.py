@@ -22,6 +22,7 @@ from spad.evaluation.report import (
     title_of,
 )
 from spad.evaluation.statistics import Estimate
+from spad.files import read_bytes
 
 logger = logging.getLogger(__name__)
 
@@ -166,8 +167,8 @@ def figure(folder: Path, scored: ScoredObject, note: str = "") -> str:
 def image(path: Path, title: str) -> str:
     """An image inside the page, or a note if the file is missing."""
     try:
-        data = base64.b64encode(path.read_bytes()).decode()
-    except OSError:
+        data = base64.b64encode(read_bytes(path)).decode()
+    except ValueError:
         logger.warning("%s is missing: left out of the page", path)
         return '<p class="faint">(its image is missing)</p>'
     return f'<img src="data:image/webp;base64,{data}" alt="{escape(title)}" loading="lazy">'

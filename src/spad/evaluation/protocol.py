@@ -6,7 +6,6 @@ of the renders by which captions are ranked. `benchmarks/make_protocol.py` wrote
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import as_file, files
@@ -16,6 +15,7 @@ import numpy as np
 from spad.cameras import Cameras
 from spad.data.seeds import object_seed
 from spad.evaluation.retrieval import Gallery
+from spad.files import parse_json
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ class Protocol:
 @cache
 def load_protocol() -> Protocol:
     """The protocol in the package."""
-    data = json.loads(_folder().joinpath("objects.json").read_text(encoding="utf-8"))
+    data = parse_json(_folder().joinpath("objects.json").read_bytes(), dict, "objects.json")
     text, novel, cameras = data["text"], data["novel"], data["text"]["cameras"]
     return Protocol(
         version=data["version"],

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import json
 import math
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from spad.evaluation.statistics import Estimate, estimate_mean
+from spad.files import as_kind, inside, json_text, read_json, write_texts
 
 FORMAT = "spad evaluation 1"
 JSON, MARKDOWN, PAGE = "report.json", "report.md", "report.html"
+_LARGEST_REPORT = 1 << 30
 
 
 @dataclass(frozen=True)
@@ -64,10 +64,10 @@ class ScoredObject:
         return {**asdict(self), "scores": scores}
 
     @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> ScoredObject:
-        """Inverse of `to_json`. Raises: KeyError, TypeError: other JSON."""
-        scores = {n: math.nan if v is None else float(v) for n, v in data["scores"].items()}
-        return cls(**{**data, "scores": scores})
+    def from_json(cls, data: Mapping[str, Any], where: object) -> ScoredObject:
+        """Inverse of `to_json`. Raises: ValueError: other JSON; `where` begins the message."""
+        saved = as_kind(data.get("scores"), dict[str, float | None], f"{where}, scores")
+        return as_kind({**data, "scores": _with_nan(saved)}, cls, where)
 
 
 @dataclass(frozen=True)
@@ -166,6 +166,21 @@ class EvaluationReport:
         return "\n\n".join(parts) + "\n"
 
 
+@dataclass(frozen=True)
+class _SavedReport:
+    """The contents of `report.json`."""
+
+    format: Literal["spad evaluation 1"]
+    name: str
+    about: dict[str, Any]
+    protocol: str
+    columns: tuple[Column, ...]
+    objects: list[dict]
+    totals: dict[str, float | None]
+    notes: tuple[str, ...]
+    rest: dict[str, Any]
+
+
 def read_report(folder: Path) -> EvaluationReport:
     """Read the report in a folder or a `report.json`.
 
@@ -174,46 +189,29 @@ def read_report(folder: Path) -> EvaluationReport:
     path = folder / JSON if folder.is_dir() else folder
     if not path.is_file():
         raise ValueError(f"expected a report of spad evaluate, got {folder}, which has no {JSON}")
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-        if data["format"] != FORMAT:
-            raise ValueError(f"its format is {data['format']!r}")
-        return EvaluationReport(
-            name=data["name"],
-            about=data["about"],
-            protocol=data["protocol"],
-            columns=tuple(Column(**column) for column in data["columns"]),
-            objects=tuple(ScoredObject.from_json(one) for one in data["objects"]),
-            totals={n: math.nan if v is None else v for n, v in data["totals"].items()},
-            notes=tuple(data["notes"]),
-        )
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"{path}: expected a report of spad evaluate ({error})") from error
+    saved = read_json(path, _SavedReport, most=_LARGEST_REPORT)
+    objects = tuple(
+        ScoredObject.from_json(one, f"{path}, object {number}")
+        for number, one in enumerate(saved.objects)
+    )
+    for scored in objects:
+        inside(path.parent, scored.image, path)
+    return EvaluationReport(
+        saved.name,
+        saved.about,
+        saved.protocol,
+        saved.columns,
+        objects,
+        _with_nan(saved.totals),
+        saved.notes,
+    )
 
 
-def write_report(folder: Path, report: EvaluationReport, page: str) -> list[Path]:
+def write_report(folder: Path, data: Mapping[str, Any], markdown: str, page: str) -> list[Path]:
     """Write a report as JSON, Markdown and HTML into an existing folder; returns the paths."""
-    return write_texts(folder, json_text(report.to_json()), report.markdown(), page)
-
-
-def write_texts(folder: Path, data: str, markdown: str, page: str) -> list[Path]:
-    """Write three texts under the names of a report's files; returns the paths."""
-    paths = []
-    for name, text in ((JSON, data), (MARKDOWN, markdown), (PAGE, page)):
-        temporary = folder / f".{name}.{os.getpid()}"
-        try:
-            temporary.write_text(text, encoding="utf-8")
-            os.replace(temporary, folder / name)
-        finally:
-            temporary.unlink(missing_ok=True)
-        paths.append(folder / name)
-    return paths
-
-
-def json_text(data: Any) -> str:
-    """JSON as it lies in files; numbers that are not finite are a bug."""
-    text = json.dumps(data, indent=1, ensure_ascii=False, allow_nan=False, default=os.fspath)
-    return text + "\n"
+    texts = {folder / JSON: json_text(data), folder / MARKDOWN: markdown, folder / PAGE: page}
+    write_texts(texts)
+    return list(texts)
 
 
 def describe(about: Mapping[str, Any]) -> list[tuple[str, str]]:
@@ -250,3 +248,8 @@ def show_number(value: float) -> str:
 def _finite(value: Any) -> Any:
     """The value, or None for NaN and infinity, which JSON lacks."""
     return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _with_nan(values: Mapping[str, float | None]) -> dict[str, float]:
+    """The values, NaN for None."""
+    return {name: math.nan if value is None else value for name, value in values.items()}
