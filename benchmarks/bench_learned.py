@@ -22,10 +22,10 @@ from tqdm import tqdm
 
 from spad.cameras import Cameras
 from spad.data.assets import read_index
-from spad.data.view_sets import WHITE_TOLERANCE
 from spad.evaluation.psnr_ssim import psnr
 from spad.evaluation.statistics import estimate_mean
 from spad.hub.registry import load_model, model_info
+from spad.images.alpha import WHITE_TOLERANCE
 from spad.images.grids import prompt_grid
 from spad.images.pixels import on_white, to_floats
 from spad.meshes.mesh import load_object

@@ -209,8 +209,10 @@ def _generate(settings: GenerateConfig, argv: list[str]) -> None:
     for name in ("grid.png", "turntable.webp", "transforms.json", "run.json"):
         if (folder / name).exists():
             print(folder / name)
-    images = "images" if len(plan.prompts) == 1 else "*"
-    print(f"{folder / images}{os.sep}")
+    is_single = len(plan.prompts) == 1
+    print(f"{folder / ('images' if is_single else '*')}{os.sep}")
+    if settings.save_for is not None:
+        print(f"{folder / ('' if is_single else '*') / f'for-{settings.save_for}'}{os.sep}")
     if reconstruct is not None:
         several = sorted(each for each in folder.iterdir() if each.is_dir())
         for one in [folder] if len(plan.prompts) == 1 else several:

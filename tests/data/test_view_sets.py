@@ -13,8 +13,9 @@ from spad.cameras import Cameras, save_colmap, save_transforms
 from spad.data.config import PackConfig
 from spad.data.pack import pack
 from spad.data.renders import list_sets, read_sets
-from spad.data.view_sets import ViewSet, estimate_alpha, set_from_images
+from spad.data.view_sets import ViewSet, set_from_images
 from spad.generation.results import save_many_results, save_results
+from spad.images.alpha import estimate_alpha
 
 CAMERAS = Cameras.ring(3, height=32, width=32)
 

@@ -161,3 +161,31 @@ def test_default_output_never_exists(tiny_pipeline_folder, tmp_path, monkeypatch
     assert plan_generation(settings).output == Path("spad-out/a-fish-3")
     Path("spad-out/a-fish-3").mkdir(parents=True)
     assert plan_generation(settings).output == Path("spad-out/a-fish-3-2")
+
+
+@pytest.mark.parametrize(
+    "changes, words",
+    [
+        ({"preset": "lgm", "views": 4}, "leave out --views"),
+        ({"save_for": "lgm", "azimuth": (0.0,)}, "leave out --azimuth"),
+        ({"preset": "lgm", "save_for": "trellis"}, "got --preset lgm and --save-for trellis"),
+        ({"preset": "lgm", "radius": (1.0, 2.0)}, "one value of --radius"),
+        ({"preset": "paint3d"}, "one of zero123plus-v1.1"),
+    ],
+)
+def test_cameras_come_from_one_place(tiny_pipeline_folder, tmp_path, changes, words):
+    with pytest.raises(ValueError, match=words):
+        plan(tiny_pipeline_folder, tmp_path, **changes)
+
+
+def test_saving_for_a_tool_takes_its_cameras(tiny_pipeline_folder, tmp_path):
+    orbits = [
+        plan(tiny_pipeline_folder, tmp_path, **changes).orbit
+        for changes in (
+            {"preset": "era3d"},
+            {"save_for": "era3d"},
+            {"preset": "era3d", "save_for": "era3d"},
+        )
+    ]
+    assert orbits[0].azimuth_deg == (-90, -45, 0, 90, 180, 225)
+    assert orbits[1:] == orbits[:1] * 2

@@ -13,7 +13,7 @@ from PIL import Image
 
 from spad.cameras import Cameras
 from spad.data.renders import is_held_out, list_sets
-from spad.data.view_sets import WHITE_TOLERANCE, ObjectViews, ViewSet
+from spad.data.view_sets import ObjectViews, ViewSet
 from spad.evaluation.config import EvaluateConfig
 from spad.evaluation.novel_views import NovelViews, match_size, read_truth
 from spad.evaluation.protocol import Protocol, load_gallery, load_protocol
@@ -21,6 +21,7 @@ from spad.evaluation.retrieval import Gallery
 from spad.files import slug, whole_folder
 from spad.generation.results import write_views
 from spad.hub.registry import ModelInfo, load_model
+from spad.images.alpha import WHITE_TOLERANCE
 from spad.images.pixels import to_floats, to_levels
 from spad.model.vocabulary import read_prompt
 

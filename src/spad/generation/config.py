@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from annotated_types import Interval, MinLen
 from tyro.conf import Positional, arg
 
+from spad.generation.presets import PresetName
 from spad.settings import (
     AzimuthDeg,
     Count,
@@ -25,8 +26,9 @@ from spad.settings import (
 class GenerateConfig:
     """Generate consistent images of an object from any number of cameras.
 
-    Cameras are on an orbit (--views, --elevation, --azimuth, --radius, --fov-deg) or come from a
-    file (--cameras). Each model has its own defaults.
+    Cameras are on an orbit (--views, --elevation, --azimuth, --radius, --fov-deg), are those that
+    another tool expects (--preset), or come from a file (--cameras). Each model has its own
+    defaults.
     """
 
     prompt: Positional[str | None] = None
@@ -49,6 +51,11 @@ class GenerateConfig:
     """Horizontal field of view in degrees: one value, or one per view."""
     cameras: Path | None = None
     """Camera file instead of an orbit: transforms.json, a COLMAP text model or Blender cameras."""
+    preset: PresetName | None = None
+    """Cameras that another tool expects, instead of an orbit; docs/poses.md describes them."""
+    save_for: PresetName | None = None
+    """Generate from the cameras that another tool expects, and also write the images as it reads
+    them, into the folder for-NAME."""
     image: Path | None = None
     """Image of the object from the first camera; the other views are generated to fit."""
     mesh: bool = False

@@ -17,8 +17,10 @@ import spad
 from spad.files import check_output, read_lines, slug
 from spad.generation.config import GenerateConfig
 from spad.generation.orbit import ORBIT_FLAGS, Orbit, plan_orbit
+from spad.generation.presets import PRESETS
 from spad.generation.results import save_many_results, save_results
 from spad.hub.registry import (
+    GenerationDefaults,
     ModelInfo,
     check_files,
     check_prompt_length,
@@ -106,24 +108,13 @@ def plan_generation(settings: GenerateConfig) -> GenerationPlan:
     )
     image_size = _given(settings.image_size, model.image_size)
     _check_for(model, sampling, image_size)
-    orbit = None
-    if settings.cameras is None:
-        orbit = plan_orbit(
-            settings.views,
-            settings.elevation,
-            settings.azimuth,
-            settings.radius,
-            settings.fov_deg,
-            MESH_VIEWS if settings.mesh else DEFAULT_VIEWS,
-            defaults,
-        )
+    orbit = _orbit(settings, defaults)
+    if orbit is not None:
         num_views = len(orbit.azimuth_deg)
         if settings.mesh and num_views < FEWEST_MESH_VIEWS:
             raise ValueError(
                 f"expected {FEWEST_MESH_VIEWS} or more --views with --mesh, got {num_views}"
             )
-    else:
-        _refuse_orbit_flags(settings)
     for prompt in (*prompts, settings.negative_prompt):
         check_prompt_length(model, prompt)
     read_as = _read_prompts(prompts, model)
@@ -176,9 +167,9 @@ def draw(plan: GenerationPlan, command: Sequence[str] = ()) -> Path:
     run = _record(plan, command, str(device), time.monotonic() - started)
     if len(images) == 1:
         views = next(iter(images.values()))
-        save_results(plan.output, views, cameras, run, settings.overwrite)
+        save_results(plan.output, views, cameras, run, settings.overwrite, settings.save_for)
     else:
-        save_many_results(plan.output, images, cameras, run, settings.overwrite)
+        save_many_results(plan.output, images, cameras, run, settings.overwrite, settings.save_for)
     return plan.output
 
 
@@ -239,12 +230,45 @@ def _check_for(model: ModelInfo, sampling: Sampling, image_size: int) -> None:
         )
 
 
-def _refuse_orbit_flags(settings: GenerateConfig) -> None:
-    given = [
-        f"--{name.replace('_', '-')}" for name in ORBIT_FLAGS if getattr(settings, name) is not None
-    ]
+def _orbit(settings: GenerateConfig, defaults: GenerationDefaults) -> Orbit | None:
+    """The orbit of the cameras; None if they come from a file."""
+    chosen = {name: getattr(settings, name) for name in ("cameras", "preset", "save_for")}
+    chosen = {name: value for name, value in chosen.items() if value is not None}
+    if not chosen:
+        return plan_orbit(
+            settings.views,
+            settings.elevation,
+            settings.azimuth,
+            settings.radius,
+            settings.fov_deg,
+            MESH_VIEWS if settings.mesh else DEFAULT_VIEWS,
+            defaults,
+        )
+    if len(set(chosen.values())) > 1:
+        flags = " and ".join(f"{_flag(name)} {value}" for name, value in chosen.items())
+        raise ValueError(f"expected cameras from one place, got {flags}: leave one out")
+    source, name = next(iter(chosen.items()))
+    # A tool that expects poses may accept other lenses.
+    free = () if source == "cameras" else ("radius", "fov_deg")
+    given = [n for n in ORBIT_FLAGS if getattr(settings, n) is not None and n not in free]
     if given:
-        raise ValueError(f"expected --cameras or an orbit, got both: leave out {', '.join(given)}")
+        flags = ", ".join(map(_flag, given))
+        raise ValueError(f"expected {_flag(source)} or an orbit, got both: leave out {flags}")
+    if source == "cameras":
+        return None
+    lens = {}
+    for flag in free:
+        values = getattr(settings, flag)
+        if values is not None and len(values) > 1:
+            raise ValueError(
+                f"expected one value of {_flag(flag)} with {_flag(source)}, got {len(values)}"
+            )
+        lens[flag] = values[0] if values else None
+    return PRESETS[name].orbit(defaults, **lens)
+
+
+def _flag(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
 
 
 def _read_prompts(prompts: Sequence[str], model: ModelInfo) -> tuple[str, ...]:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from PIL import Image
 
 from spad.files import RECORD, json_text, slug, whole_folder, write_text
+from spad.generation.presets import PRESETS, PresetName
 from spad.images.grids import prompt_grid, save_turntable, view_grid
 
 if TYPE_CHECKING:
@@ -21,6 +22,7 @@ def save_results(
     cameras: Cameras,
     run: Mapping[str, Any],
     overwrite: bool = False,
+    tool: PresetName | None = None,
 ) -> None:
     """Write the output folder of one object, whole or not at all.
 
@@ -28,11 +30,13 @@ def save_results(
         folder: output folder; with `overwrite` that of an earlier run is replaced.
         images: one per camera.
         run: content of `run.json`, beside the cameras.
+        tool: also write the images into `for-TOOL`, as this tool reads them.
 
-    Raises: ValueError: the folder exists or cannot be made. OSError: it cannot be written.
+    Raises: ValueError: the folder exists or cannot be made, or the background of the images is
+        not white enough for the tool. OSError: it cannot be written.
     """
     with whole_folder(folder, overwrite) as temporary:
-        write_views(temporary, images, cameras, run)
+        write_views(temporary, images, cameras, run, tool)
 
 
 def save_many_results(
@@ -41,19 +45,24 @@ def save_many_results(
     cameras: Cameras,
     run: Mapping[str, Any],
     overwrite: bool = False,
+    tool: PresetName | None = None,
 ) -> None:
     """Write the output folder of several prompts: one folder each, a common grid and record."""
     with whole_folder(folder, overwrite) as temporary:
         for index, (prompt, views) in enumerate(images.items()):
             one = temporary / f"{index:03d}-{slug(prompt)}"
             one.mkdir()
-            write_views(one, views, cameras, {**run, "prompts": [prompt]})
+            write_views(one, views, cameras, {**run, "prompts": [prompt]}, tool)
         prompt_grid(images).save(temporary / "grid.png")
         _write_record(temporary, cameras, run)
 
 
 def write_views(
-    folder: Path, images: Sequence[Image.Image], cameras: Cameras, run: Mapping[str, Any]
+    folder: Path,
+    images: Sequence[Image.Image],
+    cameras: Cameras,
+    run: Mapping[str, Any],
+    tool: PresetName | None = None,
 ) -> None:
     """Write the files of one object into an existing folder."""
     from spad.cameras import save_transforms
@@ -65,6 +74,10 @@ def write_views(
     save_transforms(folder / "transforms.json", cameras, names)
     view_grid(images).save(folder / "grid.png")
     save_turntable(folder / "turntable.webp", images, cameras.azimuth_deg.tolist())
+    if tool is not None:
+        from spad.generation.tool_files import write_tool_files
+
+        write_tool_files(folder / f"for-{tool}", images, cameras, PRESETS[tool].files)
     _write_record(folder, cameras, run)
 
 
