@@ -188,6 +188,12 @@ LENS = {"fl_x": 9.0, "w": 8, "h": 8}
 GOOD = LENS | {"frames": [FRAME, FRAME]}
 
 
+def far_pose(distance):
+    pose = np.eye(4)
+    pose[0, 3] = distance
+    return pose.tolist()
+
+
 def bad_frame(**fields):
     return LENS | {"frames": [FRAME, FRAME | fields]}
 
@@ -197,6 +203,13 @@ def bad_frame(**fields):
     [
         ([], "expected an object, got"),
         ({}, "'frames' .nerfstudio. or 'cameras' .Blender., got neither"),
+        (GOOD | {"fl_x": 1e30}, "focal lengths from .* for camera 0, got"),
+        (GOOD | {"fl_x": 1e-30}, "focal lengths from .* for camera 0, got"),
+        (GOOD | {"cx": 1e9}, "principal point of camera 0 within"),
+        (GOOD | {"w": 10**9, "h": 1}, "width of at most 1000000 pixels"),
+        (GOOD | {"w": 1e300}, "width of at most 1000000 pixels"),
+        (bad_frame(transform_matrix=far_pose(1e30)), "pose of camera 1 within 1e.07 units"),
+        (bad_frame(transform_matrix=far_pose(1e300)), "expected .* pose of camera 1"),
         (GOOD | {"frames": []}, "a list 'frames' with at least 1 entry"),
         (GOOD | {"frames": {"a": 1}}, "a list 'frames' with at least 1 entry"),
         (GOOD | {"frames": [FRAME, 3]}, r"frames\[1\]: expected an object, got 3"),
@@ -283,6 +296,7 @@ IMAGE_LINE = "1 1 0 0 0 0 0 2 1 a.png"
 
 
 def write_colmap(folder, lenses=(LENS_LINE,), images=(IMAGE_LINE, "")):
+    folder.mkdir(exist_ok=True)
     (folder / "cameras.txt").write_text("\n".join(["# a comment", *lenses, ""]), encoding="utf-8")
     (folder / "images.txt").write_text("\n".join(["# a comment", *images, ""]), encoding="utf-8")
     return folder
@@ -342,11 +356,124 @@ def test_malformed_colmap_is_refused_naming_file_and_line(tmp_path, lenses, imag
     assert_refused(lambda: load_cameras(tmp_path), tmp_path / file, message)
 
 
-def test_folders_without_a_text_model_are_refused(tmp_path):
-    assert_refused(lambda: load_cameras(tmp_path), tmp_path, "expected transforms.json, or COLMAP")
-    (tmp_path / "sparse" / "0").mkdir(parents=True)
-    (tmp_path / "sparse" / "0" / "images.bin").touch()
-    assert_refused(lambda: load_cameras(tmp_path), tmp_path, "a binary one; try colmap model_conv")
+def test_folders_without_cameras_are_refused(tmp_path):
+    assert_refused(lambda: load_cameras(tmp_path), tmp_path, "transforms.json, .* or COLMAP")
+    (tmp_path / "transforms_test.json").write_text("{}")
+    message = "transforms_train.json, got 'transforms_test.json'; name the file"
+    assert_refused(lambda: load_cameras(tmp_path), tmp_path, message)
+
+
+# Numbers of camera models in binary files, https://colmap.github.io/cameras.html.
+BINARY_MODELS = {
+    "SIMPLE_PINHOLE": 0,
+    "PINHOLE": 1,
+    "OPENCV": 4,
+    "OPENCV_FISHEYE": 5,
+    "RATIONAL": 77,
+}
+BINARY_LENS = (1, "PINHOLE", 8, 6, 9.0, 10.0, 4.0, 3.0)
+BINARY_IMAGE = (1.0, 0.0, 0.0, 0.0, 0.0, 0.0, 2.0, 1, "a.png")
+
+
+def write_binary_colmap(folder, lenses=(BINARY_LENS,), images=(BINARY_IMAGE,)):
+    """A binary model in which every image has as many 2D points as its index."""
+    folder.mkdir(parents=True, exist_ok=True)
+    data = struct.pack("<Q", len(lenses))
+    for number, model, width, height, *params in lenses:
+        data += struct.pack("<IiQQ", number, BINARY_MODELS[model], width, height)
+        data += struct.pack(f"<{len(params)}d", *params)
+    (folder / "cameras.bin").write_bytes(data)
+    data = struct.pack("<Q", len(images))
+    for index, (*pose, lens, name) in enumerate(images):
+        data += struct.pack("<I7dI", index + 1, *pose, lens) + name.encode() + b"\0"
+        data += struct.pack("<Q", index) + struct.pack("<ddq", 1.5, 2.5, -1) * index
+    (folder / "images.bin").write_bytes(data)
+    return folder
+
+
+@pytest.mark.parametrize("place", ["sparse/0", "sparse", ".", "colmap/sparse/0"])
+def test_binary_colmap_models_say_what_text_says(tmp_path, place):
+    cameras = cameras_of("off-center")
+    save_colmap(tmp_path / "text", cameras, NAMES)
+    of_text = load_cameras(tmp_path / "text")
+    lenses, images = [], []
+    for line in (tmp_path / "text" / "cameras.txt").read_text().splitlines()[1:]:
+        number, model, *words = line.split()
+        width, height, *params = map(float, words)
+        lenses.append((int(number), model, int(width), int(height), *params))
+    for line in (tmp_path / "text" / "images.txt").read_text().splitlines()[2::2]:
+        words = line.split(maxsplit=9)
+        images.append((*map(float, words[1:8]), int(words[8]), words[9]))
+    folder = write_binary_colmap(tmp_path / "project" / place, lenses, images)
+    for path in (tmp_path / "project", folder, folder / "images.bin"):
+        loaded = load_cameras(path)
+        assert_same(loaded.cameras, of_text.cameras)
+        assert loaded.image_paths == of_text.image_paths
+
+
+@pytest.mark.parametrize(
+    ("lenses", "images", "file", "message"),
+    [
+        ([(1, "OPENCV_FISHEYE", 8, 6)], None, "cameras", "perspective .* got OPENCV_FISHEYE"),
+        ([(1, "RATIONAL", 8, 6)], None, "cameras", "perspective .* got model 77"),
+        ([(1, "OPENCV", 8, 6, 9, 9, 4, 3, 0.1, 0, 0, 0)], None, "cameras", "no lens distortion"),
+        ([(1, "PINHOLE", 0, 6, 9, 9, 4, 3)], None, "cameras", "whole positive WIDTH HEIGHT"),
+        ([(1, "PINHOLE", 8, 6, math.inf, 9, 4, 3)], None, "cameras", "finite numbers PARAMS"),
+        ([(1, "PINHOLE", 8, 6, 1e30, 9, 4, 3)], None, "images", "expected focal lengths from"),
+        ([BINARY_LENS, BINARY_LENS], None, "cameras", "every CAMERA_ID once"),
+        (None, [], "images", "at least 1 image"),
+        (None, [(*BINARY_IMAGE[:6], math.nan, 1, "a")], "images", "finite numbers QW QX QY QZ"),
+        (None, [(0.0, *BINARY_IMAGE[1:])], "images", "a quaternion .* got zeros"),
+        (None, [(*BINARY_IMAGE[:7], 2, "a")], "images", "a CAMERA_ID of cameras.bin, got 2"),
+        (None, [(*BINARY_IMAGE[:6], 1e30, 1, "a")], "images", "within 1e.07 units of the origin"),
+        (None, [BINARY_IMAGE, BINARY_IMAGE], "images", "every image once, got 'a.png' again"),
+        (None, [(*BINARY_IMAGE[:8], "a" * 5000)], "images", "the name of an image, got no end"),
+    ],
+)
+def test_malformed_binary_colmap_is_refused_naming_the_file(
+    tmp_path, lenses, images, file, message
+):
+    write_binary_colmap(
+        tmp_path, lenses or [BINARY_LENS], [BINARY_IMAGE] if images is None else images
+    )
+    assert_refused(lambda: load_cameras(tmp_path), tmp_path / f"{file}.bin", message)
+
+
+@pytest.mark.parametrize("file", ["cameras.bin", "images.bin"])
+def test_binary_colmap_of_another_length_is_refused(tmp_path, file):
+    path = write_binary_colmap(tmp_path) / file
+    whole = path.read_bytes()
+    for size in range(len(whole)):
+        path.write_bytes(whole[:size])
+        assert_refused(lambda: load_cameras(tmp_path), path, "expected")
+    path.write_bytes(struct.pack("<Q", 2**64 - 1) + whole[8:])
+    assert_refused(lambda: load_cameras(tmp_path), path, "cut short")
+    path.write_bytes(whole + b"\0")
+    assert_refused(lambda: load_cameras(tmp_path), path, "1 bytes behind it")
+
+
+@pytest.mark.parametrize("mark", [b"", b"\xef\xbb\xbf"])
+def test_files_written_on_windows_read_alike(tmp_path, mark):
+    write_colmap(tmp_path / "colmap", images=[IMAGE_LINE.replace("a.png", "b\\a.png"), ""])
+    save_transforms(tmp_path / "nerf" / "transforms.json", cameras_of("shared")[0], ["b/a.png"])
+    blender = {"matrix_world": np.eye(4).tolist(), "fov_rad": 1, "image": "b\\a.png"}
+    (tmp_path / "blender").mkdir()
+    write_json(
+        tmp_path / "blender" / "cameras.json", {"height": 8, "width": 8, "cameras": [blender]}
+    )
+    for path in tmp_path.rglob("*.*"):
+        text = path.read_bytes().replace(b"b/a", rb"b\\a").replace(b"\n", b"\r\n")
+        path.write_bytes(mark + text)
+    for name in ("colmap", "nerf", "blender"):
+        assert load_cameras(tmp_path / name).image_paths == ("b/a.png",)
+
+
+def test_nerf_synthetic_folders_are_their_training_views(tmp_path):
+    data = {"camera_angle_x": 1.0, "frames": [FRAME | {"file_path": "./train/r_0"}]}
+    write_json(tmp_path / "transforms_train.json", data)
+    write_json(tmp_path / "transforms_test.json", {})
+    write_png_header(tmp_path / "train" / "r_0.png", 30, 60)
+    assert load_cameras(tmp_path).image_paths == ("./train/r_0",)
 
 
 @pytest.mark.parametrize(

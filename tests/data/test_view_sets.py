@@ -128,7 +128,7 @@ def small(picture):
 @pytest.mark.parametrize(
     ("break_it", "message"),
     [
-        (lambda f: (f / "1.png").unlink(), "expected the picture 1.png of view 1"),
+        (lambda f: (f / "1.png").unlink(), "expected the image '1.png' of view 1"),
         (lambda f: (f / "1.png").write_bytes(b"no picture"), "1.png: expected a readable image"),
         (lambda f: small(f).save(f / "1.png"), "1.png: expected 32x32 pixels .* got 16x16"),
         (

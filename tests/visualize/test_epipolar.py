@@ -171,7 +171,7 @@ def scale_pose(index, by):
     "change, message",
     [
         (lambda d: d.update(frames=[]), "transforms.json: expected a list 'frames'"),
-        (set_in_frame(1, "file_path", "gone.png"), "picture gone.png of view 1, got no such file"),
+        (set_in_frame(1, "file_path", "gone.png"), "image 'gone.png' of view 1, got no such file"),
         (lambda d: [f.pop("file_path") for f in d["frames"]], "got a file that names none"),
         (scale_pose(2, float("nan")), "expected frames[2].transform_matrix[0][0] to be finite"),
         (scale_pose(2, 1.5), "transforms.json: expected a rotation in the pose of camera 2"),

@@ -49,8 +49,9 @@ class Cameras:
     Cameras may coincide, point in any direction and lie inside the object.
 
     Raises: ValueError: wrong shapes, mixed devices or types, values that are not finite, a pose
-        that is not rigid (mirrored, scaled or sheared), a focal length that is not positive; the
-        message names the view.
+        that is not rigid (mirrored, scaled or sheared), a focal length that is not positive, or
+        numbers so large or small that float32 cannot tell pixels or points of an object apart;
+        the message names the view.
     """
 
     world_from_cam: Tensor
@@ -84,7 +85,7 @@ class Cameras:
                 f"{poses.device} {poses.dtype} and {intrinsics.device} {intrinsics.dtype}"
             )
         check_rigid(poses, "camera {}")
-        check_intrinsics(intrinsics)
+        check_intrinsics(intrinsics, self.height, self.width)
 
     @classmethod
     def orbit(

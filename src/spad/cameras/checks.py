@@ -11,6 +11,11 @@ Scalars = float | Sequence[float] | Tensor
 
 # Poses arrive as JSON rounded to a few digits, so the test must be looser than float32's own error.
 _ROTATION_TOLERANCE = 1e-3
+# Beyond these, float32 no longer tells neighboring pixels or points of one object apart.
+_LONGEST_SIDE = 1_000_000
+_FARTHEST = 1e7
+# Focal lengths and distances of the principal point from the image, in longer sides of the image.
+_SHORTEST_FOCAL, _LONGEST_FOCAL, _FARTHEST_CENTER = 1e-4, 1e5, 1e3
 
 
 def check_size(height: int, width: int) -> None:
@@ -18,6 +23,8 @@ def check_size(height: int, width: int) -> None:
     for name, value in (("height", height), ("width", width)):
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
             raise ValueError(f"expected {name} to be a positive int (pixels), got {value!r}")
+        if value > _LONGEST_SIDE:
+            raise ValueError(f"expected {name} of at most {_LONGEST_SIDE} pixels, got {value:g}")
 
 
 def check_rigid(poses: Tensor, name: str) -> None:
@@ -30,6 +37,13 @@ def check_rigid(poses: Tensor, name: str) -> None:
     finite = poses.isfinite().flatten(1).all(1)
     if not finite.all():
         raise ValueError(f"expected finite numbers in the pose of {_first(~finite, name)}")
+    is_far = poses[:, :3, 3].abs().amax(1) > _FARTHEST
+    if is_far.any():
+        view = int(is_far.nonzero()[0])
+        raise ValueError(
+            f"expected the pose of {name.format(view)} within {_FARTHEST:g} units of the origin, "
+            f"got {[float(f'{x:.3g}') for x in poses[view, :3, 3].tolist()]}; move the world there"
+        )
     rotation = poses[:, :3, :3]
     last_row_off = (poses[:, 3] - poses.new_tensor([0.0, 0, 0, 1])).abs().amax(1) > 1e-6
     if last_row_off.any():
@@ -66,7 +80,8 @@ def check_rigid(poses: Tensor, name: str) -> None:
     )
 
 
-def check_intrinsics(intrinsics: Tensor) -> None:
+def check_intrinsics(intrinsics: Tensor, height: int, width: int) -> None:
+    """Raises: ValueError: one of the (v, 3, 3) matrices is not that of a pinhole camera."""
     finite = intrinsics.isfinite().flatten(1).all(1)
     if not finite.all():
         raise ValueError(f"expected finite intrinsics of {_first(~finite)}")
@@ -76,6 +91,21 @@ def check_intrinsics(intrinsics: Tensor) -> None:
         view = int(not_positive.nonzero()[0])
         raise ValueError(
             f"expected focal lengths above 0 pixels for camera {view}, got {focal[view].tolist()}"
+        )
+    side = max(height, width)
+    is_extreme = ((focal < _SHORTEST_FOCAL * side) | (focal > _LONGEST_FOCAL * side)).any(1)
+    if is_extreme.any():
+        view = int(is_extreme.nonzero()[0])
+        raise ValueError(
+            f"expected focal lengths from {_SHORTEST_FOCAL * side:g} to {_LONGEST_FOCAL * side:g} "
+            f"pixels for camera {view}, got {focal[view].tolist()}"
+        )
+    is_off = (intrinsics[:, :2, 2].abs() > _FARTHEST_CENTER * side).any(1)
+    if is_off.any():
+        view = int(is_off.nonzero()[0])
+        raise ValueError(
+            f"expected the principal point of camera {view} within {_FARTHEST_CENTER * side:g} "
+            f"pixels of the image, got {intrinsics[view, :2, 2].tolist()}"
         )
     pinhole = torch.zeros_like(intrinsics)
     pinhole[:, 0, 0], pinhole[:, 1, 1] = focal.unbind(-1)

@@ -1,4 +1,4 @@
-"""Cameras in and out of COLMAP's text models: `cameras.txt`, `images.txt`, `points3D.txt`.
+"""Cameras out of COLMAP's models, text and binary, and into text models.
 
 COLMAP has our camera axes and pixels, but writes camera from world, as quaternion and translation.
 Source: https://colmap.github.io/format.html
@@ -7,80 +7,73 @@ Source: https://colmap.github.io/format.html
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from spad.cameras.cameras import Cameras
+from spad.cameras.colmap_model import find_model, read_model
 from spad.cameras.parsing import (
     LoadedCameras,
     build_cameras,
+    forward_slashes,
     image_names,
-    is_number,
-    numbers_of,
     tensor,
 )
-from spad.files import read_lines, short, write_texts
-
-# (number of focal lengths, of distortion coefficients) by model. Fisheye models are left out: with
-# zero coefficients they still are no pinhole.
-_MODELS = {
-    "SIMPLE_PINHOLE": (1, 0),
-    "PINHOLE": (2, 0),
-    "SIMPLE_RADIAL": (1, 1),
-    "RADIAL": (1, 2),
-    "OPENCV": (2, 4),
-    "FULL_OPENCV": (2, 8),
-}
+from spad.files import short, write_texts
 
 
 def load_colmap(path: str | os.PathLike) -> LoadedCameras:
-    """Cameras of a COLMAP text model (`cameras.txt`, `images.txt`), in the order of the images.
+    """Cameras of a COLMAP model, text or binary, in the order of the images in its file.
 
     COLMAP's world has an arbitrary origin, orientation and scale: nothing makes its z point up.
     `Cameras.transformed` moves the result.
 
     Args:
-        path: the model's folder, or one that has it in `sparse/0`.
+        path: the model's folder, or one that has it in `sparse`, `sparse/0` or `colmap/sparse/0`,
+            searched in this order. Where a folder has both kinds, its text is read.
 
-    Raises: ValueError: malformed lines, lens distortion that is not zero, a lens that is not
-        perspective, pictures of different sizes, or no text model there.
+    Raises: ValueError: a malformed file, lens distortion that is not zero, a lens that is not
+        perspective, images of different sizes, a name twice, or no model there.
     """
-    folders = (Path(path), Path(path) / "sparse" / "0")
-    folder = next((f for f in folders if (f / "images.txt").is_file()), None)
-    if folder is None:
-        if any((f / "images.bin").is_file() for f in folders):
-            raise ValueError(
-                f"{path}: expected a COLMAP text model, got a binary one; try "
-                "colmap model_converter --output_type TXT"
-            )
+    found = find_model(Path(path))
+    if found is None:
         raise ValueError(
-            f"{path}: expected transforms.json, or COLMAP's cameras.txt and images.txt here or in "
-            "sparse/0, got none"
+            f"{path}: expected transforms.json, or COLMAP's cameras and images (.txt or .bin) "
+            "here, in sparse or in sparse/0, got none"
         )
-    lenses = _read_lenses(folder / "cameras.txt")
-    file = folder / "images.txt"
-    quaternions, translations, intrinsics, sizes, names = [], [], [], [], []
-    for where, words in _read_images(file):
-        quaternions.append(numbers_of(where, "QW QX QY QZ", words[1:5]))
-        if not any(quaternions[-1]):
-            raise ValueError(f"{where}: expected a quaternion QW QX QY QZ, got zeros")
-        translations.append(numbers_of(where, "TX TY TZ", words[5:8]))
-        if words[8] not in lenses:
-            raise ValueError(f"{where}: expected a CAMERA_ID of cameras.txt, got {words[8]!r}")
-        size, matrix = lenses[words[8]]
-        sizes.append(size)
-        intrinsics.append(matrix)
-        names.append(words[9])
-    if not names:
+    folder, suffix = found
+    lenses, images = read_model(folder, suffix)
+    file = folder / f"images{suffix}"
+    if not images:
         raise ValueError(f"{file}: expected at least 1 image, got none")
-    world_from_cam = _rotations_from_quaternions(tensor(quaternions)).mT
-    centers = -world_from_cam @ tensor(translations)[:, :, None]
-    poses = torch.eye(4, dtype=torch.float64).repeat(len(names), 1, 1)
+    names = set()
+    for image in images:
+        if not any(image.quaternion):
+            raise ValueError(f"{image.where}: expected a quaternion QW QX QY QZ, got zeros")
+        if image.lens not in lenses:
+            raise ValueError(
+                f"{image.where}: expected a CAMERA_ID of cameras{suffix}, got {image.lens}"
+            )
+        if image.name in names:
+            raise ValueError(
+                f"{image.where}: expected every image once, got {short(image.name)} again"
+            )
+        names.add(image.name)
+    quaternions = tensor([image.quaternion for image in images])
+    translations = tensor([image.translation for image in images])
+    world_from_cam = _rotations_from_quaternions(quaternions).mT
+    centers = -world_from_cam @ translations[:, :, None]
+    poses = torch.eye(4, dtype=torch.float64).repeat(len(images), 1, 1)
     poses[:, :3] = torch.cat([world_from_cam, centers], dim=-1)
-    return LoadedCameras(build_cameras(file, poses, tensor(intrinsics), sizes), tuple(names))
+    of_images = [lenses[image.lens] for image in images]
+    intrinsics = tensor([lens.intrinsics for lens in of_images])
+    cameras = build_cameras(
+        file, poses, intrinsics, [(lens.height, lens.width) for lens in of_images]
+    )
+    return LoadedCameras(cameras, tuple(forward_slashes(image.name) for image in images))
 
 
 def save_colmap(
@@ -125,62 +118,6 @@ def save_colmap(
             folder / "points3D.txt": "# no 3D points\n",
         }
     )
-
-
-def _read_lenses(file: Path) -> dict[str, tuple[tuple[int, int], list[list[float]]]]:
-    """(height, width) and intrinsics by CAMERA_ID."""
-    lenses = {}
-    for where, line in read_lines(file):
-        words = line.split()
-        if not words or words[0].startswith("#"):
-            continue
-        if len(words) < 5:
-            raise ValueError(f"{where}: expected CAMERA_ID MODEL WIDTH HEIGHT PARAMS, got {line!r}")
-        name, model = words[:2]
-        if model not in _MODELS:
-            raise ValueError(
-                f"{where}: expected a perspective model ({', '.join(_MODELS)}), got {model}; "
-                "try colmap image_undistorter first"
-            )
-        width, height = numbers_of(where, "WIDTH HEIGHT", words[2:4])
-        if min(width, height) < 1 or width != int(width) or height != int(height):
-            raise ValueError(f"{where}: expected whole positive WIDTH HEIGHT, got {words[2:4]}")
-        params = numbers_of(where, "PARAMS", words[4:])
-        num_focals, num_distortion = _MODELS[model]
-        if len(params) != num_focals + 2 + num_distortion:
-            raise ValueError(
-                f"{where}: expected {num_focals + 2 + num_distortion} PARAMS of {model}, got "
-                f"{len(params)}"
-            )
-        if any(params[num_focals + 2 :]):
-            raise ValueError(
-                f"{where}: expected no lens distortion, got {params[num_focals + 2 :]}; "
-                "try colmap image_undistorter first"
-            )
-        fx, fy, (cx, cy) = params[0], params[num_focals - 1], params[num_focals : num_focals + 2]
-        lenses[name] = ((int(height), int(width)), [[fx, 0, cx], [0, fy, cy], [0, 0, 1]])
-    return lenses
-
-
-def _read_images(file: Path) -> Iterator[tuple[str, list[str]]]:
-    """The ten words of each image (the last may hold blanks), with their place in the file."""
-    lines = read_lines(file)
-    for where, line in lines:
-        if not line.strip() or line.lstrip().startswith("#"):
-            continue
-        words = line.strip().split(maxsplit=9)
-        if len(words) < 10:
-            raise ValueError(
-                f"{where}: expected IMAGE_ID QW QX QY QZ TX TY TZ CAMERA_ID NAME, got {short(line)}"
-            )
-        below, points = next(lines, (where, ""))
-        # Editors that drop empty lines would otherwise cost every second view.
-        if len(points.split()) % 3 or not all(map(is_number, points.split())):
-            raise ValueError(
-                f"{below}: expected the 2D points X Y POINT3D_ID of the image "
-                "above or an empty line, got something else"
-            )
-        yield where, words
 
 
 def _rotations_from_quaternions(quaternions: Tensor) -> Tensor:

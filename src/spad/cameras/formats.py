@@ -14,9 +14,14 @@ from typing import Any
 from spad.cameras.blender import blender_from_json
 from spad.cameras.cameras import Cameras
 from spad.cameras.colmap import load_colmap
-from spad.cameras.nerfstudio import load_transforms, transforms_from_json
+from spad.cameras.colmap_model import find_model
+from spad.cameras.nerfstudio import transforms_from_json
 from spad.cameras.parsing import LoadedCameras
-from spad.files import read_json
+from spad.files import read_json, short
+
+# In the order in which they are looked for.
+_JSON_FILES = ("transforms.json", "cameras.json", "transforms_train.json")
+_COLMAP_FILES = ("cameras.txt", "images.txt", "cameras.bin", "images.bin")
 
 
 def load_cameras(
@@ -25,21 +30,16 @@ def load_cameras(
     """Load cameras from a file or folder of any known format, recognized by its content.
 
     Args:
-        path: a nerfstudio `transforms.json` or a folder with one; a COLMAP text model, as its
-            folder or one with `sparse/0`; or JSON with a list `cameras` of Blender's
-            `matrix_world`, or a folder with such a `cameras.json`.
+        path: a nerfstudio `transforms.json` or a folder with one, or with NeRF-synthetic's
+            `transforms_train.json`; a COLMAP model, text or binary, as its folder, one of its
+            files or a project with it (`load_colmap` says where); or JSON with a list `cameras`
+            of Blender's `matrix_world`, or a folder with such a `cameras.json`.
         height, width: picture size in pixels, for files that do not state it.
 
     Raises: ValueError: nothing known at `path`, or what the reader of that kind raises.
     """
-    path = Path(path)
-    if path.is_dir():
-        if (path / "transforms.json").is_file():
-            return load_transforms(path / "transforms.json", height, width)
-        if (path / "cameras.json").is_file():
-            return load_cameras(path / "cameras.json", height, width)
-        return load_colmap(path)
-    if path.name in ("cameras.txt", "images.txt"):
+    path = camera_file(Path(path))
+    if path.name in _COLMAP_FILES:
         return load_colmap(path.parent)
     data = read_json(path, dict)
     if "frames" in data:
@@ -48,6 +48,39 @@ def load_cameras(
         return blender_from_json(path, data, height, width)
     raise ValueError(
         f"{path}: expected a list 'frames' (nerfstudio) or 'cameras' (Blender), got neither"
+    )
+
+
+def has_cameras(folder: Path) -> bool:
+    """Whether `load_cameras` finds a camera file in a folder, malformed or not."""
+    try:
+        camera_file(folder)
+    except ValueError:
+        return False
+    return True
+
+
+def camera_file(path: Path) -> Path:
+    """The camera file of a folder, of COLMAP's that of the images; a file itself.
+
+    Raises: ValueError: a folder without one.
+    """
+    if not path.is_dir():
+        return path
+    for name in _JSON_FILES:
+        if (path / name).is_file():
+            return path / name
+    if (found := find_model(path)) is not None:
+        model, suffix = found
+        return model / f"images{suffix}"
+    if others := sorted(file.name for file in path.glob("transforms_*.json")):
+        raise ValueError(
+            f"{path}: expected transforms.json or transforms_train.json, got "
+            f"{short(', '.join(others))}; name the file"
+        )
+    raise ValueError(
+        f"{path}: expected transforms.json, cameras.json, or COLMAP's cameras and images (.txt "
+        "or .bin) here, in sparse or in sparse/0, got none"
     )
 
 

@@ -22,6 +22,7 @@ from spad.files import short
 
 # OpenCV's camera axes (y down, z forward) and OpenGL's (y up, z back) differ by this sign.
 FLIP_YZ = torch.tensor([1.0, -1.0, -1.0, 1.0])
+MOST_VIEWS = 100_000
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,8 +31,9 @@ class LoadedCameras:
 
     Attributes:
         cameras: in the world and order of the file, float32 on the CPU.
-        image_paths: one per view, as the file writes them (relative to its folder; in COLMAP to
-            the folder of images); empty when the file names none.
+        image_paths: one per view, relative to the file's folder (in COLMAP to the folder of
+            images) unless absolute, with forward slashes also where the file has backslashes;
+            empty when the file names none.
     """
 
     cameras: Cameras
@@ -99,12 +101,21 @@ def image_names(cameras: Cameras, image_paths: Sequence[str | os.PathLike]) -> l
     return [Path(path).as_posix() for path in image_paths]
 
 
+def forward_slashes(name: str) -> str:
+    """A path from a file that may have been written on Windows."""
+    return name.replace("\\", "/")
+
+
 def list_of_objects(path: Path, data: Mapping, name: str) -> list[tuple[str, Mapping]]:
     """The list in field `name`, each object with the words that place it in a message."""
     items = data.get(name)
     if not isinstance(items, list) or not items:
         raise ValueError(
             f"{path}: expected a list '{name}' with at least 1 entry, got {short(items)}"
+        )
+    if len(items) > MOST_VIEWS:
+        raise ValueError(
+            f"{path}: expected up to {MOST_VIEWS} '{name}', got {len(items)}; leave some out"
         )
     placed = [(f"{path}: {name}[{i}]", item) for i, item in enumerate(items)]
     for where, item in placed:
@@ -136,6 +147,7 @@ def picture_size(
     image = fields.get(image_field)
     if isinstance(image, str):
         # NeRF-synthetic files leave the ".png" out.
+        image = forward_slashes(image)
         for candidate in (path.parent / image, path.parent / f"{image}.png"):
             size = _size_of_picture(candidate)
             if size is not None:
@@ -174,7 +186,7 @@ def paths_of(items: Sequence[tuple[str, Mapping]], name: str) -> tuple[str, ...]
     for where, item in items:
         if not isinstance(item.get(name), str):
             raise ValueError(f"{where}: expected {name} to be text, got {short(item.get(name))}")
-    return tuple(item[name] for _, item in items)
+    return tuple(forward_slashes(item[name]) for _, item in items)
 
 
 def matrix_of(where: str, fields: Mapping, name: str) -> list[list[float]]:

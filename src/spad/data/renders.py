@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from spad.cameras import load_cameras
+from spad.cameras.formats import has_cameras
 from spad.data.shards import INDEX, Sample, ShardedObject, is_shard_folder, read_shard_folder
 from spad.data.view_sets import ObjectViews, ViewSet
 from spad.files import RECORD, file_hash, inside, read_json, read_json_lines, short
@@ -17,7 +18,6 @@ from spad.images.posed import find_images
 # Separator of the id of an object and the color of its variant.
 VARIANT = "~"
 LISTING = "objects.jsonl"
-_CAMERA_FILES = ("transforms.json", "cameras.json", "images.txt", "images.bin")
 _MADE = ("renderer", "render_settings", "asset_sha256", "pictures_sha256")
 # Kinds of images by their field in transforms.json.
 _KINDS = {
@@ -89,14 +89,14 @@ def list_sets(folder: Path) -> list[ObjectViews]:
         raise ValueError(f"expected a folder of views with cameras, got {folder}: no such folder")
     if is_shard_folder(folder) or (folder / LISTING).is_file():
         return read_renders(folder)
-    if not folder.is_dir() or _has_cameras(folder):
+    if not folder.is_dir() or has_cameras(folder):
         return [_views_in(folder)]
     folders = sorted(f for f in folder.iterdir() if f.is_dir() and not f.name.startswith("."))
-    without = [f for f in folders if not _has_cameras(f)]
+    without = [f for f in folders if not has_cameras(f)]
     if not folders or len(without) == len(folders):
         raise ValueError(
             f"expected views with cameras in {folder}, got neither transforms.json, cameras.json, "
-            "COLMAP's text files, objects.jsonl nor shards, there or in the folders inside"
+            "COLMAP's files, objects.jsonl nor shards, there or in the folders inside"
         )
     if without:
         raise ValueError(
@@ -109,11 +109,6 @@ def list_sets(folder: Path) -> list[ObjectViews]:
 def read_sets(folder: Path) -> list[ViewSet]:
     """Read all objects of a folder. Raises: ValueError: as `list_sets` and `ObjectViews.read`."""
     return [views.read() for views in list_sets(folder)]
-
-
-def _has_cameras(folder: Path) -> bool:
-    places = (folder, folder / "sparse" / "0")
-    return any((place / name).is_file() for place in places for name in _CAMERA_FILES)
 
 
 def _views_in(source: Path) -> ObjectViews:

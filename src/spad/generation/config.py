@@ -50,7 +50,8 @@ class GenerateConfig:
     fov_deg: Annotated[tuple[FovDeg, ...], MinLen(1)] | None = None
     """Horizontal field of view in degrees: one value, or one per view."""
     cameras: Path | None = None
-    """Camera file instead of an orbit: transforms.json, a COLMAP text model or Blender cameras."""
+    """Camera file instead of an orbit: transforms.json, a COLMAP model or Blender cameras. The
+    object is a sphere of radius 1 about the origin."""
     preset: PresetName | None = None
     """Cameras that another tool expects, instead of an orbit; docs/poses.md describes them."""
     save_for: PresetName | None = None

@@ -16,6 +16,7 @@ from PIL import Image, ImageOps
 import spad
 from spad.files import check_output, read_lines, slug
 from spad.generation.config import GenerateConfig
+from spad.generation.framing import framing_warnings
 from spad.generation.orbit import ORBIT_FLAGS, Orbit, plan_orbit
 from spad.generation.presets import PRESETS
 from spad.generation.results import save_many_results, save_results
@@ -46,7 +47,6 @@ SCHEDULER_NAMES = ("ddim", "dpm++", "unipc", "euler", "original")
 DEFAULT_VIEWS, MESH_VIEWS = 4, 8
 FEWEST_MESH_VIEWS = 3
 MANY_VIEWS = 40
-OBJECT_RADIUS = 1.0
 
 
 @dataclass(frozen=True)
@@ -292,7 +292,13 @@ def _cameras(plan: GenerationPlan) -> Cameras:
     cameras = load_cameras(plan.settings.cameras, size, size).cameras
     # The longer side becomes `size`; the other keeps the shape as far as whole latents allow.
     multiple = plan.model.image_multiple
-    longer = max(cameras.height, cameras.width)
+    longer, shorter = (f(cameras.height, cameras.width) for f in (max, min))
+    if 2 * size * shorter < multiple * longer:
+        raise ValueError(
+            f"{plan.settings.cameras}: expected images of {size} pixels to be at least "
+            f"{multiple / 2:g} pixels on the shorter side, got a shape of "
+            f"{cameras.width}x{cameras.height}"
+        )
     height, width = (
         max(1, round(size * side / longer / multiple)) * multiple
         for side in (cameras.height, cameras.width)
@@ -305,11 +311,8 @@ def _warn_about(cameras: Cameras) -> None:
         logger.warning(
             "%d views attend to each other: memory and time grow with their square", len(cameras)
         )
-    inside = [i for i, r in enumerate(cameras.radius.tolist()) if r < OBJECT_RADIUS]
-    if inside:
-        logger.warning(
-            "camera %d is inside the object, a sphere of radius 1 about the origin", inside[0]
-        )
+    for sentence in framing_warnings(cameras):
+        logger.warning(sentence)
 
 
 def _record(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +14,8 @@ from PIL import Image
 from torch import Tensor
 
 from spad.cameras import Cameras, load_cameras
+from spad.cameras.formats import camera_file
+from spad.files import short
 from spad.images.depth_maps import DEPTH_SUFFIXES, read_depth_map
 from spad.images.pixels import read_on_white
 
@@ -98,12 +102,16 @@ def find_images(source: Path, image_paths: Sequence[str], images: Path | None = 
         images: folder of the pictures; if left out, `load_posed_pictures` says where they are
             looked for.
 
-    Raises: ValueError: it names none, or one is missing.
+    Raises: ValueError: it names none or one twice, or one is missing.
     """
+    file = camera_file(source)
     if not image_paths:
-        raise ValueError(f"{source}: expected cameras with pictures, got a file that names none")
+        raise ValueError(f"{file}: expected cameras with pictures, got a file that names none")
+    name, times = Counter(image_paths).most_common(1)[0]
+    if times > 1:
+        raise ValueError(f"{file}: expected an image per view, got {short(name)} {times} times")
     folders = [images] if images is not None else _picture_folders(source)
-    return [_find_picture(source, folders, name, i) for i, name in enumerate(image_paths)]
+    return [_find_picture(file, folders, name, i) for i, name in enumerate(image_paths)]
 
 
 def _picture_folders(source: Path) -> list[Path]:
@@ -113,14 +121,16 @@ def _picture_folders(source: Path) -> list[Path]:
     return [folder, *(place / "images" for place in around)]
 
 
-def _find_picture(source: Path, folders: Sequence[Path], name: str, view: int) -> Path:
+def _find_picture(file: Path, folders: Sequence[Path], name: str, view: int) -> Path:
     for folder in folders:
         # NeRF-synthetic files leave the ".png" out.
         for path in (folder / name, folder / f"{name}.png"):
-            if path.is_file():
+            # Path.is_file raises an error where the name is too long.
+            if os.path.isfile(path):
                 return path
     raise ValueError(
-        f"{source}: expected the picture {name} of view {view}, got no such file in {folders[0]}; "
+        f"{file}: expected the image {short(name)} of view {view}, got no such file in "
+        f"{folders[0]}; "
         "give the folder of pictures with --images"
     )
 

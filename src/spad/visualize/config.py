@@ -30,7 +30,7 @@ class EpipolarConfig:
     """
 
     source: Positional[Path | None] = None
-    """Folder of images with a transforms.json, a COLMAP text model or Blender's cameras.json; or
+    """Folder of images with a transforms.json, a COLMAP model or Blender's cameras.json; or
     such a file."""
     images: Path | None = None
     """Folder of the images. Default: where the camera file says."""
