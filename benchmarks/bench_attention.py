@@ -6,7 +6,7 @@
 
 `kernel` times one call, 8 heads of 40 channels as in Stable Diffusion 1.5's finest layers, fp32,
 one object, cameras evenly round. `step` times a denoising step with guidance of a full-size model
-of random weights, `generate` all from a prompt to pictures in three steps of it. Every number comes
+of random weights, `generate` all from a prompt to images in three steps of it. Every number comes
 from a process of its own; ways take turns, `--rounds` times. Writes OUTPUT/KIND.json, a table to
 the terminal, and for `kernel` a plot and the exponents of growth with the number of views. Needs
 matplotlib.
@@ -157,7 +157,7 @@ def step(way: str, views: int, grid: int) -> dict:
 
 
 def generate(way: str, views: int, grid: int) -> dict:
-    """From a prompt to pictures in three steps, all parts of full size."""
+    """From a prompt to images in three steps, all parts of full size."""
     from diffusers import AutoencoderKL, DDIMScheduler
 
     from spad.model import SPADPipeline

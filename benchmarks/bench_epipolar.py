@@ -34,8 +34,8 @@ def seconds(call: Callable[[], object]) -> float:
 
 def posed(num_views: int, side: int) -> PosedImages:
     cameras = Cameras.ring(num_views, elevation_deg=20, height=side, width=side)
-    pictures, depth = render_stand_in(cameras, samples_per_side=1)
-    return PosedImages(cameras, pictures, tuple(map("view {}".format, range(num_views))), depth)
+    images, depth = render_stand_in(cameras, samples_per_side=1)
+    return PosedImages(cameras, images, tuple(map("view {}".format, range(num_views))), depth)
 
 
 def measure(runs: int, frames: int) -> str:

@@ -5,7 +5,7 @@
 Objects are drawn at random from the held-out ones of an index or a folder of models. Each is
 rendered (embree) from rings of views 20 degrees above the horizon, and from 12 other places between
 10 degrees below and 60 above, by which models are scored: outlines (IoU) and PSNR of the whole
-picture, on white. Shapes are compared with what of the object can be seen from outside. The visual
+image, on white. Shapes are compared with what of the object can be seen from outside. The visual
 hull on 128 cells goes through the same simplification and texture. Times are processor seconds of
 one core, from views in memory to a model file; ratios and differences are taken object by object.
 """
@@ -78,7 +78,7 @@ def hull_of(alpha: torch.Tensor, cameras: Cameras) -> DistanceGrid:
 
 
 def against(mesh: TexturedMesh, true: ViewSet, light: Light | None = None) -> tuple[float, float]:
-    """IoU and PSNR of pictures of a model, means over views."""
+    """IoU and PSNR of images of a model, means over views."""
     images, alpha = on_white(draw_model(mesh, true.cameras, light))
     common = torch.minimum(alpha, true.alpha).sum((1, 2))
     iou = common / torch.maximum(alpha, true.alpha).sum((1, 2))

@@ -65,11 +65,11 @@ def heading(what):
 def own_objects(orbit):
     gallery, captions = load_gallery(), load_protocol().captions
     objects = [views for views in read_renders(orbit) if views.uid in captions]
-    pictures = [images_of(views) for views in objects]
+    images = [images_of(views) for views in objects]
     heading(f"Other views of the gallery's {len(objects)} objects, among {len(gallery.captions)}")
     for name, corrupt in SPOILED.items():
-        half = len(pictures) // 2
-        shown = pictures[half:] + pictures[:half] if corrupt is None else map(corrupt, pictures)
+        half = len(images) // 2
+        shown = images[half:] + images[:half] if corrupt is None else map(corrupt, images)
         asked = [captions[views.uid] for views in objects]
         row(name, [gallery.rank(images, c) for images, c in zip(shown, asked, strict=True)])
 

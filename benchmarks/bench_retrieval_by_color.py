@@ -38,7 +38,7 @@ def by_hash(objects):
 
 
 def learned_captions(objects: list[ObjectViews]) -> dict[str, np.ndarray]:
-    """One caption each of up to 100 objects, all different, and the object's pictures."""
+    """One caption each of up to 100 objects, all different, and the object's images."""
     found = {}
     for views in by_hash(objects):
         caption = views.captions[object_seed(0, views.uid) % len(views.captions)]
@@ -48,7 +48,7 @@ def learned_captions(objects: list[ObjectViews]) -> dict[str, np.ndarray]:
 
 
 def unseen_captions(objects: list[ObjectViews]) -> dict[str, np.ndarray]:
-    """Up to 100 colours of things that no object has, and pictures of how that would look."""
+    """Up to 100 colours of things that no object has, and images of how that would look."""
     learned = {caption for views in objects for caption in views.captions}
     found = {}
     for views in by_hash(objects):
@@ -65,18 +65,18 @@ def unseen_captions(objects: list[ObjectViews]) -> dict[str, np.ndarray]:
 
 
 def with_alpha(views: ObjectViews) -> np.ndarray:
-    """Pictures on white as uint8 (v, h, w, 4): white is what is not the object."""
-    pictures = views.images()
-    alpha = np.where((pictures < 255).any(-1, keepdims=True), 255, 0).astype(np.uint8)
-    return np.concatenate([pictures, alpha], axis=-1)
+    """Images on white as uint8 (v, h, w, 4): white is what is not the object."""
+    images = views.images()
+    alpha = np.where((images < 255).any(-1, keepdims=True), 255, 0).astype(np.uint8)
+    return np.concatenate([images, alpha], axis=-1)
 
 
-def on_white(pictures: np.ndarray) -> np.ndarray:
-    return np.where(pictures[..., 3:] > 0, pictures[..., :3], 255)
+def on_white(images: np.ndarray) -> np.ndarray:
+    return np.where(images[..., 3:] > 0, images[..., :3], 255)
 
 
 def draw(name: str, captions: list[str], output: Path) -> dict[str, torch.Tensor]:
-    """Pictures (v, 3, h, w) of every caption."""
+    """Images (v, 3, h, w) of every caption."""
     model, protocol = model_info(name), load_protocol()
     pipeline, defaults = load_model(model.path), model.defaults
     pipeline.use_scheduler(defaults.scheduler)
@@ -129,8 +129,8 @@ def main() -> None:
     for name, (asked, among) in questions.items():
         gallery = load_gallery().with_objects(list(among), [to_floats(p) for p in among.values()])
         captions = list(asked)[: arguments.most]
-        pictures = draw(arguments.model, captions, arguments.output / name.replace(" ", "-"))
-        ranks = {caption: gallery.rank(views, caption) for caption, views in pictures.items()}
+        images = draw(arguments.model, captions, arguments.output / name.replace(" ", "-"))
+        ranks = {caption: gallery.rank(views, caption) for caption, views in images.items()}
         every = torch.tensor(list(ranks.values())).float()
         scores[name] = {"ranks": ranks} | {
             f"top {k}": float((every <= k).float().mean()) for k in (1, 5, 10)

@@ -1,4 +1,4 @@
-"""Times `spad pack` in both picture formats, and reading the shards in order and at random.
+"""Times `spad pack` in both image formats, and reading the shards in order and at random.
 
     python benchmarks/bench_shards.py RENDERS [OBJECTS]
 

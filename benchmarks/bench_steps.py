@@ -3,7 +3,7 @@
     python benchmarks/bench_steps.py [--model mini] [--prompts 6] [--reference 1000]
 
 Prompts are captions of the evaluation protocol, drawn from four cameras round the object with the
-model's defaults and one seed. Prints for each way the seconds of a set and the PSNR of its pictures
+model's defaults and one seed. Prints for each way the seconds of a set and the PSNR of its images
 to those of the reference.
 """
 
@@ -51,7 +51,7 @@ WAYS = [
 
 
 def draw(pipeline: SPADPipeline, way: Way, prompts: list[str], cameras: Cameras, settings: dict):
-    """Seconds of each set, and all pictures, (p, v, h, w, 3) in 0 to 1."""
+    """Seconds of each set, and all images, (p, v, h, w, 3) in 0 to 1."""
     pipeline.use_scheduler(way.solver)
     pipeline.unet.register_to_config(ball_radius=way.ball_radius)
     seconds, sets = [], []
@@ -69,9 +69,9 @@ def draw(pipeline: SPADPipeline, way: Way, prompts: list[str], cameras: Cameras,
     return median(seconds), np.stack(sets)
 
 
-def psnr(pictures: np.ndarray, reference: np.ndarray) -> float:
+def psnr(images: np.ndarray, reference: np.ndarray) -> float:
     """Mean over the sets, in dB."""
-    errors = np.square(pictures - reference).mean(axis=(1, 2, 3, 4))
+    errors = np.square(images - reference).mean(axis=(1, 2, 3, 4))
     return float(np.mean(-10 * np.log10(np.maximum(errors, 1e-10))))
 
 
@@ -110,8 +110,8 @@ def main() -> None:
     print("|---|---|---|")
     print(f"| {start} | {seconds:.2f} | |", flush=True)
     for way in WAYS:
-        seconds, pictures = draw(pipeline, way, prompts, cameras, settings)
-        print(f"| {way} | {seconds:.2f} | {psnr(pictures, truth):.1f} dB |", flush=True)
+        seconds, images = draw(pipeline, way, prompts, cameras, settings)
+        print(f"| {way} | {seconds:.2f} | {psnr(images, truth):.1f} dB |", flush=True)
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@
     python benchmarks/bench_train.py full SHARDS --clip FOLDER [FLAGS OF SPAD TRAIN]
 
 `mini` times `spad train --preset mini` in fp32, in bf16 and in other ways, in turns, `--rounds`
-times. SHARDS hold 128 x 128 pictures and mini's latents.
+times. SHARDS hold 128 x 128 images and mini's latents.
 
 `full` makes a Stable Diffusion 1.5 of random numbers, widens it, and trains it for ten steps of
 `--preset two-views` on SHARDS of 256 x 256. FOLDER has CLIP's tokenizer files. Needs 25 GB of disk.

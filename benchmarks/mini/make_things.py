@@ -35,7 +35,7 @@ def turned(obj: str) -> str:
 
 
 def unpack(furniture: zipfile.ZipFile, file: str, target: Path) -> None:
-    """A model of the catalog with the materials and pictures beside it, z up."""
+    """A model of the catalog with the materials and images beside it, z up."""
     folder = PurePosixPath(file).parent
     target.parent.mkdir(parents=True, exist_ok=True)
     for name in furniture.namelist():

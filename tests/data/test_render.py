@@ -200,9 +200,9 @@ def bad_models(folder: Path) -> dict[str, tuple[str, str]]:
     (folder / "link.gltf").symlink_to(outside)
     return {
         "whole": ("unusable file", "cannot read whole.glb"),
-        "gone": ("unusable file", "picture 'gone.png' is missing"),
+        "gone": ("unusable file", "image 'gone.png' is missing"),
         "bomb": ("unusable file", "pixels"),
-        "cut": ("unusable file", "picture 0 cannot be read"),
+        "cut": ("unusable file", "image 0 cannot be read"),
         "empty": ("unusable file", "empty scene"),
         "nan": ("unusable file", "finite"),
         "many": ("unusable file", "--max-faces 1,000"),

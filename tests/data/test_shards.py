@@ -247,8 +247,8 @@ def damage(renders: Path, how: str) -> None:
     ("how", "message"),
     [
         ("missing", "002.png: expected a readable file"),
-        ("cut", "002.png: expected a readable picture"),
-        ("no picture", "002.png: expected a readable picture"),
+        ("cut", "002.png: expected a readable image"),
+        ("no picture", "002.png: expected a readable image"),
         ("size", "expected 32x32 pixels"),
         ("altered", "got modified ones"),
         ("cameras", "transforms.json: expected JSON"),

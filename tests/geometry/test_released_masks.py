@@ -96,5 +96,5 @@ def test_grids_whose_cells_are_no_multiple_of_eight():
 
 def test_pictures_must_be_square():
     cameras = Cameras.ring(2, height=32, width=64)
-    with pytest.raises(ValueError, match="expected square pictures"):
+    with pytest.raises(ValueError, match="expected square images"):
         released_mask(cameras)

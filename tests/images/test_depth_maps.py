@@ -69,14 +69,14 @@ def test_gray_pictures_are_depth_and_color_pictures_are_not(tmp_path):
     write(tmp_path / "d.exr", [{"R": DEPTH, "G": DEPTH, "B": DEPTH}])
     assert np.array_equal(read_depth_map(tmp_path / "d.exr"), DEPTH)
     write(tmp_path / "d.exr", [{"R": DEPTH, "G": OTHER, "B": DEPTH}])
-    with pytest.raises(ValueError, match="channels of a color picture"):
+    with pytest.raises(ValueError, match="channels of a color image"):
         read_depth_map(tmp_path / "d.exr")
     for suffix in (".png", ".npy"):
         pixels = np.zeros((3, 4, 3), "u1")
         pixels[..., 1] = 1
         Image.fromarray(pixels).save(tmp_path / "d.png")
         np.save(tmp_path / "d.npy", pixels)
-        with pytest.raises(ValueError, match="got a color picture"):
+        with pytest.raises(ValueError, match="got a color image"):
             read_depth_map(tmp_path / f"d{suffix}")
 
 

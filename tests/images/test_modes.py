@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from spad.images.modes import as_rgba, rgba_pixels
-from spad.images.pixels import on_white, picture_tensor
+from spad.images.pixels import fitted_image_tensor, on_white
 
 # Gray levels of a picture 4 wide, 1 high, and what they are of 255.
 LEVELS = np.array([[0, 51, 102, 255]])
@@ -80,7 +80,7 @@ def test_gray_of_every_mode_is_the_same_gray(name):
     assert np.abs(pixels[..., :3].astype(int) - LEVELS[..., None]).max() <= 1
     assert (pixels[..., 3] == 255).all() and picture.tobytes() == before
     assert np.array_equal(on_white(picture), pixels[..., :3])
-    tensor = picture_tensor(picture, 1, 4)
+    tensor = fitted_image_tensor(picture, 1, 4)
     assert np.abs(tensor.numpy()[:, 0] * 127.5 + 127.5 - LEVELS).max() <= 1
 
 

@@ -277,7 +277,7 @@ def test_pictures_that_cannot_be_read_leave_the_core_one(tmp_path, extension):
     [
         ("KHR_texture_basisu", False, False, "a KHR_texture_basisu one, which is not read"),
         ("KHR_texture_basisu", True, True, "requires KHR_texture_basisu"),
-        ("EXT_texture_webp", False, True, "picture 1 cannot be read"),
+        ("EXT_texture_webp", False, True, "image 1 cannot be read"),
         ("ACME_texture", False, False, "expected a source, got none"),
     ],
 )
@@ -296,10 +296,10 @@ def test_pictures_of_16_bits_are_not_white(tmp_path):
 
 
 PICTURES = {
-    "missing": ({"uri": "gone.png"}, "picture 'gone.png' is missing"),
+    "missing": ({"uri": "gone.png"}, "image 'gone.png' is missing"),
     "outside": ({"uri": "../a.png"}, "outside its folder"),
     "address": ({"uri": "https://a/b.png"}, "expected a file beside it"),
-    "text": ({"uri": "data:image/png;base64,AAAA"}, "picture 0 cannot be read: no picture"),
+    "text": ({"uri": "data:image/png;base64,AAAA"}, "image 0 cannot be read: no image"),
     "neither": ({}, "expected a uri or a bufferView"),
 }
 
@@ -320,7 +320,7 @@ def test_cut_and_huge_pictures_are_named(tmp_path):
     whole = encoded("PNG")
     for data in (whole[:-20], whole[:40] + b"\xff\xfe" + whole[42:], huge_png(60_000)):
         gltf = with_source(tmp_path, "EXT_texture_webp", data, fallback=False)
-        with pytest.raises(ValueError, match="picture 1 cannot be read"):
+        with pytest.raises(ValueError, match="image 1 cannot be read"):
             read(gltf, tmp_path)
 
 

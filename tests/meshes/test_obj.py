@@ -206,7 +206,7 @@ def test_a_missing_texture_is_refused_by_name(tmp_path, kind):
 
 def test_a_damaged_texture_is_refused_by_name(tmp_path):
     (tmp_path / "t.png").write_bytes(b"no picture")
-    with pytest.raises(ValueError, match="texture 't.png' cannot be read: no picture"):
+    with pytest.raises(ValueError, match="texture 't.png' cannot be read: no image"):
         with_texture(tmp_path, "map_Kd t.png")
 
 

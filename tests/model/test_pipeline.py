@@ -12,7 +12,7 @@ from PIL import Image
 
 from spad.cameras import Cameras
 from spad.hub.registry import EMBEDDED
-from spad.images.pixels import picture_tensor
+from spad.images.pixels import fitted_image_tensor
 from spad.model import PatchAutoencoder, SPADPipeline
 from spad.model.pipeline import gaussian_blob
 from spad.model.schedulers import SCHEDULERS
@@ -158,7 +158,7 @@ def test_a_given_picture_is_kept_and_leads_the_other_views(pipeline, cameras):
 
     pipeline.unet.forward = watched
     led = pipeline("a blue fish", cameras, num_inference_steps=2, image=picture)
-    expected = pipeline._encode_image(picture_tensor(picture, 128, 128))[0, 0]
+    expected = pipeline._encode_image(fitted_image_tensor(picture, 128, 128))[0, 0]
     assert torch.equal(led.latents[0, 0], expected)
     assert not torch.allclose(led.latents[0, 1:], free.latents[0, 1:], atol=1e-4)
     assert all((t[:, 0] == 0).all() for t in seen_timesteps)
@@ -246,7 +246,7 @@ def test_blob_equals_the_original(shared_dir):
 def test_pictures_are_put_on_white_and_padded():
     picture = Image.new("RGBA", (40, 20), (255, 0, 0, 255))
     picture.paste((0, 0, 0, 0), (0, 0, 20, 20))
-    pixels = picture_tensor(picture, 40, 40)
+    pixels = fitted_image_tensor(picture, 40, 40)
     assert pixels[:, 0, 0].tolist() == [1, 1, 1], "padding is white"
     assert pixels[:, 20, 5].tolist() == [1, 1, 1], "transparent is white"
     assert pixels[:, 20, 35].tolist() == [1, -1, -1]

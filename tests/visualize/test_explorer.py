@@ -194,7 +194,7 @@ def test_pictures_in_the_page_are_the_pictures(views):
     page = explorer_page(views, BAND)
     first = re.search(r"data:image/webp;base64,([\w+/=]+)", page)[1]
     with Image.open(io.BytesIO(base64.b64decode(first))) as picture:
-        off = np.abs(np.asarray(picture.convert("RGB"), float) - views.pictures[0])
+        off = np.abs(np.asarray(picture.convert("RGB"), float) - views.images[0])
     assert off.mean() < 6
 
 

@@ -14,11 +14,11 @@ from spad.cameras.parsing import (
     FLIP_YZ,
     LoadedCameras,
     check_one_size,
+    image_size,
     list_of_objects,
     matrix_of,
     number_of,
     paths_of,
-    picture_size,
 )
 
 
@@ -34,10 +34,10 @@ def from_blender(
 
     Args:
         matrix_world: (v, 4, 4) or (4, 4), world from camera, looking along -z with y up.
-        fov_rad: `camera.data.angle_x`: across the width of the picture.
-        height, width: of the pictures in pixels; pixels are square.
+        fov_rad: `camera.data.angle_x`: across the width of the image.
+        height, width: of the images in pixels; pixels are square.
         shift_x, shift_y: `camera.data.shift_x` and `shift_y` under horizontal sensor fit: how far
-            the frame lies right of and above the optical axis, in picture widths.
+            the frame lies right of and above the optical axis, in image widths.
 
     Raises: ValueError: lists of unequal length, and what `Cameras` raises.
     """
@@ -78,7 +78,7 @@ def to_blender(cameras: Cameras) -> tuple[Tensor, Tensor, Tensor]:
         view = int(uneven.nonzero()[0])
         raise ValueError(
             f"expected square pixels (fx = fy) in camera {view}, got {float(k[view, 0, 0]):g} and "
-            f"{float(k[view, 1, 1]):g}; resize the pictures so that they are"
+            f"{float(k[view, 1, 1]):g}; resize the images so that they are"
         )
     right = (cameras.width / 2 - k[:, 0, 2]) / cameras.width
     above = (k[:, 1, 2] - cameras.height / 2) / cameras.width
@@ -98,7 +98,7 @@ def blender_from_json(
         if fovs[-1] <= 0:
             raise ValueError(f"{where}: expected fov_rad above 0 radians, got {fovs[-1]:g}")
         shifts.append([number_of(where, fields, name, 0.0) for name in ("shift_x", "shift_y")])
-        size = picture_size(where, path, fields, ("height", "width"), "image", (height, width))
+        size = image_size(where, path, fields, ("height", "width"), "image", (height, width))
         sizes.append(size)
     check_one_size(path, sizes)
     try:

@@ -1,4 +1,4 @@
-"""Cameras: poses, intrinsics and picture size of a set of views, and ways to place them.
+"""Cameras: poses, intrinsics and image size of a set of views, and ways to place them.
 
 Every convention used here is stated once, in docs/conventions.md. In short: the world is
 right-handed with z up, camera axes are OpenCV's (x right, y down, z forward), intrinsics are in
@@ -44,7 +44,7 @@ class Cameras:
             z (forward) axes and its center, in world coordinates.
         intrinsics: (v, 3, 3) `[[fx, 0, cx], [0, fy, cy], [0, 0, 1]]` in pixels; the center of the
             pixel in row r and column c is (c + 0.5, r + 0.5).
-        height, width: of every picture, in pixels.
+        height, width: of every image, in pixels.
 
     Cameras may coincide, point in any direction and lie inside the object.
 
@@ -101,16 +101,16 @@ class Cameras:
         """Cameras on spheres about `target`, looking at it, with their x axis horizontal.
 
         Each of the first four arguments is one number or one per view; a single number serves
-        every view. At elevation ±90 the picture's up direction is the limit of that of cameras
-        climbing at the same azimuth, so the azimuth turns the picture.
+        every view. At elevation ±90 the image's up direction is the limit of that of cameras
+        climbing at the same azimuth, so the azimuth turns the image.
 
         Args:
             elevation_deg: above the horizon, from -90 to 90.
             azimuth_deg: counter-clockwise from +x seen from above; any number.
             radius: distance from the target, world units.
-            fov_rad: full horizontal angle across the width of the picture.
-            height, width: of the pictures in pixels; pixels are square.
-            target: (3,) point that projects into the center of every picture.
+            fov_rad: full horizontal angle across the width of the image.
+            height, width: of the images in pixels; pixels are square.
+            target: (3,) point that projects into the center of every image.
 
         Raises: ValueError: lists of unequal length, or values outside the ranges above.
         """
@@ -176,18 +176,18 @@ class Cameras:
         height: int = DEFAULT_SIZE,
         width: int = DEFAULT_SIZE,
     ) -> Cameras:
-        """Cameras at `eye` that look at `target`, `up` pointing up in their pictures.
+        """Cameras at `eye` that look at `target`, `up` pointing up in their images.
 
         A camera that looks along `up` takes as its x axis the part of world +y (of +x when it
-        looks along y) that lies in its picture: with z up, that is the orbit camera of azimuth 0
+        looks along y) that lies in its image: with z up, that is the orbit camera of azimuth 0
         and elevation ±90.
 
         Args:
             eye: (v, 3) or (3,) camera centers, world.
-            target: (v, 3) or (3,) points that project into the center of the pictures, world.
+            target: (v, 3) or (3,) points that project into the center of the images, world.
             up: (3,) direction, world; need not be a unit vector.
             fov_rad: full horizontal angle, one number or one per view.
-            height, width: of the pictures in pixels; pixels are square.
+            height, width: of the images in pixels; pixels are square.
 
         Raises: ValueError: an eye at its target, a zero `up`, lists of unequal length.
         """
@@ -227,13 +227,13 @@ class Cameras:
 
     @classmethod
     def cat(cls, cameras: Sequence[Cameras]) -> Cameras:
-        """All views of several `Cameras` of one picture size, device and type, in order."""
+        """All views of several `Cameras` of one image size, device and type, in order."""
         if not cameras:
             raise ValueError("expected at least 1 set of cameras, got none")
         sizes = sorted({(c.height, c.width) for c in cameras})
         if len(sizes) > 1:
             raise ValueError(
-                f"expected pictures of one size, got {sizes} (height, width); use resized() first"
+                f"expected images of one size, got {sizes} (height, width); use resized() first"
             )
         kinds = sorted({f"{c.world_from_cam.device} {c.world_from_cam.dtype}" for c in cameras})
         if len(kinds) > 1:
@@ -279,7 +279,7 @@ class Cameras:
         return self.resized(*(max(1, round(side * scale)) for side in (self.height, self.width)))
 
     def resized(self, height: int, width: int) -> Cameras:
-        """The same cameras for pictures resized to `height` by `width` pixels."""
+        """The same cameras for images resized to `height` by `width` pixels."""
         check_size(height, width)
         scale = self.intrinsics.new_tensor([width / self.width, height / self.height, 1.0])
         return Cameras(self.world_from_cam, scale[:, None] * self.intrinsics, height, width)
@@ -363,7 +363,7 @@ class Cameras:
 
         Returns:
             xy: (v, ..., 2) pixels (x right, y down, from the top-left corner), not cut to the
-                picture; NaN where the point is not in front of the camera.
+                image; NaN where the point is not in front of the camera.
             depth: (v, ...) distance along the camera's forward axis, world units.
         """
         if points_world.shape[-1:] != (3,):

@@ -19,7 +19,7 @@ _SHORTEST_FOCAL, _LONGEST_FOCAL, _FARTHEST_CENTER = 1e-4, 1e5, 1e3
 
 
 def check_size(height: int, width: int) -> None:
-    """Raises: ValueError: a picture size that is not two whole positive numbers."""
+    """Raises: ValueError: an image size that is not two whole positive numbers."""
     for name, value in (("height", height), ("width", width)):
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
             raise ValueError(f"expected {name} to be a positive int (pixels), got {value!r}")

@@ -1,6 +1,6 @@
 """`load_cameras`, which reads every known camera file, and cameras as JSON.
 
-Readers keep the world and the order of the views as the file has them, need no picture to exist,
+Readers keep the world and the order of the views as the file has them, need no image to exist,
 and answer every malformed file with a one-line `ValueError` that names the file and the field.
 Files are written whole or not at all. The conventions are tabled in docs/conventions.md.
 """
@@ -34,7 +34,7 @@ def load_cameras(
             `transforms_train.json`; a COLMAP model, text or binary, as its folder, one of its
             files or a project with it (`load_colmap` says where); or JSON with a list `cameras`
             of Blender's `matrix_world`, or a folder with such a `cameras.json`.
-        height, width: picture size in pixels, for files that do not state it.
+        height, width: image size in pixels, for files that do not state it.
 
     Raises: ValueError: nothing known at `path`, or what the reader of that kind raises.
     """

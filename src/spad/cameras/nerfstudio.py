@@ -14,11 +14,11 @@ from spad.cameras.parsing import (
     LoadedCameras,
     build_cameras,
     image_names,
+    image_size,
     list_of_objects,
     matrix_of,
     number_of,
     paths_of,
-    picture_size,
     tensor,
 )
 from spad.files import json_text, read_json, short, write_text
@@ -37,11 +37,11 @@ def load_transforms(
 
     Args:
         path: the file.
-        height, width: picture size in pixels, for files without `h` and `w`; without either the
-            header of the picture itself (PNG or JPEG) is read.
+        height, width: image size in pixels, for files without `h` and `w`; without either the
+            header of the image itself (PNG or JPEG) is read.
 
     Raises: ValueError: malformed fields, lens distortion that is not zero, a lens that is not
-        perspective, pictures of different sizes, or no way to know the size.
+        perspective, images of different sizes, or no way to know the size.
     """
     path = Path(path)
     return transforms_from_json(path, read_json(path, dict), height, width)
@@ -93,7 +93,7 @@ def transforms_from_json(
     for where, frame in frames:
         fields = {**data, **frame}
         _check_lens(where, fields)
-        h, w = picture_size(where, path, fields, ("h", "w"), "file_path", (height, width))
+        h, w = image_size(where, path, fields, ("h", "w"), "file_path", (height, width))
         fx = _focal(where, (frame, data), "x", w)
         if fx is None:
             raise ValueError(f"{where}: expected fl_x or camera_angle_x, got neither")
@@ -123,7 +123,7 @@ def _check_lens(where: str, fields: Mapping) -> None:
         if number_of(where, named, name) != 0:
             raise ValueError(
                 f"{where}: expected no lens distortion, got {name} = {named[name]}; "
-                "undistort the pictures first"
+                "undistort the images first"
             )
 
 

@@ -56,7 +56,7 @@ def check_one_size(path: Path, sizes: Sequence[tuple[int, int]]) -> None:
     for view, (height, width) in enumerate(sizes):
         if (height, width) != sizes[0]:
             raise ValueError(
-                f"{path}: expected pictures of one size, got {sizes[0][1]}x{sizes[0][0]} of view 0 "
+                f"{path}: expected images of one size, got {sizes[0][1]}x{sizes[0][0]} of view 0 "
                 f"and {width}x{height} of view {view} (width x height)"
             )
 
@@ -124,7 +124,7 @@ def list_of_objects(path: Path, data: Mapping, name: str) -> list[tuple[str, Map
     return placed
 
 
-def picture_size(
+def image_size(
     where: str,
     path: Path,
     fields: Mapping,
@@ -132,7 +132,7 @@ def picture_size(
     image_field: str,
     given: tuple[int | None, int | None],
 ) -> tuple[int, int]:
-    """(height, width): as the file states it, as the caller gives it, or as the picture has it."""
+    """(height, width): as the file states it, as the caller gives it, or as the image has it."""
     if names[0] in fields or names[1] in fields:
         size = tuple(number_of(where, fields, name) for name in names)
         if any(side < 1 or side != int(side) for side in size):
@@ -149,7 +149,7 @@ def picture_size(
         # NeRF-synthetic files leave the ".png" out.
         image = forward_slashes(image)
         for candidate in (path.parent / image, path.parent / f"{image}.png"):
-            size = _size_of_picture(candidate)
+            size = _size_of_image(candidate)
             if size is not None:
                 return size
     raise ValueError(
@@ -158,7 +158,7 @@ def picture_size(
     )
 
 
-def _size_of_picture(path: Path) -> tuple[int, int] | None:
+def _size_of_image(path: Path) -> tuple[int, int] | None:
     """(height, width) from the header of a PNG or JPEG file; None for anything else."""
     with suppress(OSError, ValueError, struct.error), path.open("rb") as file:
         head = file.read(24)

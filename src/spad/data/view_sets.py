@@ -21,7 +21,8 @@ from spad.cameras import Cameras
 from spad.data.shards import Sample
 from spad.images.alpha import estimate_alpha
 from spad.images.modes import rgba_pixels
-from spad.images.pixels import on_white, open_image
+from spad.images.pixels import on_white, open_image, read_image
+from spad.images.posed import check_size
 
 _MASK_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 
@@ -126,20 +127,12 @@ class ObjectViews:
         members = {} if self.sample is None else self.sample.read(self.files)
         for name in self.files:
             if self.sample is None:
-                place, pixels = name, _read_image(Path(name))
+                place, pixels = name, np.asarray(read_image(Path(name)))
             else:
                 place = f"{self.sample.shard}, {self.uid}, {name}"
                 pixels = rgba_pixels(open_image(members[name], place))
-            yield self._of_size(pixels, place)
-
-    def _of_size(self, pixels: np.ndarray, place: object) -> np.ndarray:
-        height, width = self.cameras.height, self.cameras.width
-        if pixels.shape[:2] != (height, width):
-            raise ValueError(
-                f"{place}: expected {width}x{height} pixels (width x height), as its camera has, "
-                f"got {pixels.shape[1]}x{pixels.shape[0]}"
-            )
-        return pixels
+            check_size(place, pixels, self.cameras)
+            yield pixels
 
     def _mask(self, folder: Path, stem: str) -> np.ndarray:
         """The mask of one image, uint8 (h, w)."""
@@ -149,7 +142,8 @@ class ObjectViews:
                 f"{folder}: expected a mask {stem}{{{','.join(_MASK_SUFFIXES)}}}, got none; masks "
                 "have the names of their images"
             )
-        mask = self._of_size(_read_image(path), path)
+        mask = np.asarray(read_image(path))
+        check_size(path, mask, self.cameras)
         # Transparent pixels are not part of the object, whatever their color.
         return np.minimum(mask[..., :3].max(-1), mask[..., 3])
 
@@ -185,18 +179,6 @@ def set_from_images(
     images = alpha[:, None] * values[:, :3] + (1 - alpha[:, None])
     # Rounding may exceed white.
     return ViewSet(name, prompt, images.clamp(max=1), alpha, cameras)
-
-
-def _read_image(path: Path) -> np.ndarray:
-    """uint8 (h, w, 4) of an image file of any format. Raises: ValueError: it is unreadable."""
-    try:
-        with Image.open(path) as image:
-            return rgba_pixels(image)
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        reason = getattr(error, "strerror", None) or "it is damaged or not an image"
-        if type(error) is ValueError:
-            reason = str(error)
-        raise ValueError(f"{path}: expected a readable image: {reason}") from error
 
 
 def resized(view_set: ViewSet, longer_side: int) -> tuple[Tensor, Tensor, Cameras]:

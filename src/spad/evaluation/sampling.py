@@ -8,7 +8,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
 from PIL import Image
 
 from spad.cameras import Cameras
@@ -193,10 +192,6 @@ def _read_generated(views: ObjectViews, prompt: str) -> ViewSet:
 
     `ObjectViews.read` refuses other backgrounds, which a poor model may generate.
     """
-    pixels = []
-    for path in views.files:
-        with Image.open(path) as image:
-            pixels.append(np.asarray(image.convert("RGB")))
-    images = to_floats(np.stack(pixels))
+    images = to_floats(views.images())
     alpha = ((1 - images).amax(1) > WHITE_TOLERANCE).float()
     return ViewSet(views.uid, prompt, images, alpha, views.cameras, alpha_is_estimated=True)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from PIL import Image, ImageOps
+from PIL import Image
 
 import spad
 from spad.files import check_output, read_lines, slug
@@ -30,7 +30,7 @@ from spad.hub.registry import (
     resolve_device,
     weights_hash,
 )
-from spad.images.modes import as_rgba
+from spad.images.pixels import read_image
 from spad.model.vocabulary import describe_reading, read_prompt
 
 if TYPE_CHECKING:
@@ -94,7 +94,7 @@ def plan_generation(settings: GenerateConfig) -> GenerationPlan:
     prompts = _prompts(settings)
     output = settings.output or _free_output(settings, prompts)
     check_output(output, settings.overwrite)
-    image = _read_image(settings.image) if settings.image is not None else None
+    image = read_image(settings.image, upright=True) if settings.image is not None else None
     if settings.cameras is not None and not settings.cameras.exists():
         raise ValueError(f"expected a camera file or folder, got {settings.cameras}: no such file")
     model = model_info(settings.model)
@@ -197,18 +197,6 @@ def _free_output(settings: GenerateConfig, prompts: Sequence[str]) -> Path:
         number += 1
         folder = base.with_name(f"{base.name}-{number}")
     return folder
-
-
-def _read_image(path: Path) -> Image.Image:
-    try:
-        with Image.open(path) as image:
-            return as_rgba(ImageOps.exif_transpose(image))
-    # Pillow raises SyntaxError for broken files of some formats.
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        reason = getattr(error, "strerror", None) or "not a complete image"
-        if type(error) is ValueError:
-            reason = str(error)
-        raise ValueError(f"expected an image file for --image, got {path}: {reason}") from error
 
 
 def _given(value: T | None, default: T) -> T:

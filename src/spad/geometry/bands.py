@@ -19,14 +19,14 @@ from spad.geometry.rays import pixel_grid
 
 @dataclass(frozen=True)
 class PixelBands:
-    """The rays of n pixels of one view as segments in the pictures of all v views.
+    """The rays of n pixels of one view as segments in the images of all v views.
 
     Attributes:
         view: the view the pixels lie in.
-        xy: (n, 2) their positions in the pictures.
+        xy: (n, 2) their positions in the images.
         across, before, after: (n, v, 3) affine functions of a position (x, y, 1): signed distance
             across the line, and how far it lies before the segment's start and behind its end.
-        height, width: of the pictures; distances are in their pixels.
+        height, width: of the images; distances are in their pixels.
     """
 
     view: int
@@ -71,10 +71,10 @@ class PixelBands:
 def pixel_bands(
     cameras: Cameras, view: int, xy: Tensor, near: float = 0.0, far: float = math.inf
 ) -> PixelBands:
-    """The epipolar bands of pixels (n, 2) of one view, in the pictures of all views.
+    """The epipolar bands of pixels (n, 2) of one view, in the images of all views.
 
     Args:
-        cameras: v views; `cameras.resized(h, w)` gives bands in pictures of another size.
+        cameras: v views; `cameras.resized(h, w)` gives bands in images of another size.
         view: whose pixels these are.
         xy: positions in pixels (x right, y down); the center of row r, column c is
             (c + 0.5, r + 0.5).

@@ -31,11 +31,11 @@ class Correspondences:
     """Where n surface points that one view sees lie in all v views.
 
     Attributes:
-        xy: (n, v, 2) places in the pictures, pixels; NaN behind a camera.
+        xy: (n, v, 2) places in the images, pixels; NaN behind a camera.
         depth: (n, v) z-depths there, world units.
         state: (n, v) uint8. FOUND: the view's depth map has the surface there. HIDDEN: something
             is in front of it. MISSING: the depth map sees past that place, so a camera or a depth
-            map is wrong. OUTSIDE: not in the picture, or the pixel shows no surface.
+            map is wrong. OUTSIDE: not in the image, or the pixel shows no surface.
     """
 
     xy: Tensor
@@ -86,11 +86,11 @@ def corresponding_points(
     Args:
         cameras: v views.
         depth: (v, h, w) z-depth in world units, infinite where a view sees nothing.
-        xy: positions inside the picture, pixels.
+        xy: positions inside the image, pixels.
         tolerance: share of the depth by which two depths may differ and be one surface. The
             surface's depth is read from 3 x 3 pixels, so that its slope does no harm.
 
-    Raises: ValueError: depth maps of another shape, or positions outside the picture.
+    Raises: ValueError: depth maps of another shape, or positions outside the image.
     """
     expected = (len(cameras), cameras.height, cameras.width)
     if tuple(depth.shape) != expected:
@@ -111,8 +111,8 @@ def _looked_up(
     size = torch.tensor([cameras.width, cameras.height])
     places, depths = (x.transpose(0, 1) for x in cameras.project(points))
     # Looked up at the nearest pixel; NaN and places outside read pixel 0 and are sorted out below.
-    in_picture = ((places >= 0) & (places < size)).all(-1) & exists[:, None]
-    column, row = torch.where(in_picture[..., None], places, 0.0).floor().long().unbind(-1)
+    in_image = ((places >= 0) & (places < size)).all(-1) & exists[:, None]
+    column, row = torch.where(in_image[..., None], places, 0.0).floor().long().unbind(-1)
     views = torch.arange(len(cameras))
     nearest = -F.max_pool2d(-depth[:, None], 3, stride=1, padding=1)[:, 0]
     surface = torch.where(depth.isfinite(), depth, -torch.inf)
@@ -121,7 +121,7 @@ def _looked_up(
     state = torch.full(depths.shape, FOUND, dtype=torch.uint8)
     state[depths > farthest[views, row, column] + slack] = HIDDEN
     state[depths < nearest[views, row, column] - slack] = MISSING
-    state[~in_picture] = OUTSIDE
+    state[~in_image] = OUTSIDE
     return Correspondences(places, depths, state)
 
 
@@ -168,7 +168,7 @@ def pair_table(
 
     Args:
         depth: (v, h, w) z-depth, infinite where a view sees nothing.
-        cells: tokens along the pictures' longer side.
+        cells: tokens along the images' longer side.
         band_width: of the mask `exact`, in tokens.
         masks: by name, other masks of these tokens to ask as well: bool (v h w, v h w).
         points_per_view: surface pixels taken of each view, evenly spread; fewer if it has fewer.

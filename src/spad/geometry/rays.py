@@ -32,7 +32,7 @@ def rays(
 
     Args:
         world_from_cam: (..., 4, 4), OpenCV camera axes.
-        intrinsics: (..., 3, 3) in pixels of a height x width picture.
+        intrinsics: (..., 3, 3) in pixels of a height x width image.
 
     Returns: origins and unit directions, both (..., height, width, 3).
     """

@@ -2,7 +2,7 @@
 
 Use these with weights trained on them; `spad.geometry.epipolar` has the masks that are right at
 every resolution. They differ in three ways: a line is drawn between the pixels where it enters and
-leaves the picture, also where the ray is behind the camera; it is widened by moving its two ends;
+leaves the image, also where the ray is behind the camera; it is widened by moving its two ends;
 and coarser layers read the mask of the finest one by token number, not by place.
 """
 
@@ -27,7 +27,7 @@ def released_mask_from_matrices(
         dilate: draw each line nine times, its ends moved by up to one cell each way.
 
     Returns: bool (..., v * size^2, v * size^2); rows are queries, columns keys. A token sees its
-        whole own view. A row of another view is empty where the line misses the picture, where
+        whole own view. A row of another view is empty where the line misses the image, where
         both ends fall on cell (0, 0), and where the two centers coincide or one lies on the
         other's camera plane, for which the release is undefined.
 
@@ -53,13 +53,13 @@ def released_mask_from_matrices(
 
 
 def released_mask(cameras: Cameras, size: int = RELEASE_SIZE, dilate: bool = True) -> Tensor:
-    """`released_mask_from_matrices` of `cameras` on a size x size grid over their pictures.
+    """`released_mask_from_matrices` of `cameras` on a size x size grid over their images.
 
-    Raises: ValueError: the pictures are not square, which the release never draws.
+    Raises: ValueError: the images are not square, which the release never draws.
     """
     if cameras.height != cameras.width:
         raise ValueError(
-            f"expected square pictures for original masks, got {cameras.height}x{cameras.width}; "
+            f"expected square images for original masks, got {cameras.height}x{cameras.width}; "
             "try exact masks"
         )
     intrinsics = scale_intrinsics(cameras.intrinsics, (cameras.height, cameras.width), (size, size))
@@ -80,13 +80,13 @@ def flat_resize(mask: Tensor, num_views: int, tokens: int) -> Tensor:
 
 
 def line_ends(world_from_cam: Tensor, intrinsics: Tensor, size: int) -> Tensor:
-    """Where every pixel's epipolar line meets the border of every picture.
+    """Where every pixel's epipolar line meets the border of every image.
 
     Args: as for `released_mask_from_matrices`.
 
     Returns: (..., v_query, v_key, size^2, 2, 2), two points (x, y) in cells, in the order top,
-        bottom, right, left. Where the query's center projects into the picture, the line is cut
-        there, and that point is the second. Zero where the line misses the picture.
+        bottom, right, left. Where the query's center projects into the image, the line is cut
+        there, and that point is the second. Zero where the line misses the image.
     """
     device = "cpu" if world_from_cam.device.type == "mps" else world_from_cam.device
     poses, intrinsics = (x.to(device, torch.float64) for x in (world_from_cam, intrinsics))
@@ -114,7 +114,7 @@ def line_ends(world_from_cam: Tensor, intrinsics: Tensor, size: int) -> Tensor:
         first = (torch.where(hit, x, first[0]), torch.where(hit, y, first[1]))
     is_seen = sum(hit.to(torch.int8) for hit in hits) > 1
 
-    # From an epipole inside the picture the line runs one way only, that of the ray.
+    # From an epipole inside the image the line runs one way only, that of the ray.
     start_x, start_y = epipole[..., 0] / epipole[..., 2], epipole[..., 1] / epipole[..., 2]
     starts_inside = (start_x >= 0) & (start_x <= size) & (start_y >= 0) & (start_y <= size)
     travel = far_point[..., :2] * epipole[..., 2:] - epipole[..., :2] * far_point[..., 2:]

@@ -37,10 +37,10 @@ def _read_npy(path: Path) -> np.ndarray:
 
 
 def _read_png(path: Path) -> np.ndarray:
-    with Image.open(path) as picture:
-        if picture.mode not in _GRAY and picture.mode not in ("RGB", "RGBA"):
-            raise ValueError(f"expected gray pixels, got Pillow's mode {picture.mode}")
-        return _one_channel(np.asarray(picture))
+    with Image.open(path) as image:
+        if image.mode not in _GRAY and image.mode not in ("RGB", "RGBA"):
+            raise ValueError(f"expected gray pixels, got Pillow's mode {image.mode}")
+        return _one_channel(np.asarray(image))
 
 
 def _one_channel(values: np.ndarray) -> np.ndarray:
@@ -51,7 +51,7 @@ def _one_channel(values: np.ndarray) -> np.ndarray:
         raise ValueError(f"expected height x width numbers, got an array of shape {values.shape}")
     colors = values[..., :3] if values.shape[2] > 2 else values[..., :1]
     if (colors != colors[..., :1]).any():
-        raise ValueError("expected one channel of depth, got a color picture")
+        raise ValueError("expected one channel of depth, got a color image")
     return values[..., 0]
 
 
@@ -68,7 +68,7 @@ def _read_exr(path: Path) -> np.ndarray:
         pixels = channels[depth_channel(list(channels))].pixels
         gray = [channels[n].pixels for n in ("R", "G", "B") if n in channels]
         if any(pixels is one for one in gray) and not all(np.array_equal(pixels, g) for g in gray):
-            raise ValueError("expected a channel of depth, got the channels of a color picture")
+            raise ValueError("expected a channel of depth, got the channels of a color image")
         return pixels
 
 

@@ -45,30 +45,30 @@ def save_turntable(
     )
 
 
-def _tiled(pictures: Sequence[Image.Image], columns: int) -> Image.Image:
-    width = max(picture.width for picture in pictures)
-    height = max(picture.height for picture in pictures)
-    rows = math.ceil(len(pictures) / columns)
+def _tiled(images: Sequence[Image.Image], columns: int) -> Image.Image:
+    width = max(image.width for image in images)
+    height = max(image.height for image in images)
+    rows = math.ceil(len(images) / columns)
     size = (columns * (width + _GAP) - _GAP, rows * (height + _GAP) - _GAP)
     canvas = Image.new("RGB", size, "white")
-    for index, picture in enumerate(pictures):
+    for index, image in enumerate(images):
         row, column = divmod(index, columns)
-        canvas.paste(picture, (column * (width + _GAP), row * (height + _GAP)))
+        canvas.paste(image, (column * (width + _GAP), row * (height + _GAP)))
     return canvas
 
 
-def _captioned(picture: Image.Image, text: str) -> Image.Image:
+def _captioned(image: Image.Image, text: str) -> Image.Image:
     """Image with a one-line caption underneath, cut where it is too long."""
     font = ImageFont.load_default(_TEXT_SIZE)
     # The built-in font has no more letters than these.
     text = text.encode("latin-1", "replace").decode("latin-1")
-    canvas = Image.new("RGB", (picture.width, picture.height + _TEXT_SIZE + 8), "white")
-    canvas.paste(picture)
+    canvas = Image.new("RGB", (image.width, image.height + _TEXT_SIZE + 8), "white")
+    canvas.paste(image)
     draw = ImageDraw.Draw(canvas)
     shown = text
     while shown and draw.textlength(shown, font) > canvas.width - 8:
         text = text[:-1]
         shown = text.rstrip() + "..." if text else ""
     left = (canvas.width - draw.textlength(shown, font)) // 2
-    draw.text((left, picture.height + 2), shown, "black", font)
+    draw.text((left, image.height + 2), shown, "black", font)
     return canvas

@@ -31,13 +31,13 @@ class PosedImages:
 
     Attributes:
         cameras: v views.
-        pictures: uint8 (v, h, w, 3), of the cameras' size.
+        images: uint8 (v, h, w, 3), of the cameras' size.
         names: one per view, such as "view 3".
         depth: (v, h, w) z-depth in world units, infinite where there is nothing; or None.
     """
 
     cameras: Cameras
-    pictures: np.ndarray
+    images: np.ndarray
     names: tuple[str, ...]
     depth: Tensor | None = None
 
@@ -45,44 +45,46 @@ class PosedImages:
         """Cameras and images resized to a longer side of so many pixels."""
         cameras = self.cameras.fit(longer_side)
         size = (cameras.width, cameras.height)
-        pictures = [
+        images = [
             np.asarray(Image.fromarray(p).resize(size, Image.Resampling.LANCZOS))
-            for p in self.pictures
+            for p in self.images
         ]
-        return cameras, np.stack(pictures)
+        return cameras, np.stack(images)
 
     def chosen(self, indices: Sequence[int]) -> PosedImages:
         """A selection of the views."""
         indices = list(indices)
         depth = None if self.depth is None else self.depth[indices]
         names = tuple(self.names[i] for i in indices)
-        return PosedImages(self.cameras[indices], self.pictures[indices], names, depth)
+        return PosedImages(self.cameras[indices], self.images[indices], names, depth)
 
 
-def load_posed_pictures(
+def load_posed_images(
     source: Path,
-    images: Path | None = None,
+    folder: Path | None = None,
     depth: Path | None = None,
     depth_scale: float | None = None,
 ) -> PosedImages:
-    """Cameras and pictures of a folder or camera file, with depth maps on request.
+    """Cameras and images of a folder or camera file, with depth maps on request.
 
     Args:
         source: whatever `spad.cameras.load_cameras` reads.
-        images: folder of the pictures; else they are looked for at the paths that the camera file
+        folder: folder of the images; else they are looked for at the paths that the camera file
             gives, from its folder, from `images` in it, and as COLMAP lays a project out.
-        depth: folder of depth maps (EXR, PNG or NPY) named as the pictures.
+        depth: folder of depth maps (EXR, PNG or NPY) named as the images.
         depth_scale: world units per unit of the depth maps; 0.001 for PNG and 1 for others if
             left out.
 
-    Raises: ValueError: cameras as `load_cameras` refuses them, pictures or depth maps that are
-        missing, unreadable or of another size than the cameras say; the message names file and
-        view. ModuleNotFoundError: EXR needs the extra `exr`.
+    Raises: ValueError: cameras as `load_cameras` refuses them, images or depth maps that are
+        missing, unreadable or of another size than the cameras say; the message names the
+        file. ModuleNotFoundError: EXR needs the extra `exr`.
     """
     loaded = load_cameras(source)
     cameras = loaded.cameras
-    paths = find_images(source, loaded.image_paths, images)
-    pictures = [_read_picture(path, cameras, view) for view, path in enumerate(paths)]
+    paths = find_images(source, loaded.image_paths, folder)
+    images = [read_on_white(path) for path in paths]
+    for path, image in zip(paths, images, strict=True):
+        check_size(path, image, cameras)
     maps = None
     if depth is not None:
         maps = torch.stack(
@@ -92,36 +94,36 @@ def load_posed_pictures(
             ]
         )
     names = tuple(f"view {view}" for view in range(len(cameras)))
-    return PosedImages(cameras, np.stack(pictures), names, maps)
+    return PosedImages(cameras, np.stack(images), names, maps)
 
 
-def find_images(source: Path, image_paths: Sequence[str], images: Path | None = None) -> list[Path]:
-    """The files of the pictures that the cameras in `source` name.
+def find_images(source: Path, image_paths: Sequence[str], folder: Path | None = None) -> list[Path]:
+    """The files of the images that the cameras in `source` name.
 
     Args:
-        images: folder of the pictures; if left out, `load_posed_pictures` says where they are
+        folder: folder of the images; if left out, `load_posed_images` says where they are
             looked for.
 
     Raises: ValueError: it names none or one twice, or one is missing.
     """
     file = camera_file(source)
     if not image_paths:
-        raise ValueError(f"{file}: expected cameras with pictures, got a file that names none")
+        raise ValueError(f"{file}: expected cameras with images, got a file that names none")
     name, times = Counter(image_paths).most_common(1)[0]
     if times > 1:
         raise ValueError(f"{file}: expected an image per view, got {short(name)} {times} times")
-    folders = [images] if images is not None else _picture_folders(source)
-    return [_find_picture(file, folders, name, i) for i, name in enumerate(image_paths)]
+    folders = [folder] if folder is not None else _image_folders(source)
+    return [_find_image(file, folders, name, i) for i, name in enumerate(image_paths)]
 
 
-def _picture_folders(source: Path) -> list[Path]:
+def _image_folders(source: Path) -> list[Path]:
     folder = source if source.is_dir() else source.parent
-    # COLMAP keeps its model in sparse/0, the pictures in images beside sparse.
+    # COLMAP keeps its model in sparse/0, the images in images beside sparse.
     around = [folder, folder.absolute().parent, folder.absolute().parent.parent]
     return [folder, *(place / "images" for place in around)]
 
 
-def _find_picture(file: Path, folders: Sequence[Path], name: str, view: int) -> Path:
+def _find_image(file: Path, folders: Sequence[Path], name: str, view: int) -> Path:
     for folder in folders:
         # NeRF-synthetic files leave the ".png" out.
         for path in (folder / name, folder / f"{name}.png"):
@@ -131,28 +133,18 @@ def _find_picture(file: Path, folders: Sequence[Path], name: str, view: int) -> 
     raise ValueError(
         f"{file}: expected the image {short(name)} of view {view}, got no such file in "
         f"{folders[0]}; "
-        "give the folder of pictures with --images"
+        "give the folder of images with --images"
     )
 
 
-def _read_picture(path: Path, cameras: Cameras, view: int) -> np.ndarray:
-    try:
-        picture = read_on_white(path)
-    # Pillow answers damage with SyntaxError and ValueError too.
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise ValueError(f"{path}: expected a picture of view {view}: {error}") from error
-    _check_shape(path, picture.shape[:2], cameras, view)
-    return picture
-
-
-def _find_depth(folder: Path, picture: Path, view: int) -> Path:
+def _find_depth(folder: Path, image: Path, view: int) -> Path:
     for suffix in DEPTH_SUFFIXES:
-        path = folder / f"{picture.stem}{suffix}"
+        path = folder / f"{image.stem}{suffix}"
         if path.is_file():
             return path
     raise ValueError(
-        f"{folder}: expected a depth map {picture.stem}{{{','.join(DEPTH_SUFFIXES)}}} of view "
-        f"{view}, got none; depth maps are named as their pictures"
+        f"{folder}: expected a depth map {image.stem}{{{','.join(DEPTH_SUFFIXES)}}} of view "
+        f"{view}, got none; depth maps are named as their images"
     )
 
 
@@ -162,7 +154,7 @@ def _read_depth(path: Path, cameras: Cameras, view: int, scale: float | None) ->
         values = read_depth_map(path)
     except ValueError as error:
         raise ValueError(f"{path}: expected a depth map of view {view}: {error}") from error
-    _check_shape(path, values.shape, cameras, view)
+    check_size(path, values, cameras)
     unit = (_PNG_UNIT if path.suffix == ".png" else 1.0) if scale is None else scale
     nothing = ~np.isfinite(values) | (values <= 0)
     if path.suffix != ".png":
@@ -170,10 +162,10 @@ def _read_depth(path: Path, cameras: Cameras, view: int, scale: float | None) ->
     return torch.from_numpy(np.where(nothing, np.float32(np.inf), values * np.float32(unit)))
 
 
-def _check_shape(path: Path, shape: tuple[int, ...], cameras: Cameras, view: int) -> None:
-    if tuple(shape) != (cameras.height, cameras.width):
-        got = "x".join(str(side) for side in reversed(shape))
+def check_size(where: object, pixels: np.ndarray, cameras: Cameras) -> None:
+    """Raises: ValueError: pixels (h, w, ...) are not of the cameras' size."""
+    if pixels.shape[:2] != (cameras.height, cameras.width):
         raise ValueError(
-            f"{path}: expected {cameras.width}x{cameras.height} pixels (width x height) of view "
-            f"{view}, as its camera has, got {got}"
+            f"{where}: expected {cameras.width}x{cameras.height} pixels (width x height), as its "
+            f"camera has, got {pixels.shape[1]}x{pixels.shape[0]}"
         )

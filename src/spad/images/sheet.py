@@ -1,4 +1,4 @@
-"""Rows of captioned pictures as one figure: PNG through Pillow, PDF and SVG through matplotlib.
+"""Rows of captioned images as one figure: PNG through Pillow, PDF and SVG through matplotlib.
 
 Both are laid out by the same numbers, so that a figure looks the same in every format; in PDF and
 SVG the text and the marks stay vectors.
@@ -33,7 +33,7 @@ _POINTS_PER_PIXEL = 72 / _PIXELS_PER_INCH
 
 @dataclass(frozen=True)
 class Mark:
-    """A mark at (x, y), in pixels of its panel's picture."""
+    """A mark at (x, y), in pixels of its panel's image."""
 
     x: float
     y: float
@@ -43,7 +43,7 @@ class Mark:
 
 @dataclass(frozen=True)
 class Panel:
-    """A picture, uint8 (h, w, 3), with a line above it.
+    """An image, uint8 (h, w, 3), with a line above it.
 
     `labels` divide a matrix into as many equal parts along both sides, and name them.
     """
@@ -89,7 +89,7 @@ class _Layout:
     height: int
 
     def corner(self, row: int, column: int) -> tuple[int, int]:
-        """Top-left corner (x, y) of a panel's picture."""
+        """Top-left corner (x, y) of a panel's image."""
         x = self.left + column * (self.panel_width + self.label_space + _GAP) + self.label_space
         return x, self.tops[row]
 

@@ -103,10 +103,10 @@ def read_gltf(path: Path, max_faces: int | None = None, with_textures: bool = Tr
 def check_references(path: Path) -> None:
     """Look whether all that a GLB or glTF file refers to is there and may be read.
 
-    For renderers that draw a model without the pictures that they cannot read, and say nothing:
+    For renderers that draw a model without the images that they cannot read, and say nothing:
     a white object would be learned from.
 
-    Raises: ValueError: a file lies outside the model's folder, or a picture that gives a surface
+    Raises: ValueError: a file lies outside the model's folder, or an image that gives a surface
         its color is missing, damaged, or too large to be one.
     """
     try:

@@ -135,7 +135,7 @@ class GltfFile:
     """
 
     def __init__(self, path: Path):
-        """Read the JSON; the bytes of buffers and pictures are read as they are asked for.
+        """Read the JSON; the bytes of buffers and images are read as they are asked for.
 
         Raises: ValueError: the file is no glTF 2.0, or damaged.
         """
@@ -189,15 +189,15 @@ class GltfFile:
         return data[start : start + length], stride
 
     def image_bytes(self, index: int, place: str) -> tuple[bytes, str]:
-        """The encoded bytes of a picture, and words that name it [3.8.2]."""
+        """The encoded bytes of an image, and words that name it [3.8.2]."""
         image = self.item("images", index, place)
         if "bufferView" in image:
             data, _ = self.view(image.integer("bufferView"), image.place)
-            return bytes(data), f"picture {index}"
+            return bytes(data), f"image {index}"
         uri = image.text("uri")
         if not uri:
             raise ValueError(f"{image.place}: expected a uri or a bufferView, got neither")
-        name = f"picture {index}" if uri.startswith("data:") else f"picture {uri!r}"
+        name = f"image {index}" if uri.startswith("data:") else f"image {uri!r}"
         try:
             return self._uri_bytes(uri, image.place, None), name
         except FileNotFoundError:

@@ -16,10 +16,10 @@ from spad.meshes.texture_files import decode_texture
 # [5.26] What goes on outside of [0, 1], and how texels are mixed, by the numbers of OpenGL.
 _WRAPS = {33071: "clamp", 33648: "mirror", 10497: "repeat"}
 _NEAREST, _LINEAR = (9728, 9984, 9986), (9729, 9985, 9987)
-# Extensions that name a picture in a format the core does not know, the preferred one first.
+# Extensions that name an image in a format the core does not know, the preferred one first.
 _SOURCES = ("EXT_texture_webp", "EXT_texture_avif", "MSFT_texture_dds")
 _UNREAD_SOURCES = ("KHR_texture_basisu",)
-# Of emission; a picture shows no more than 1 of it.
+# Of emission; an image shows no more than 1 of it.
 _STRONGEST = 1e9
 _ALPHA_MODES = ("OPAQUE", "MASK", "BLEND")
 
@@ -59,7 +59,7 @@ def read_surface(file: GltfFile, index: int, place: str, surfaces: Surfaces) -> 
 
     Of physically based materials only base color, emission and alpha show in matt light.
 
-    Raises: ValueError: malformed, or a picture that is missing, damaged or of an unread format.
+    Raises: ValueError: malformed, or an image that is missing, damaged or of an unread format.
     """
     entry = file.item("materials", index, place)
     glossy = entry.extension("KHR_materials_pbrSpecularGlossiness")
@@ -150,7 +150,7 @@ def _use(
 
 
 def _matrix(transform: Entry) -> np.ndarray:
-    """Scale, then a turn counter-clockwise as the picture is seen (v points down), then offset."""
+    """Scale, then a turn counter-clockwise as the image is seen (v points down), then offset."""
     offset, scale = transform.numbers("offset", [0.0, 0.0]), transform.numbers("scale", [1.0, 1.0])
     angle = transform.number("rotation", 0.0)
     cos, sin = np.cos(angle), np.sin(angle)
@@ -193,7 +193,7 @@ def _texture_pixels(file: GltfFile, texture: Entry) -> np.ndarray:
         return decode_texture(data, words)
     for name in _UNREAD_SOURCES:
         if texture.extension(name) is not None:
-            raise ValueError(f"{texture.place}: its picture is a {name} one, which is not read")
+            raise ValueError(f"{texture.place}: its image is a {name} one, which is not read")
     raise failed or ValueError(f"{texture.place}: expected a source, got none that spad reads")
 
 

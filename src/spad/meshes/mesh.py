@@ -41,7 +41,7 @@ class TriangleMesh:
         corner_colors: (f, 3, 4) float32 linear RGBA, or None when the model has none.
         face_materials: (f,) int32 into `materials`.
         materials: the object's surfaces.
-        textures: the pictures on them.
+        textures: the images on them.
         object_from_asset: (4, 4) float64, takes the file's coordinates to object coordinates.
         notes: sentences on what of the file is left out or was read otherwise than it says.
     """

@@ -15,7 +15,7 @@ MOST_REPEATS = 1e9
 
 @dataclass(frozen=True)
 class Texture:
-    """A picture on a surface.
+    """An image on a surface.
 
     Attributes:
         pixels: (h, w, 4) uint8, sRGB and straight alpha.
@@ -98,7 +98,7 @@ class Model:
 class Surfaces:
     """Materials and textures in the order in which they are met, each read once.
 
-    `with_textures` False leaves all pictures unread.
+    `with_textures` False leaves all images unread.
     """
 
     with_textures: bool = True

@@ -37,9 +37,9 @@ class TextureMap:
     """A texture statement.
 
     Attributes:
-        path: of the picture.
+        path: of the image.
         offset, scale: of u and v.
-        clamp: whether the picture's edge goes on outside of it, in place of the picture.
+        clamp: whether the image's edge goes on outside of it, in place of the image.
         channel: of a map_d: "r", "g", "b", "m" (alpha) or "l" (luminance); "" if not said.
     """
 
@@ -50,7 +50,7 @@ class TextureMap:
     channel: str = ""
 
     def texture(self, kind: str) -> Texture:
-        """The picture, as colors or, for "opacity", with the channel as its alpha."""
+        """The image, as colors or, for "opacity", with the channel as its alpha."""
         pixels = decode_texture(self.path.read_bytes(), f"texture {self.path.name!r}")
         if kind == "opacity":
             alpha = _opacity(pixels, self.channel)
@@ -64,7 +64,7 @@ class TextureMap:
         return Texture(pixels, (wrap, wrap))
 
     def place(self, uv: np.ndarray) -> np.ndarray:
-        """Coordinates from the bottom left to ones on the picture, from the top left."""
+        """Coordinates from the bottom left to ones on the image, from the top left."""
         moved = uv * np.array(self.scale) + np.array(self.offset)
         moved[..., 1] = 1 - moved[..., 1]
         check_uvs(moved, "a texture coordinate")

@@ -170,15 +170,15 @@ class _Painter:
     def __init__(self, path: Path, file: PlyFile, surfaces: Surfaces, notes: set[str]):
         self._file, self._surfaces = file, surfaces
         neighbors = Neighbors(path.parent, notes)
-        self._pictures = []
+        self._images = []
         for comment in file.comments:
             word, _, name = comment.partition(" ")
             if word != _TEXTURE_COMMENT:
                 continue
-            picture = neighbors.find(name)
-            if picture is None:
+            image = neighbors.find(name)
+            if image is None:
                 raise ValueError(f"texture {name.strip()!r} is missing")
-            self._pictures.append(picture)
+            self._images.append(image)
 
     def parts(
         self,
@@ -190,7 +190,7 @@ class _Painter:
         sizes: np.ndarray,
     ) -> list[Part]:
         """Triangles (f, 3, 3) of polygons `faces`, by the texture they have."""
-        uv = self._corner_uvs(corners, places, faces, sizes) if self._pictures else None
+        uv = self._corner_uvs(corners, places, faces, sizes) if self._images else None
         if uv is None:
             material = self._surfaces.material(BARE if colors is None else Material())
             return [Part(triangles, material, colors)] if len(triangles) else []
@@ -204,22 +204,22 @@ class _Painter:
         return parts
 
     def _texture(self, number: int) -> int:
-        picture = self._pictures[number]
+        image = self._images[number]
 
         def read() -> Texture:
-            pixels = decode_texture(picture.read_bytes(), f"texture {picture.name!r}").copy()
+            pixels = decode_texture(image.read_bytes(), f"texture {image.name!r}").copy()
             pixels[..., 3] = 255
             return Texture(pixels)
 
-        return self._surfaces.texture((picture,), read)
+        return self._surfaces.texture((image,), read)
 
     def _texture_numbers(self, faces: np.ndarray) -> np.ndarray:
         numbers = self._file.elements.get("face", {}).get("texnumber")
         if not isinstance(numbers, np.ndarray):
             return np.zeros(len(faces), np.int64)
         numbers = numbers.astype(np.int64)[faces]
-        if len(numbers) and (numbers.min() < 0 or numbers.max() >= len(self._pictures)):
-            raise ValueError(f"expected one of {len(self._pictures)} textures, got another")
+        if len(numbers) and (numbers.min() < 0 or numbers.max() >= len(self._images)):
+            raise ValueError(f"expected one of {len(self._images)} textures, got another")
         return numbers
 
     def _corner_uvs(

@@ -16,7 +16,7 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from spad.cameras import Cameras
-from spad.images.pixels import picture_tensor
+from spad.images.pixels import fitted_image_tensor
 from spad.model import current_class
 from spad.model.conditioning import condition_on_cameras
 from spad.model.deep_cache import DeepFeatureCache
@@ -185,7 +185,7 @@ class SPADPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
         latents = latents.expand(len(prompts), -1, -1, -1, -1)
         given = None
         if image is not None:
-            given = self._encode_image(picture_tensor(image, cameras.height, cameras.width))
+            given = self._encode_image(fitted_image_tensor(image, cameras.height, cameras.width))
         cache = DeepFeatureCache(self.unet, deep_cache_interval)
         # torch's decorator hides the method's signature.
         bar = self.progress_bar(total=num_inference_steps)  # pyright: ignore[reportCallIssue]

@@ -94,7 +94,7 @@ def _small_masks(
 
 
 def _hit(mask: Tensor, pixels: Tensor) -> Tensor:
-    """(h w,) bool: the flat pixels that points fall on, in a picture of the size of a mask."""
+    """(h w,) bool: the flat pixels that points fall on, in an image of the size of a mask."""
     hit = torch.zeros(mask.numel(), dtype=torch.bool, device=mask.device)
     hit[pixels] = True
     return hit

@@ -15,7 +15,7 @@ from spad.cameras import Cameras
 _FINER = 3
 # Distances beyond so many pixels are not told apart.
 REACH = 10.0
-# Behind a camera, or outside of pictures that cut nothing off, no point is of the object.
+# Behind a camera, or outside of images that cut nothing off, no point is of the object.
 _FAR_OUT = 30.0
 
 
@@ -39,7 +39,7 @@ def outline_distance(alpha: Tensor) -> Tensor:
 
 
 def cuts_off(alpha: Tensor) -> list[bool]:
-    """Whether each mask (v, h, w) reaches its picture's border, so that more may lie beyond it."""
+    """Whether each mask (v, h, w) reaches its image's border, so that more may lie beyond it."""
     borders = torch.cat([alpha[:, 0], alpha[:, -1], alpha[:, :, 0], alpha[:, :, -1]], dim=1)
     return (borders.amax(1) > 0.5).tolist()
 
@@ -53,7 +53,7 @@ def view_distances(
 
     Args:
         outlines: (v, h, w) as `outline_distance` gives.
-        cut_off: one per view: outside of this picture, nothing is known.
+        cut_off: one per view: outside of this image, nothing is known.
     """
     focal = (cameras.intrinsics[:, 0, 0] + cameras.intrinsics[:, 1, 1]) / 2
     size = points.new_tensor([cameras.width, cameras.height])

@@ -59,7 +59,7 @@ def extract_mesh(surface: DistanceGrid, num_faces: int) -> ClosedMesh:
     Raises: ValueError: the distance is nowhere negative.
     """
     values = surface.grid.volume(surface.distance).cpu().numpy()
-    # Where pictures cut the object off, the grid's border closes it.
+    # Where images cut the object off, the grid's border closes it.
     values = np.pad(values, 1, constant_values=1.0)
     values = np.where(np.abs(values) < _OFF_POINTS, np.float32(_OFF_POINTS), values)
     if values.min() >= 0:

@@ -24,9 +24,9 @@ class ViewScore:
 
     Attributes:
         view: its name, such as "view 3".
-        psnr: dB, over the pixels that are of the object in the view or in the model's picture.
+        psnr: dB, over the pixels that are of the object in the view or in the model's image.
         silhouette_iou: intersection over union of the view's mask and the model's.
-        side: where in the picture most of what differs is: left, right, top, bottom or middle.
+        side: where in the image most of what differs is: left, right, top, bottom or middle.
         use: `FITTED`, `LEFT_OUT` or `HELD_OUT`.
     """
 
@@ -87,7 +87,7 @@ def score_views(
     names: Sequence[str],
     uses: Sequence[str],
 ) -> Scores:
-    """Compare pictures of the model with the views.
+    """Compare images of the model with the views.
 
     Args:
         drawn, images: (v, 3, h, w) sRGB on white, in [0, 1].
@@ -108,7 +108,7 @@ def score_views(
 
 
 def _side(error: Tensor, union: Tensor) -> str:
-    """Where the error's center lies from that of the object, in a picture (h, w)."""
+    """Where the error's center lies from that of the object, in an image (h, w)."""
     height, width = error.shape
     y, x = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
     place = torch.stack([x, y]).to(error)

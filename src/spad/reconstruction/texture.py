@@ -193,7 +193,7 @@ def _certainty(depth: Tensor, alpha: Tensor) -> Tensor:
         depth: (v, f h, f w).
     """
     flat = depth.clamp(max=1e9)[:, None]
-    # Depth that is linear in space has a linear inverse in a picture; where it bends, a part ends.
+    # Depth that is linear in space has a linear inverse in an image; where it bends, a part ends.
     inverse = 1 / flat
     around = F.avg_pool2d(F.pad(inverse, (1,) * 4, mode="replicate"), 3, stride=1)
     jump = (inverse - around).abs() / inverse.clamp(min=1e-6) > 0.015

@@ -102,13 +102,13 @@ class TexturedMesh:
         )
 
     def _jpeg(self) -> Image.Image:
-        """The texture as a picture that is written as JPEG, a third of PNG's size."""
+        """The texture as an image that is written as JPEG, a third of PNG's size."""
         encoded = io.BytesIO()
         Image.fromarray(self.texture).save(encoded, "JPEG", quality=_QUALITY, subsampling=0)
         return Image.open(encoded)
 
     def _obj(self, name: str, stem: str) -> dict[str, bytes]:
-        material, picture = f"{stem}.mtl", f"{stem}.jpg"
+        material, image = f"{stem}.mtl", f"{stem}.jpg"
         corners = np.stack([self.faces, self.uv_faces, self.faces], axis=-1) + 1
         lines = [f"mtllib {material}", "usemtl surface"]
         lines += ["v {:.6g} {:.6g} {:.6g}".format(*row) for row in self.vertices.tolist()]
@@ -120,9 +120,9 @@ class TexturedMesh:
         encoded = io.BytesIO()
         Image.fromarray(self.texture).save(encoded, "JPEG", quality=_QUALITY, subsampling=0)
         illumination = f"Kd 1 1 1\nKs 0 0 0\nillum {int(self.is_lit)}"
-        surface = f"newmtl surface\n{illumination}\nmap_Kd {picture}\n"
+        surface = f"newmtl surface\n{illumination}\nmap_Kd {image}\n"
         return {
             name: ("\n".join(lines) + "\n").encode(),
             material: surface.encode(),
-            picture: encoded.getvalue(),
+            image: encoded.getvalue(),
         }

@@ -19,7 +19,7 @@ from spad.data.renders import LISTING, base_uid, is_held_out
 from spad.data.seeds import seeded
 from spad.data.shards import Sample, is_shard_folder, read_shard_folder
 from spad.files import inside, read_ids, read_json_lines
-from spad.images.pixels import image_tensor, on_white
+from spad.images.pixels import image_tensor, on_white, read_image
 from spad.training.config import TrainConfig
 
 METADATA = "metadata.jsonl"
@@ -190,9 +190,5 @@ class CaptionedImages:
         return Batch(pixels[:, None], True, None, [text for _, text in rows], keys)
 
     def _read(self, file: Path) -> np.ndarray:
-        try:
-            with Image.open(file) as image:
-                whole = Image.fromarray(on_white(ImageOps.exif_transpose(image)))
-        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-            raise ValueError(f"{file}: expected a readable image ({error})") from None
+        whole = Image.fromarray(on_white(read_image(file, upright=True)))
         return np.asarray(ImageOps.fit(whole, (self.size, self.size), Image.Resampling.LANCZOS))

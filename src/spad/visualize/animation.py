@@ -26,7 +26,7 @@ _DARK, _WHITE, _ACCENT = 3 * _BASE_COLORS, 3 * _BASE_COLORS + 1, 3 * _BASE_COLOR
 
 
 def wandering_pixels(height: int, width: int, count: int) -> Tensor:
-    """Pixel centers (count, 2) on a closed curve over the middle of a picture, evenly in time."""
+    """Pixel centers (count, 2) on a closed curve over the middle of an image, evenly in time."""
     turn = 2 * math.pi * torch.arange(count, dtype=torch.float64) / count
     x = width * (0.5 + 0.30 * torch.sin(2 * turn))
     y = height * (0.5 + 0.32 * torch.sin(3 * turn + math.pi / 3))
@@ -44,16 +44,16 @@ def sweep_frames(
 ) -> Iterator[Image.Image]:
     """One frame for each source pixel (n, 2): all views, the pixel marked, its bands tinted.
 
-    Frames are palette pictures (mode P) with one palette.
+    Frames are palette images (mode P) with one palette.
 
     Args:
-        xy, band_width: in pixels of the pictures.
+        xy, band_width: in pixels of the images.
         panel: longer side of a view in the frames, in pixels.
         near, far: depths that the rays are cut to, world units.
     """
-    cameras, pictures = views.resized(panel)
+    cameras, images = views.resized(panel)
     scale = cameras.width / views.cameras.width
-    rows = in_rows(range(len(pictures)))
+    rows = in_rows(range(len(images)))
     corners = [
         (c * (cameras.width + _GAP), r * (cameras.height + _GAP))
         for r, row in enumerate(rows)
@@ -63,7 +63,7 @@ def sweep_frames(
         len(rows[0]) * (cameras.width + _GAP) - _GAP,
         len(rows) * (cameras.height + _GAP) - _GAP,
     )
-    base, palette = _base_frame(views.names, pictures, corners, size)
+    base, palette = _base_frame(views.names, images, corners, size)
     bands = pixel_bands(cameras, view, xy * scale, near, far)
     half = max(band_width * scale / 2, 1.5)
     for index, (x, y) in enumerate((xy * scale).tolist()):
@@ -74,11 +74,11 @@ def sweep_frames(
         frame = base.copy()
         for (left, top), add in zip(corners, level, strict=True):
             frame[top : top + cameras.height, left : left + cameras.width] += add
-        picture = Image.frombytes("P", size, frame.tobytes())
-        picture.putpalette(palette)
+        image = Image.frombytes("P", size, frame.tobytes())
+        image.putpalette(palette)
         left, top = corners[view]
-        _ring(ImageDraw.Draw(picture), left + x, top + y)
-        yield picture
+        _ring(ImageDraw.Draw(image), left + x, top + y)
+        yield image
 
 
 def save_sweep(path: Path, frames: Iterator[Image.Image]) -> None:
@@ -94,12 +94,12 @@ def save_sweep(path: Path, frames: Iterator[Image.Image]) -> None:
         )
 
 
-def _base_frame(names, pictures, corners, size) -> tuple[np.ndarray, list[int]]:
+def _base_frame(names, images, corners, size) -> tuple[np.ndarray, list[int]]:
     """All views as palette numbers below 84, and the palette with its tinted copies."""
     canvas = Image.new("RGB", size, "white")
     draw, font = ImageDraw.Draw(canvas), ImageFont.load_default(13)
-    for name, picture, corner in zip(names, pictures, corners, strict=True):
-        canvas.paste(Image.fromarray(picture), corner)
+    for name, image, corner in zip(names, images, corners, strict=True):
+        canvas.paste(Image.fromarray(image), corner)
         draw.text(
             (corner[0] + 5, corner[1] + 3),
             name,

@@ -29,7 +29,7 @@ from spad.geometry.correspondence import (
 )
 from spad.geometry.released_masks import released_mask
 from spad.hub.registry import GenerationDefaults
-from spad.images.posed import PosedImages, load_posed_pictures
+from spad.images.posed import PosedImages, load_posed_images
 from spad.visualize.config import EpipolarConfig
 from spad.visualize.figures import (
     band_sheet,
@@ -156,7 +156,7 @@ def _views(settings: EpipolarConfig) -> PosedImages:
             raise ValueError(
                 f"expected either {settings.source} or --{given[0].replace('_', '-')}, got both"
             )
-        return load_posed_pictures(
+        return load_posed_images(
             settings.source, settings.images, settings.depth, settings.depth_scale
         )
     if settings.images is not None or settings.depth is not None:
@@ -165,7 +165,7 @@ def _views(settings: EpipolarConfig) -> PosedImages:
         )
     if not given:
         raise ValueError(
-            "expected a folder of pictures with cameras, or cameras such as --views 4, got neither"
+            "expected a folder of images with cameras, or cameras such as --views 4, got neither"
         )
     orbit = plan_orbit(
         settings.views,
@@ -178,9 +178,9 @@ def _views(settings: EpipolarConfig) -> PosedImages:
     )
     side = settings.image_size or 256
     cameras = orbit.cameras(side, side)
-    pictures, depth = render_stand_in(cameras)
+    images, depth = render_stand_in(cameras)
     names = tuple(f"view {view}" for view in range(len(cameras)))
-    return PosedImages(cameras, pictures, names, depth)
+    return PosedImages(cameras, images, names, depth)
 
 
 def _pixels(settings: EpipolarConfig, views: PosedImages) -> tuple[int, Tensor]:

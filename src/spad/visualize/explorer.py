@@ -14,7 +14,7 @@ from PIL import Image
 from spad.images.posed import PosedImages
 
 MOST_VIEWS = 16
-LARGEST_PICTURE = 1024
+LARGEST_IMAGE = 1024
 
 
 def explorer_page(
@@ -27,8 +27,8 @@ def explorer_page(
     """A self-contained HTML page for up to 16 views.
 
     Args:
-        views: pictures larger than 1024 pixels are made smaller.
-        band_width: at the start, in pixels of the pictures.
+        views: images larger than 1024 pixels are made smaller.
+        band_width: at the start, in pixels of the images.
         near, far: depths the rays are cut to at the start, world units.
         source: the view whose middle pixel is shown first.
 
@@ -40,9 +40,9 @@ def explorer_page(
             "with --to"
         )
     longer = max(views.cameras.height, views.cameras.width)
-    cameras, pictures = views.cameras, views.pictures
-    if longer > LARGEST_PICTURE:
-        cameras, pictures = views.resized(LARGEST_PICTURE)
+    cameras, images = views.cameras, views.images
+    if longer > LARGEST_IMAGE:
+        cameras, images = views.resized(LARGEST_IMAGE)
     radius = float(cameras.radius.max())
     finite = [depth for depth in (2 * radius, 1.5 * near, far) if depth < math.inf]
     data = {
@@ -60,15 +60,15 @@ def explorer_page(
                 "rotation": pose[:3, :3].tolist(),
                 "center": pose[:3, 3].tolist(),
                 "lens": [float(k[0, 0]), float(k[1, 1]), float(k[0, 2]), float(k[1, 2])],
-                "picture": _data_url(picture),
+                "image": _data_url(image),
             }
-            for name, elevation, azimuth, pose, k, picture in zip(
+            for name, elevation, azimuth, pose, k, image in zip(
                 views.names,
                 cameras.elevation_deg.tolist(),
                 cameras.azimuth_deg.tolist(),
                 cameras.world_from_cam.double(),
                 cameras.intrinsics,
-                pictures,
+                images,
                 strict=True,
             )
         ],
@@ -79,7 +79,7 @@ def explorer_page(
     return page.replace("__DATA__", text)
 
 
-def _data_url(picture: np.ndarray) -> str:
+def _data_url(image: np.ndarray) -> str:
     memory = io.BytesIO()
-    Image.fromarray(picture).save(memory, "WEBP", quality=90)
+    Image.fromarray(image).save(memory, "WEBP", quality=90)
     return "data:image/webp;base64," + base64.b64encode(memory.getvalue()).decode()

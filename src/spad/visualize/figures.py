@@ -53,17 +53,17 @@ def band_sheet(
     With depth maps, the true corresponding points are marked on the bands as well.
 
     Args:
-        xy: (n, 2) positions in pixels of the pictures.
-        band_width: in pixels of the pictures.
+        xy: (n, 2) positions in pixels of the images.
+        band_width: in pixels of the images.
         near, far: depths that the rays are cut to, world units.
     """
-    cameras, pictures = views.resized(PANEL)
+    cameras, images = views.resized(PANEL)
     scale = cameras.width / views.cameras.width
     bands = pixel_bands(cameras, view, xy * scale, near, far)
     true = None
     if views.depth is not None:
         true = corresponding_points(views.cameras, views.depth, view, xy)
-    canvas = pictures.astype(np.float32)
+    canvas = images.astype(np.float32)
     for index in range(len(xy)):
         color = np.array(COLORS[index % len(COLORS)], np.float32)
         alpha = _band_alpha(bands, index, band_width * scale / 2)
@@ -110,7 +110,7 @@ def mask_sheet(masks: dict[str, Tensor], names: Sequence[str]) -> Sheet:
     labels = tuple(name.removeprefix("view ") for name in names)
     panels = [
         Panel(
-            _matrix_picture([(mask, BOTH)]),
+            _matrix_image([(mask, BOTH)]),
             f"{name}, {float(mask.float().mean()):.1%} set",
             (),
             labels,
@@ -125,7 +125,7 @@ def mask_sheet(masks: dict[str, Tensor], names: Sequence[str]) -> Sheet:
         across_views = (a | b).sum() - len(a) ** 2 // len(names)
         differ = float((a ^ b).sum() / across_views.clamp(min=1))
         panels.append(
-            Panel(_matrix_picture(parts), f"{differ:.1%} differ, own views aside", (), labels)
+            Panel(_matrix_image(parts), f"{differ:.1%} differ, own views aside", (), labels)
         )
         legend += ((ONLY_FIRST, f"only {first}"), (ONLY_SECOND, f"only {second}"))
     tokens = len(next(iter(masks.values()))) // len(names)
@@ -139,11 +139,11 @@ def token_sheet(
     """The tokens that one pixel's token may attend to, by two masks, where they differ in color.
 
     Args:
-        pixel: (2,) position in pixels of the picture of `view`.
+        pixel: (2,) position in pixels of the image of `view`.
         cells: tokens along the longer side.
         masks: by name, two of bool (v h w, v h w).
     """
-    _, pictures = views.resized(PANEL)
+    _, images = views.resized(PANEL)
     grid = views.cameras.fit(cells)
     h, w = grid.height, grid.width
     column, row = (pixel * (w / views.cameras.width)).long().clamp(max=max(h, w) - 1).tolist()
@@ -154,7 +154,7 @@ def token_sheet(
     parts = [(a & b, BOTH), (a & ~b, ONLY_FIRST), (b & ~a, ONLY_SECOND)]
     panels = []
     for other, name in enumerate(views.names):
-        canvas = pictures[other].astype(np.float32)
+        canvas = images[other].astype(np.float32)
         if other == view:
             source = torch.zeros(h, w, dtype=torch.bool)
             source[row, column] = True
@@ -173,7 +173,7 @@ def token_sheet(
 
 def plucker_sheet(views: PosedImages) -> Sheet:
     """Ray direction and moment of every pixel, each with its x, y, z as red, green, blue."""
-    cameras, pictures = views.resized(PANEL)
+    cameras, images = views.resized(PANEL)
     rays = plucker_map(cameras, cameras.height, cameras.width)
     direction, moment = rays[:, :3], rays[:, 3:]
     largest = float(moment.abs().max())
@@ -185,15 +185,15 @@ def plucker_sheet(views: PosedImages) -> Sheet:
     ]
     rows = [
         tuple(
-            Panel(image, name if row == 0 else "")
-            for image, name in zip(images, views.names, strict=True)
+            Panel(panel, name if row == 0 else "")
+            for panel, name in zip(row_images, views.names, strict=True)
         )
-        for row, images in enumerate([pictures, *colored])
+        for row, row_images in enumerate([images, *colored])
     ]
     return Sheet(
         tuple(rows),
         "Plücker coordinates of every pixel's ray; red x, green y, blue z",
-        ("picture", "direction d, ±1", f"moment o × d, ±{largest:.3g}"),
+        ("image", "direction d, ±1", f"moment o × d, ±{largest:.3g}"),
     )
 
 
@@ -256,7 +256,7 @@ def _true_marks(true: Correspondences, view: int, scale: float) -> tuple[Mark, .
     return tuple(marks)
 
 
-def _matrix_picture(parts: Sequence[tuple[Tensor, Color]]) -> np.ndarray:
+def _matrix_image(parts: Sequence[tuple[Tensor, Color]]) -> np.ndarray:
     """Square bool matrices, each in its color on white; large ones are averaged down."""
     side = len(parts[0][0])
     block = -(-side // _LARGEST_MATRIX)

@@ -1,4 +1,4 @@
-"""A toy bear for cameras that come without pictures: its views and their exact depth, in torch."""
+"""A toy bear for cameras that come without images: its views and their exact depth, in torch."""
 
 from __future__ import annotations
 
@@ -42,19 +42,19 @@ _LIGHT = (-0.45, -0.65, 0.75)
 
 
 def render_stand_in(cameras: Cameras, samples_per_side: int = 2) -> tuple[np.ndarray, Tensor]:
-    """Pictures of the bear on white, uint8 (v, h, w, 3), and its z-depth at pixel centers.
+    """Images of the bear on white, uint8 (v, h, w, 3), and its z-depth at pixel centers.
 
     The depth (v, h, w), in world units, is infinite where there is no bear.
     """
     height, width, samples = cameras.height, cameras.width, samples_per_side
     fine = cameras.resized(height * samples, width * samples)
-    pictures = []
+    images = []
     for view in range(len(cameras)):
         _, colors = _cast(fine[view])
         linear = colors.reshape(height, samples, width, samples, 3).mean((1, 3))
-        pictures.append((linear.clamp(0, 1) ** (1 / 2.2) * 255).round().to(torch.uint8).numpy())
+        images.append((linear.clamp(0, 1) ** (1 / 2.2) * 255).round().to(torch.uint8).numpy())
     depth = torch.stack([_cast(cameras[view])[0] for view in range(len(cameras))])
-    return np.stack(pictures), depth
+    return np.stack(images), depth
 
 
 def _cast(camera: Cameras) -> tuple[Tensor, Tensor]:
