@@ -57,11 +57,12 @@ def test_stopped_and_resumed_equals_uninterrupted(tmp_path):
     stopped.stop_at = 11
     with pytest.raises(Interrupted, match="step 12 of 30"):
         stopped.go()
+    table = tmp_path / "stopped" / "loss.csv"
+    assert [line.split(",")[0] for line in table.read_text().split()] == ["step", "5", "10", "12"]
     resumed = Walk(tmp_path / "stopped")
     resumed.go()
     assert torch.equal(resumed.model.weight, whole.model.weight)
-    steps = [line.split(",")[0] for line in (tmp_path / "stopped/loss.csv").read_text().split()]
-    assert steps == ["step", "5", "10", "12", "15", "20", "25", "30"]
+    assert table.read_text() == (tmp_path / "whole" / "loss.csv").read_text()
 
 
 def test_killed_between_checkpoints_it_goes_on_from_the_last(tmp_path):
@@ -85,6 +86,46 @@ def test_killed_between_checkpoints_it_goes_on_from_the_last(tmp_path):
     resumed.go()
     whole.go()
     assert torch.equal(resumed.model.weight, whole.model.weight)
+    assert (tmp_path / "run" / "loss.csv").read_text() == (tmp_path / "whole/loss.csv").read_text()
+
+
+@pytest.mark.parametrize("damage", ["cut", "empty", "other", "code"])
+def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(tmp_path, damage, caplog):
+    stopped, whole = Walk(tmp_path / "run", save_every_s=0), Walk(tmp_path / "whole")
+    stopped.stop_at = 11
+    with pytest.raises(Interrupted):
+        stopped.go()
+    newest = tmp_path / "run" / "checkpoints" / "step-00000012.pt"
+    (newest.parent / "step-final.pt").write_text("a file of the user")
+    if damage == "other":
+        torch.save({"step": 12}, newest)
+    elif damage == "code":
+        torch.save({"step": Walk}, newest)
+    else:
+        newest.write_bytes(newest.read_bytes()[: 700 if damage == "cut" else 0])
+    resumed = Walk(tmp_path / "run")
+    resumed.go()
+    whole.go()
+    assert str(newest) in caplog.text
+    assert torch.equal(resumed.model.weight, whole.model.weight)
+    assert (tmp_path / "run" / "loss.csv").read_text() == (tmp_path / "whole/loss.csv").read_text()
+    for file in newest.parent.glob("step-0*.pt"):
+        file.write_bytes(b"")
+    with pytest.raises(ValueError, match="checkpoints: expected a whole checkpoint, got only"):
+        Walk(tmp_path / "run").go()
+
+
+def test_a_milestone_that_a_kill_prevented_is_made_up_for(tmp_path):
+    seen = []
+    walk = Walk(tmp_path, save_every_s=0)
+
+    def killed(done):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        walk.go(milestone_every=8, on_checkpoint=killed)
+    Walk(tmp_path).go(milestone_every=8, on_checkpoint=seen.append)
+    assert seen == [8, 16, 24, 30]
 
 
 def test_the_last_checkpoints_are_kept_and_no_others(tmp_path):

@@ -12,7 +12,7 @@ from spad.data.renders import is_held_out, load_all_images, read_renders
 from spad.data.seeds import seeded
 from spad.data.view_sets import ObjectViews
 from spad.files import whole_folder
-from spad.hub.registry import load_model
+from spad.hub.registry import load_autoencoder, load_model
 from spad.images.pixels import image_tensor
 from spad.model import PatchAutoencoder
 from spad.model.conditioning import condition_on_cameras
@@ -117,7 +117,12 @@ def fit_autoencoder(settings: TrainAutoencoderConfig, images: np.ndarray) -> Pat
     if settings.init is not None:
         if not (settings.init / "config.json").is_file():
             raise ValueError(f"expected an autoencoder in {settings.init}, got no config.json")
-        return PatchAutoencoder.from_pretrained(settings.init, torch_dtype=torch.float32)
+        model = load_autoencoder(settings.init)
+        if not isinstance(model, PatchAutoencoder):
+            raise ValueError(
+                f"expected a PatchAutoencoder in {settings.init}, got {type(model).__name__}"
+            )
+        return model
     model = PatchAutoencoder(
         latent_channels=settings.latent_channels,
         block_out_channels=settings.block_out_channels,
@@ -136,7 +141,17 @@ def train_autoencoder(settings: TrainAutoencoderConfig) -> Path:
     denoiser can train on its latents meanwhile.
     """
     objects = [o for o in read_renders(settings.data) if not is_held_out(o.uid)]
+    if not objects:
+        raise ValueError(
+            f"expected training objects in {settings.data}, got none: one in sixteen is held out "
+            "by a hash of its id"
+        )
     images = load_all_images(objects)
+    if settings.crop_size > min(images.shape[2:4]):
+        raise ValueError(
+            f"expected --crop-size of at most {min(images.shape[2:4])}, the size of the images in "
+            f"{settings.data}, got {settings.crop_size}"
+        )
     model = fit_autoencoder(settings, images)
     folder = settings.output / "vae"
     denoised = None
@@ -189,6 +204,7 @@ def train_autoencoder(settings: TrainAutoencoderConfig) -> Path:
         settings.save_every_s,
         settings.log_every,
         may_change=("save_every_s", "log_every"),
+        watched=("l1", "edges"),
     )
     with run.opened() as start:
         save(start)

@@ -9,7 +9,9 @@ import json
 import logging
 import math
 import os
+import pickle
 import platform
+import re
 import signal
 import threading
 import time
@@ -42,6 +44,8 @@ SETTINGS = "settings.json"
 RECORD = "record.json"
 LOSSES = "loss.csv"
 SAMPLES = "samples"
+# Numbers of the steps since the last row of the loss table, in a checkpoint.
+_SUMS = "sums"
 
 
 def cooldown_start(total_steps: int) -> int:
@@ -135,8 +139,8 @@ class Interrupted(Exception):
 class TrainingRun:
     """A training loop in a folder: `settings.json`, `record.json`, `loss.csv`, `checkpoints/`.
 
-    A folder with checkpoints is resumed from the newest one. Its settings must equal `settings`,
-    except those in `may_change`.
+    A folder with checkpoints is resumed from the newest whole one. Its settings must equal
+    `settings`, except those in `may_change`.
 
     Attributes:
         parts: name -> object with `state_dict` and `load_state_dict`: contents of a checkpoint.
@@ -162,9 +166,10 @@ class TrainingRun:
 
     @contextmanager
     def opened(self) -> Iterator[int]:
-        """Lock the folder, load the newest checkpoint and yield the number of steps done.
+        """Lock the folder, load the newest whole checkpoint and yield the number of steps done.
 
-        Raises: ValueError: as `check`, or another process is training in the folder.
+        Raises: ValueError: as `check`, another process is training in the folder, or all of its
+            checkpoints are damaged.
         """
         if not self.is_main:
             yield self._load()
@@ -206,7 +211,9 @@ class TrainingRun:
             disable=not self.is_main,
         )
         with _stop_requests() as stop, progress:
-            if start >= self.total_steps and on_checkpoint:
+            # Perhaps the last call was killed after the checkpoint of this milestone.
+            is_milestone = bool(start and milestone_every and start % milestone_every == 0)
+            if on_checkpoint and (is_milestone or start >= self.total_steps):
                 on_checkpoint(start)
             while done < self.total_steps:
                 numbers = train_step(done)
@@ -216,11 +223,16 @@ class TrainingRun:
                 progress.update()
                 done += 1
                 stopping = self.any_process(stop.is_set())
-                is_milestone = stopping or done == self.total_steps
+                is_milestone = done == self.total_steps
                 if milestone_every and done % milestone_every == 0:
                     is_milestone = True
-                if is_milestone or done % self.log_every == 0:
+                is_row = is_milestone or done % self.log_every == 0
+                is_milestone |= stopping
+                if is_row or stopping:
+                    # The row of a stop is written again when the run that goes on has all of it.
+                    pending = {} if is_row else self._sums
                     means = self._log(done)
+                    self._sums = pending
                     shown = {name: f"{value:.4g}" for name, value in list(means.items())[:3]}
                     progress.set_postfix(shown, refresh=False)
                     if after_log:
@@ -238,7 +250,12 @@ class TrainingRun:
 
     def newest(self) -> Path | None:
         """The newest checkpoint, or None."""
-        return max((self.folder / CHECKPOINTS).glob("step-*.pt"), default=None)
+        return max(self._checkpoints(), default=None)
+
+    def _checkpoints(self) -> list[Path]:
+        """Checkpoints by step; other files may lie beside them."""
+        files = (self.folder / CHECKPOINTS).glob("step-*.pt")
+        return sorted(file for file in files if re.fullmatch(r"step-\d{8}", file.stem))
 
     @property
     def steps_done(self) -> int:
@@ -286,20 +303,35 @@ class TrainingRun:
             logger.info("resuming with other settings: %s", ", ".join(changes.values()))
 
     def _load(self) -> int:
-        checkpoint = self.newest()
-        if checkpoint is None:
-            return 0
-        state = torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)
-        for name, part in self.parts.items():
-            part.load_state_dict(state[name])
-        if self.is_main:
-            logger.info("resuming %s at step %d", self.folder, state["step"])
-        return state["step"]
+        damaged = []
+        for checkpoint in reversed(self._checkpoints()):
+            try:
+                state = _read_checkpoint(checkpoint, self.parts)
+            except ValueError as error:
+                logger.warning("%s", error)
+                damaged.append(checkpoint)
+                continue
+            for name, part in self.parts.items():
+                part.load_state_dict(state[name])
+            self._sums = {name: list(values) for name, values in state.get(_SUMS, {}).items()}
+            if self.is_main:
+                # They would count as newer than what is saved from now on.
+                for one in damaged:
+                    os.replace(one, one.with_name(f"{one.name}.damaged"))
+                logger.info("resuming %s at step %d", self.folder, state["step"])
+            return state["step"]
+        if damaged:
+            raise ValueError(
+                f"{damaged[0].parent}: expected a whole checkpoint, got only damaged ones; choose "
+                "another --output, or remove them to begin again"
+            )
+        return 0
 
     def _save(self, step: int, seconds: float) -> None:
         """Write a checkpoint, and add `seconds` to the training time in the record."""
         # Sharded states are gathered from all processes.
-        state = {name: part.state_dict() for name, part in self.parts.items()} | {"step": step}
+        state = {name: part.state_dict() for name, part in self.parts.items()}
+        state |= {"step": step, _SUMS: self._sums}
         if not self.is_main:
             return
         before = self.newest()
@@ -315,7 +347,7 @@ class TrainingRun:
                 f"{size_text(free_space(self.folder))} are free; {kept}; make space and run the "
                 "same command"
             ) from error
-        for old in sorted(target.parent.glob("step-*.pt"))[: -self.keep_last]:
+        for old in self._checkpoints()[: -self.keep_last]:
             old.unlink()
         path = self.folder / RECORD
         spent = read_json(path, RunRecord).seconds if path.exists() else 0.0
@@ -348,15 +380,28 @@ class TrainingRun:
         return means
 
     def _drop_log_after(self, step: int) -> None:
-        """Remove the rows of steps that a resumed run repeats."""
+        """Remove the rows that a resumed run writes again."""
         path = self.folder / LOSSES
         if path.exists():
             names, rows = read_losses(path)
-            kept = [names, *(row for row in rows if int(row[0]) <= step)]
+            last = step - bool(self._sums)
+            kept = [names, *(row for row in rows if int(row[0]) <= last)]
             if names:
                 write_text(path, "".join(",".join(row) + "\n" for row in kept))
             else:
                 path.unlink()
+
+
+def _read_checkpoint(path: Path, parts: Collection[str]) -> dict[str, Any]:
+    """Raises: ValueError: the file is cut short, or something else."""
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    # What torch raises for damaged archives, pickles and records.
+    except (OSError, RuntimeError, EOFError, KeyError, ValueError, pickle.UnpicklingError) as error:
+        raise ValueError(f"{path}: expected a whole checkpoint, got a damaged one") from error
+    if not isinstance(state, dict) or not {*parts, "step"} <= state.keys():
+        raise ValueError(f"{path}: expected a checkpoint of training, got something else")
+    return state
 
 
 @contextmanager
