@@ -13,13 +13,13 @@ one core, from views in memory to a model file; ratios and differences are taken
 import argparse
 import platform
 import random
+import resource
 import statistics
 import time
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
 
-import numpy as np
 import torch
 from bench_start import processor, publish
 
@@ -27,12 +27,14 @@ from spad.cameras import Cameras
 from spad.data.assets import find_assets
 from spad.data.config import RenderConfig
 from spad.data.renders import is_held_out
-from spad.data.view_sets import ViewSet, set_from_images
+from spad.data.view_sets import ViewSet
 from spad.data.workers import num_cores
+from spad.evaluation.mesh_scores import judging_cameras, mean_iou, rendered_set
+from spad.evaluation.psnr_ssim import psnr
 from spad.evaluation.shape import ShapeScores, compare_shapes, surface_points, visible_points
 from spad.geometry.focus import object_ball
 from spad.meshes.mesh import TriangleMesh, load_object
-from spad.meshes.raycast import Light, render_views
+from spad.meshes.raycast import Light
 from spad.reconstruction.hull_field import cuts_off, hull_distance, outline_distance
 from spad.reconstruction.mesh_extraction import extract_mesh, is_watertight
 from spad.reconstruction.model_views import draw_model, on_white
@@ -40,8 +42,8 @@ from spad.reconstruction.surface import DistanceGrid, box_of_hull, fit_surface, 
 from spad.reconstruction.texture import texture_mesh
 from spad.reconstruction.textured_mesh import TexturedMesh
 
-ELEVATION_DEG, HELD_OUT, FACES, HULL_CELLS = 20.0, 12, 10_000, 128
-RENDER_LIGHT, BASE_COLOR = Light(), Light(ground=1.0, sky=1.0, key=0.0, fill=0.0)
+ELEVATION_DEG, FACES, HULL_CELLS, DELIT_VIEWS = 20.0, 10_000, 128, 8
+BASE_COLOR = Light(ground=1.0, sky=1.0, key=0.0, fill=0.0)
 
 
 @dataclass(frozen=True)
@@ -56,16 +58,7 @@ class Result:
     seconds: float
 
 
-def held_out_cameras(size: int) -> Cameras:
-    rng = np.random.default_rng(5)
-    low, high = np.sin(np.radians([-10.0, 60.0]))
-    elevation = np.degrees(np.arcsin(rng.uniform(low, high, HELD_OUT)))
-    azimuth = (np.arange(HELD_OUT) + rng.random(HELD_OUT)) * 360 / HELD_OUT
-    return Cameras.orbit(elevation.tolist(), azimuth.tolist(), height=size, width=size)
-
-
-def views_of(obj: TriangleMesh, cameras: Cameras, light: Light = RENDER_LIGHT) -> ViewSet:
-    return set_from_images("object", render_views(obj, cameras, light=light).rgba, cameras)
+Row = tuple[Result, Result, float | None]
 
 
 def hull_of(alpha: torch.Tensor, cameras: Cameras) -> DistanceGrid:
@@ -79,17 +72,14 @@ def hull_of(alpha: torch.Tensor, cameras: Cameras) -> DistanceGrid:
 
 def against(mesh: TexturedMesh, true: ViewSet, light: Light | None = None) -> tuple[float, float]:
     """IoU and PSNR of images of a model, means over views."""
-    images, alpha = on_white(draw_model(mesh, true.cameras, light))
-    common = torch.minimum(alpha, true.alpha).sum((1, 2))
-    iou = common / torch.maximum(alpha, true.alpha).sum((1, 2))
-    mse = (images - true.images).square().mean((1, 2, 3))
-    return float(iou.mean()), float((-10 * mse.clamp(min=1e-6).log10()).mean())
+    drawn = ViewSet("model", None, *on_white(draw_model(mesh, true.cameras, light)), true.cameras)
+    return mean_iou(drawn, true), float(psnr(drawn.images, true.images).mean())
 
 
-def measure(obj: TriangleMesh, truth, num_views: int, size: int) -> tuple[Result, Result, float]:
-    """The hull, the model, and what dividing the light out gains, dB."""
-    views = views_of(obj, Cameras.ring(num_views, ELEVATION_DEG, height=size, width=size))
-    held_out = views_of(obj, held_out_cameras(size))
+def measure(obj: TriangleMesh, truth, num_views: int, size: int) -> Row:
+    """The hull, the model, and what dividing the light out gains, dB, at eight views."""
+    views = rendered_set(obj, Cameras.ring(num_views, ELEVATION_DEG, height=size, width=size))
+    held_out = rendered_set(obj, judging_cameras(size))
     texture_size = 4 * size
     results, meshes = [], []
     for fit in (hull_of, fit_surface):
@@ -108,20 +98,23 @@ def measure(obj: TriangleMesh, truth, num_views: int, size: int) -> tuple[Result
         whole = is_watertight(mesh.vertices, mesh.faces)
         results.append(Result(shape, *against(mesh, held_out), whole, len(data) / 1000, seconds))
         meshes.append((closed, mesh))
-    base = views_of(obj, held_out.cameras, BASE_COLOR)
+    if num_views != DELIT_VIEWS:
+        return results[0], results[1], None
+    base = rendered_set(obj, held_out.cameras, BASE_COLOR)
     closed, lit = meshes[1]
     delit = texture_mesh(closed, images, views.alpha, views.cameras, texture_size, Light())
     gain = against(delit, base, BASE_COLOR)[1] - against(lit, base)[1]
     return results[0], results[1], gain
 
 
-def table_row(num_views: int, size: int, rows: list[tuple[Result, Result, float]]) -> str:
+def table_row(num_views: int, size: int, rows: list[Row]) -> str:
     def middle(of, which: int = 1) -> float:
         return statistics.median(of(row[which]) for row in rows)
 
     ratios = [model.shape.chamfer / hull.shape.chamfer for hull, model, _ in rows]
     gains = [model.psnr - hull.psnr for hull, model, _ in rows]
     iou = [statistics.mean(row[which].iou for row in rows) for which in (0, 1)]
+    delit = [gain for *_, gain in rows if gain is not None]
     cells = [
         f"{num_views} of {size}²",
         f"{middle(lambda r: r.shape.chamfer, 0):.4f} → {middle(lambda r: r.shape.chamfer):.4f}",
@@ -130,7 +123,7 @@ def table_row(num_views: int, size: int, rows: list[tuple[Result, Result, float]
         f"{iou[0]:.3f} → {iou[1]:.3f}",
         f"{middle(lambda r: r.psnr, 0):.1f} → {middle(lambda r: r.psnr):.1f}",
         f"{statistics.median(gains):+.1f} ({min(gains):+.1f})",
-        f"{statistics.median(gain for *_, gain in rows):+.1f}",
+        f"{statistics.median(delit):+.1f}" if delit else "",
         f"{sum(model.watertight for _, model, _ in rows)} of {len(rows)}",
         f"{middle(lambda r: r.kilobytes):.0f} ({max(m.kilobytes for _, m, _ in rows):.0f})",
         f"{middle(lambda r: r.seconds, 0):.1f} → {middle(lambda r: r.seconds):.1f}",
@@ -138,11 +131,12 @@ def table_row(num_views: int, size: int, rows: list[tuple[Result, Result, float]
     return "| " + " | ".join(cells) + " |"
 
 
-def object_line(name: str, num_views: int, size: int, row: tuple[Result, Result, float]) -> str:
+def object_line(name: str, num_views: int, size: int, row: Row) -> str:
     hull, model, gain = row
+    delit = "" if gain is None else f"{gain:+.1f}"
     return (
         f"| {name} | {num_views} of {size}² | {hull.shape.chamfer:.4f} → {model.shape.chamfer:.4f} "
-        f"| {hull.iou:.3f} → {model.iou:.3f} | {hull.psnr:.1f} → {model.psnr:.1f} | {gain:+.1f} "
+        f"| {hull.iou:.3f} → {model.iou:.3f} | {hull.psnr:.1f} → {model.psnr:.1f} | {delit} "
         f"| {model.seconds:.1f} |"
     )
 
@@ -161,7 +155,7 @@ def main() -> None:
     assets = find_assets(RenderConfig(options.models, Path(), root=options.root))
     held_out = [asset for asset in assets if is_held_out(asset.uid)]
     chosen = random.Random(options.seed).sample(held_out, options.objects)
-    rows: dict[tuple[int, int], list[tuple[Result, Result, float]]] = {}
+    rows: dict[tuple[int, int], list[Row]] = {}
     lines = []
     for asset in chosen:
         obj = load_object(asset.path)
@@ -181,7 +175,8 @@ def main() -> None:
         "",
         f"{len(chosen)} held-out objects of {len(held_out)}, seed {options.seed}; {date.today()}, "
         f"{processor()}, {num_cores()} cores, one thread, Python {platform.python_version()}, "
-        f"torch {torch.__version__}. Medians; IoU is the mean.",
+        f"torch {torch.__version__}. Medians; IoU is the mean. Most memory of the whole run: "
+        f"{resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20:.2f} GiB.",
         "",
         f"| {heads} |",
         "|" + "---|" * (heads.count("|") + 1),

@@ -16,12 +16,15 @@ class EvaluateConfig:
     """Score views of objects: are they consistent, and do they show what was asked for?
 
     Scores a folder of sets of views, or generates the protocol's prompts with a model and scores
-    these. Writes a report as JSON, Markdown and HTML. Ctrl-C keeps what is done; the same command
-    resumes.
+    these; or compares 3D models with references. Writes a report as JSON, Markdown and HTML. Ctrl-C
+    keeps what is done; the same command resumes.
     """
 
     sets: Positional[Path | None] = None
-    """Folder of `spad generate`, `spad render` or `spad pack`, or of images with cameras."""
+    """Folder of `spad generate`, `spad render` or `spad pack`, or of images with cameras; with
+    --reference a 3D model, or a folder of 3D models."""
+    reference: Path | None = None
+    """3D model that the model should look like, or a folder of these, with the models' names."""
     model: str | None = None
     """Model to generate with instead: a name (see `spad models`) or a folder."""
     compare: tuple[Path, ...] = ()
@@ -61,6 +64,8 @@ class EvaluateConfig:
                 "expected a folder of sets, --model NAME or --compare REPORT REPORT, got "
                 f"{sum(given) or 'none'} of them"
             )
+        if self.reference is not None and self.sets is None:
+            raise ValueError("expected a 3D model, or a folder of them, with --reference, got none")
         if len(self.compare) == 1:
             raise ValueError("expected two or more reports to compare, got one")
         for name in ("quick", "steps", "guidance_scale", "device"):

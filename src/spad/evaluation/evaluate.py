@@ -30,6 +30,7 @@ from spad.evaluation.metrics import METRICS, Metric
 from spad.evaluation.novel_views import NOVEL_COLUMNS, NovelViews, score_novel_views
 from spad.evaluation.page import report_page
 from spad.evaluation.protocol import load_gallery
+from spad.evaluation.reference_meshes import MESH_COLUMNS, MeshPair, is_mesh_source, mesh_pairs
 from spad.evaluation.report import Column, EvaluationReport, ScoredObject, write_report
 from spad.evaluation.retrieval import RETRIEVAL_COLUMNS, Gallery, score_retrieval
 from spad.evaluation.sampling import ModelSampler, plan_evaluation
@@ -53,6 +54,8 @@ from spad.images.pixels import to_floats, to_levels
 logger = logging.getLogger(__name__)
 
 JOURNAL, IMAGES = "scores.jsonl", "images"
+# Parts of a report that are compared with a ground truth, and have no prompt to find again.
+_UNPROMPTED = ("novel", "meshes")
 _MOST_VIEWS_SHOWN, _SHOWN_SIZE = 12, 128
 
 
@@ -61,7 +64,7 @@ def _column(metric: Metric) -> Column:
     return Column(metric.name, metric.higher_is_better, best, metric.summary)
 
 
-COLUMNS = (*map(_column, METRICS), *RETRIEVAL_COLUMNS, *NOVEL_COLUMNS)
+COLUMNS = (*map(_column, METRICS), *RETRIEVAL_COLUMNS, *NOVEL_COLUMNS, *MESH_COLUMNS)
 
 
 @dataclass(frozen=True)
@@ -70,13 +73,13 @@ class Task:
 
     Attributes:
         is_external: whether its images are outside the output folder, and so may change.
-        make: reads or generates its views.
+        make: reads or generates its views, or names its meshes.
     """
 
     name: str
     part: str
     is_external: bool
-    make: Callable[[], ViewSet | NovelViews]
+    make: Callable[[], ViewSet | NovelViews | MeshPair]
 
 
 @dataclass(frozen=True)
@@ -116,7 +119,7 @@ def evaluate(settings: EvaluateConfig, command: Sequence[str] = ()) -> tuple[str
         output = settings.output or Path("spad-out") / f"compare-{names}"
         return compare_reports(settings.compare, output, settings.overwrite, command)
     # Fail before the first image is generated.
-    if find_spec("cv2") is None:
+    if settings.reference is None and find_spec("cv2") is None:
         raise ModuleNotFoundError("expected OpenCV, which matches features", name="cv2")
     learned = LearnedMetrics.load(settings)
     job = _folder_job(settings) if settings.sets is not None else _model_job(settings)
@@ -149,6 +152,13 @@ def evaluate(settings: EvaluateConfig, command: Sequence[str] = ()) -> tuple[str
 
 def _folder_job(settings: EvaluateConfig) -> EvaluationJob:
     assert settings.sets is not None
+    if settings.reference is not None:
+        return _mesh_job(settings.sets, settings.reference, settings)
+    if is_mesh_source(settings.sets):
+        raise ValueError(
+            f"expected --reference FILE with the model {settings.sets}, got none; models are "
+            "compared with what they should look like"
+        )
     folder = settings.sets.resolve()
     files = list_sets(settings.sets)[: settings.limit]
     request = {"sets": str(folder), "limit": settings.limit, **_shared_request(settings)}
@@ -156,6 +166,20 @@ def _folder_job(settings: EvaluateConfig) -> EvaluationJob:
     real = () if settings.data is None else tuple(read_renders(settings.data))
     protocol = "views of a folder"
     return EvaluationJob(folder.name, protocol, request, load_gallery(), lambda _: tasks, real)
+
+
+def _mesh_job(models: Path, references: Path, settings: EvaluateConfig) -> EvaluationJob:
+    pairs = mesh_pairs(models, references)[: settings.limit]
+    request = {
+        "models": str(models.resolve()),
+        "references": str(references.resolve()),
+        "limit": settings.limit,
+        **_shared_request(settings),
+    }
+    tasks = [Task(pair.model.stem, "meshes", True, lambda pair=pair: pair) for pair in pairs]
+    return EvaluationJob(
+        models.stem, "meshes and their references", request, load_gallery(), lambda _: tasks
+    )
 
 
 def _model_job(settings: EvaluateConfig) -> EvaluationJob:
@@ -308,7 +332,7 @@ def _score_all(
 
 def _score_one(
     task: Task,
-    views: ViewSet | NovelViews,
+    views: ViewSet | NovelViews | MeshPair,
     digest: str,
     output: Path,
     gallery: Gallery,
@@ -323,7 +347,16 @@ def _score_one(
         yield
         seconds[name] = round(time.perf_counter() - start, 3)
 
-    if isinstance(views, NovelViews):
+    if isinstance(views, MeshPair):
+        # It needs the extra "mesh".
+        from spad.evaluation.mesh_scores import score_meshes
+
+        prompt = None
+        with timed("meshes"):
+            scores, shown = score_meshes(views)
+        # The same six cameras above and below.
+        shown = shown.unflatten(0, (2, -1))[:, : _MOST_VIEWS_SHOWN // 2].flatten(0, 1)
+    elif isinstance(views, NovelViews):
         shown = torch.cat([views.truth.images, views.generated.images])
         prompt = views.truth.prompt
         with timed("novel"):
@@ -361,8 +394,10 @@ def _save_grid(path: Path, images: torch.Tensor) -> None:
         view_grid(shown).save(unfinished, quality=85)
 
 
-def _digest(views: ViewSet | NovelViews) -> str:
-    """Hash of the images, cameras and prompt of an external set."""
+def _digest(views: ViewSet | NovelViews | MeshPair) -> str:
+    """Hash of the files of meshes, or of the images, cameras and prompt of an external set."""
+    if isinstance(views, MeshPair):
+        return views.digest()
     assert isinstance(views, ViewSet)
     hashed = hashlib.sha256((views.prompt or "").encode())
     for tensor in (
@@ -387,13 +422,13 @@ def _totals(
 ) -> dict[str, float]:
     def generated() -> Iterable[torch.Tensor]:
         for task in tasks:
-            if task.part != "novel" and isinstance(views := task.make(), ViewSet):
+            if isinstance(views := task.make(), ViewSet):
                 yield views.images
 
     def rendered() -> Iterable[torch.Tensor]:
         return (to_floats(views.images()) for views in real)
 
-    if all(task.part == "novel" for task in tasks):
+    if all(task.part in _UNPROMPTED for task in tasks):
         return {}
     return learned.totals(generated, rendered if real else None)
 
@@ -405,7 +440,9 @@ def _mean_seconds(scored: Sequence[ScoredObject]) -> dict[str, float]:
 
 
 def _notes_on(scored: Sequence[ScoredObject]) -> list[str]:
-    unranked = [one for one in scored if one.part != "novel" and "retrieval_rank" not in one.scores]
+    unranked = [
+        one for one in scored if one.part not in _UNPROMPTED and "retrieval_rank" not in one.scores
+    ]
     if not unranked:
         return []
     return [

@@ -60,7 +60,9 @@ def report_page(report: EvaluationReport, folder: Path) -> str:
         for c in report.columns
         if c.name in report.totals
     ]
-    first = [o for part in ("views", "text", "novel") for o in report.objects if o.part == part]
+    first = [
+        o for part in ("views", "meshes", "text", "novel") for o in report.objects if o.part == part
+    ]
     sections = [
         heading(report.name, f"Protocol: {report.protocol}. {len(report.objects)} objects."),
         html_list(report.notes),
@@ -71,8 +73,8 @@ def report_page(report: EvaluationReport, folder: Path) -> str:
             for part in dict.fromkeys(o.part for o in first)
         ),
         "<h2>Distributions and worst objects</h2>",
-        '<p class="faint">Novel views: renders above, generated views below; the first column is '
-        "the input image.</p>",
+        '<p class="faint">Novel views and meshes: renders of the true object above, what is scored '
+        "below; the first column of novel views is the input image.</p>",
         *(
             _metric_section(report, folder, column, e)
             for column, e, _ in report.estimates()

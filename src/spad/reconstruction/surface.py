@@ -239,7 +239,7 @@ class _Fit:
         self._neighbors = self._rows_beside()
         self._inner = (self._neighbors < count).all(1).float()[:, None]
         self._rays = _Rays.near_masks(images, alpha, cameras)
-        self._optimizer = torch.optim.Adam([self._table], betas=(0.9, 0.99))
+        self._optimizer = _Adam(self._table)
 
     def run(self, steps: int, rate: float, generator: torch.Generator) -> None:
         settings, done = self._settings, 0
@@ -255,10 +255,8 @@ class _Fit:
                 batch = number % batches
                 part = samples.between(ends[batch], ends[batch + 1], batch * settings.rays)
                 target = targets[batch * settings.rays : (batch + 1) * settings.rays]
-                rate_now = rate * settings.final_rate ** (done / steps)
-                self._optimizer.param_groups[0]["lr"] = rate_now
                 if len(part.ray) > 1:
-                    self._step(part, target)
+                    self._step(part, target, rate * settings.final_rate ** (done / steps))
                 done += 1
 
     def result(self) -> DistanceGrid:
@@ -306,18 +304,15 @@ class _Fit:
         rows, weights = interpolation(place[kept], grid)
         return RaySamples(ray[kept], self._row[rows], weights), targets
 
-    def _step(self, samples: RaySamples, target: Tensor) -> None:
+    def _step(self, samples: RaySamples, target: Tensor, rate: float) -> None:
         values = TableMix.apply(self._table, samples.rows, samples.weights)
         drawn = composite(values[:, 0], values[:, 1:], samples.ray, len(target), self._sharpness)
         loss = 3 * F.smooth_l1_loss(drawn[:, :3], target[:, :3], beta=0.1)
         loss = loss + self._settings.mask * F.mse_loss(drawn[:, 3], target[:, 3])
-        self._optimizer.zero_grad()
-        loss.backward()
-        gradient = self._table.grad
-        assert gradient is not None
+        (gradient,) = torch.autograd.grad(loss, self._table)
         gradient[: len(self._points)] += self._regularization()
         gradient[len(self._points) :] = 0
-        self._optimizer.step()
+        self._optimizer.step(gradient, rate)
 
     @torch.no_grad()
     def _regularization(self) -> Tensor:
@@ -339,6 +334,27 @@ class _Fit:
             before, after = self._neighbors[:, 2 * axis], self._neighbors[:, 2 * axis + 1]
             gradient[:, 0] += settings.eikonal * (push[before, axis] - push[after, axis])
         return gradient / count
+
+
+class _Adam:
+    """Adam for one tensor, as `torch.optim.Adam`, whose first use takes seconds: it loads a
+    compiler.
+
+    Source: Kingma and Ba 2015, algorithm 1.
+    """
+
+    def __init__(self, values: Tensor, betas: tuple[float, float] = (0.9, 0.99)):
+        self._values, self._betas, self._steps = values, betas, 0
+        self._mean, self._square = torch.zeros_like(values), torch.zeros_like(values)
+
+    @torch.no_grad()
+    def step(self, gradient: Tensor, rate: float) -> None:
+        self._steps += 1
+        first, second = self._betas
+        self._mean.lerp_(gradient, 1 - first)
+        self._square.mul_(second).addcmul_(gradient, gradient, value=1 - second)
+        root = (self._square / (1 - second**self._steps)).sqrt_().add_(1e-8)
+        self._values.addcdiv_(self._mean, root, value=-rate / (1 - first**self._steps))
 
 
 @dataclass(frozen=True, eq=False)
