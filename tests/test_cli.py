@@ -2,11 +2,14 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
+from dataclasses import fields, is_dataclass
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -14,7 +17,8 @@ import torch
 from PIL import Image
 
 from spad.cameras import Cameras, load_cameras, save_transforms
-from spad.cli import main
+from spad.cli import command_type, main
+from spad.settings import _hint
 
 SRC = Path(__file__).resolve().parents[1] / "src"
 ENVIRONMENT = os.environ | {"PYTHONPATH": str(SRC), "OMP_NUM_THREADS": "1"}
@@ -265,6 +269,23 @@ def test_bugs_keep_their_traceback(generate, monkeypatch):
     with pytest.raises(RuntimeError, match="a bug"):
         generate("a fish", "--views", "1", "--steps", "1", "--output", "out")
     assert list(Path().iterdir()) == []
+
+
+COMMANDS = [get_args(command)[0] for command in get_args(command_type("mini"))]
+
+
+@pytest.mark.parametrize("config", COMMANDS, ids=lambda config: config.__name__)
+def test_help_names_a_default_once_and_never_none(config, capsys):
+    name = re.sub(r"(?<=[a-z])(?=[A-Z])", "-", config.__name__.removesuffix("Config")).lower()
+    with pytest.raises(SystemExit, match="0"):
+        main([name, "--help"])
+    shown = " ".join(capsys.readouterr().out.replace("│", " ").split())
+    assert "None" not in shown and "Default:" not in shown
+    groups = [type(field.default) for field in fields(config) if is_dataclass(field.default)]
+    for group, field in [(group, field) for group in (config, *groups) for field in fields(group)]:
+        # A default that the text describes is chosen when it is used, so the field is empty.
+        if _hint(group, field.name, "?") not in ("(default: ?)", "(required)"):
+            assert field.default in (None, "", ())
 
 
 def test_help_and_bad_input_load_nothing_heavy(tmp_path):

@@ -49,9 +49,12 @@ class Train:
     """Folder of shards."""
     preset: Literal["mini", "full"] = "mini"
     band_width: Annotated[PositiveFloat | None, arg(aliases=("--width-of-bands",))] = None
+    """Widths of epipolar bands, in tokens. Default: that
+    of the model."""
     seed: Seed = 0
     pixel: tuple[Annotated[int, Ge(0)], Annotated[int, Lt(99)]] | None = None
     output: Path | None = None
+    """Output folder."""
     near: float = 0.0
     far: float = 1.0
     verify: bool = False
@@ -196,7 +199,8 @@ def test_help_shows_bounds_in_groups(capsys):
         "optimizer options",
         "How weights change.",
         "--near FLOAT",
-        "--output PATH",
+        "--output PATH Output folder. (optional)",
+        "Widths of epipolar bands, in tokens. (default: that of the model)",
     ):
         assert words in shown
 

@@ -27,7 +27,7 @@ from spad.evaluation.config import EvaluateConfig
 from spad.generation.config import GenerateConfig
 from spad.hub.config import ConvertConfig, DownloadConfig, InitFromSDConfig
 from spad.reconstruction.config import ReconstructConfig
-from spad.settings import parsed
+from spad.settings import checked, parsed
 from spad.training.config import PRESETS, ExportConfig, TrainAutoencoderConfig, TrainConfig
 from spad.visualize.config import EpipolarConfig
 
@@ -61,6 +61,7 @@ _EXTRAS = {
 
 
 @dataclass(frozen=True)
+@checked
 class ModelsConfig:
     """List models in the package, installed and released ones, or describe one of them."""
 

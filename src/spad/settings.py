@@ -6,14 +6,29 @@ have names here. Numbers in `checked` settings must be finite, whatever their bo
 
 from __future__ import annotations
 
+import ast
+import inspect
 import math
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from contextvars import ContextVar
-from functools import partial
+from dataclasses import is_dataclass
+from functools import cache, partial
+from itertools import pairwise
 from numbers import Integral, Real
+from textwrap import dedent
 from types import NoneType, UnionType
-from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import (
+    Annotated,
+    Any,
+    Literal,
+    TypeVar,
+    Union,
+    cast,
+    get_args,
+    get_origin,
+    get_type_hints,
+)
 
 from annotated_types import Ge, GroupedMetadata, Gt, Interval, Le, Lt, MinLen, MultipleOf
 from tyro.conf import DisallowNone, Positional, arg
@@ -57,6 +72,8 @@ _TYPES: dict[type, tuple[type, str]] = {
     bool: (bool, "True or False"),
     str: (str, "text"),
 }
+# Begins the last sentence of a docstring of a field whose default is chosen when it is used.
+_DEFAULT = "Default: "
 # Errors of the command line that is being parsed; None outside of parsing.
 _errors: ContextVar[list[ValueError] | None] = ContextVar("errors", default=None)
 
@@ -70,18 +87,23 @@ def checked(settings: type[T]) -> type[T]:
     Raises: ValueError: on making an instance: the field, what was expected and what it got.
     """
     assert "__dataclass_fields__" not in vars(settings), "@checked goes below @dataclass"
-    kinds, unbounded = get_type_hints(settings, include_extras=True), get_type_hints(settings)
+    kinds = get_type_hints(settings, include_extras=True)
     for name in settings.__annotations__:
         base, *rest = _parts(kinds[name])
-        if set(get_args(base)) == {bool, NoneType}:
-            # As --name and --no-name.
-            settings.__annotations__[name] = Annotated[(base, DisallowNone, *rest)]
+        if is_dataclass(base):
             continue
-        metavar = _metavar(kinds[name])
-        # --help need not say that a flag takes "None", too.
-        is_optional = NoneType in get_args(base) and Positional not in rest
-        if is_optional or metavar != _metavar(unbounded[name]):
-            settings.__annotations__[name] = Annotated[(base, arg(metavar=metavar), *rest)]
+        # tyro asks for the text when it shows it: reading the source takes time.
+        text = cast(Any, partial(_text, settings, name))
+        metavar = None
+        # None is no word to type: a flag is left out instead, a boolean one is --no-NAME.
+        if bool not in (base, *get_args(base)):
+            metavar = _metavar(kinds[name])
+            if Positional in rest and NoneType in get_args(base):
+                metavar = f"[{metavar}]"
+        elif base is not bool:
+            rest.append(DisallowNone)
+        shown = arg(metavar=metavar, help=text, help_behavior_hint=partial(_hint, settings, name))
+        settings.__annotations__[name] = Annotated[(base, shown, *rest)]
     own_check = getattr(settings, "__post_init__", lambda self: None)
 
     def __post_init__(self: Any) -> None:
@@ -118,6 +140,35 @@ def parsed(parse: Callable[[], T]) -> T:
     if errors:
         raise errors[0]
     return command
+
+
+@cache
+def _docs(settings: type) -> dict[str, str]:
+    """The docstrings of the fields, each in one line."""
+    (definition,) = ast.parse(dedent(inspect.getsource(settings))).body
+    assert isinstance(definition, ast.ClassDef)
+    return {
+        ast.unparse(field.target): " ".join(str(below.value.value).split())
+        for field, below in pairwise(definition.body)
+        if isinstance(field, ast.AnnAssign)
+        and isinstance(below, ast.Expr)
+        and isinstance(below.value, ast.Constant)
+    }
+
+
+def _text(settings: type, name: str) -> str:
+    """A field's docstring as --help shows it, without the default at its end."""
+    return _docs(settings).get(name, "").partition(_DEFAULT)[0].strip()
+
+
+def _hint(settings: type, name: str, value: str) -> str:
+    """The end of a line of --help: the default in the docstring's words, or else its value."""
+    if not hasattr(settings, name):
+        return "(required)"
+    words = _docs(settings).get(name, "").partition(_DEFAULT)[2].removesuffix(".")
+    if not words and value in ("None", "", "''"):
+        return "(optional)"
+    return f"(default: {words or value})"
 
 
 def flag(name: str) -> str:

@@ -31,7 +31,7 @@ FILTER_PRESETS = {"none": {}, "paper": _PAPER, "commercial": _COMMERCIAL, "clean
 class FilterConfig:
     """Select objects by their metadata: a list of ids, and a table with the reasons of rejections.
 
-    Thresholds default to those of the preset. A missing value never fails a threshold; a missing
+    A missing value never fails a threshold; a missing
     license is rejected.
     """
 
@@ -50,29 +50,30 @@ class FilterConfig:
     overwrite: bool = False
     """Replace the output folder of an earlier run."""
     min_likes: CountOrZero | None = None
-    """Least number of likes."""
+    """Least number of likes. Default: the preset's."""
     min_views: CountOrZero | None = None
-    """Least number of views on Sketchfab."""
+    """Least number of views on Sketchfab. Default: the preset's."""
     min_comments: CountOrZero | None = None
-    """Least number of comments."""
+    """Least number of comments. Default: the preset's."""
     min_faces: CountOrZero | None = None
-    """Least number of polygons."""
+    """Least number of polygons. Default: the preset's."""
     max_faces: CountOrZero | None = None
-    """Most polygons."""
+    """Most polygons. Default: the preset's."""
     min_vertices: CountOrZero | None = None
-    """Least number of vertices."""
+    """Least number of vertices. Default: the preset's."""
     max_vertices: CountOrZero | None = None
-    """Most vertices."""
+    """Most vertices. Default: the preset's."""
     licenses: tuple[str, ...] | None = None
     """Accepted licenses, such as cc0 by by-sa; an object without a license is rejected. No value
-    accepts any."""
+    accepts any. Default: the preset's."""
     max_animations: CountOrZero | None = None
-    """Most animations; 0 rejects animated models."""
+    """Most animations; 0 rejects animated models. Default: the preset's."""
     exclude: tuple[Literal["text", "scan", "point-cloud", "scene"], ...] | None = None
-    """Kinds of objects to reject, recognized by words of their name, tags and categories."""
+    """Kinds of objects to reject, recognized by words of their name, tags and categories. Default:
+    the preset's."""
     duplicates: tuple[Literal["name", "name-and-counts", "geometry"], ...] | None = None
     """Keep only the most liked of the objects with the same name, the same name, polygon and vertex
-    counts, or the same triangles (local models only)."""
+    counts, or the same triangles (local models only). Default: the preset's."""
 
     def __post_init__(self) -> None:
         for low, high in (("min_faces", "max_faces"), ("min_vertices", "max_vertices")):

@@ -41,14 +41,16 @@ class GenerateConfig:
     """Number of images of each object. Default: that of the values given for the orbit, else 4, or
     8 with --mesh."""
     elevation: Annotated[tuple[ElevationDeg, ...], MinLen(1)] | None = None
-    """Degrees above the horizon: one value, or one per view."""
+    """Degrees above the horizon: one value, or one per view. Default: the model's, mostly 20."""
     azimuth: Annotated[tuple[AzimuthDeg, ...], MinLen(1)] | None = None
     """Degrees counter-clockwise seen from above, -90 is the front: one value, or one per view.
     Default: evenly round from the model's start, mostly -60."""
     radius: Annotated[tuple[Distance, ...], MinLen(1)] | None = None
-    """Distance from the center of the object, whose radius is 1: one value, or one per view."""
+    """Distance from the center of the object, whose radius is 1: one value, or one per view.
+    Default: the model's, mostly 3.5."""
     fov_deg: Annotated[tuple[FovDeg, ...], MinLen(1)] | None = None
-    """Horizontal field of view in degrees: one value, or one per view."""
+    """Horizontal field of view in degrees: one value, or one per view. Default: the model's, mostly
+    40.3."""
     cameras: Path | None = None
     """Camera file instead of an orbit: transforms.json, a COLMAP model or Blender cameras. The
     object is a sphere of radius 1 about the origin."""
@@ -73,17 +75,19 @@ class GenerateConfig:
     """Strength of text guidance; 1 turns it off. Default: the model's, which may differ with
     --image."""
     guidance_rescale: Share | None = None
-    """Share of the contrast added by guidance that is removed."""
+    """Share of the contrast added by guidance that is removed. Default: the model's."""
     blob_sigma: Annotated[float, Interval(ge=0.01, le=100)] | None = None
-    """Size of the dark blob that sampling starts from; 1 is half the image."""
+    """Size of the dark blob that sampling starts from; 1 is half the image. Default: the
+    model's."""
     steps: Annotated[Count | None, arg(aliases=("--ddim-steps",))] = None
-    """Number of denoising steps."""
+    """Number of denoising steps. Default: the model's."""
     scheduler: str | None = None
-    """Sampler: ddim, dpm++, unipc, euler or original (DDIM at the release's timesteps)."""
+    """Sampler: ddim, dpm++, unipc, euler or original (DDIM at the release's timesteps).
+    Default: the model's."""
     deep_cache_interval: Count = 1
     """Number of steps for which deep features are used: 2 or 3 are faster and slightly worse."""
     image_size: Count | None = None
-    """Side of the images in pixels."""
+    """Side of the images in pixels. Default: the model's."""
     attention: Literal["reference", "sdpa", "banded", "flex"] | None = None
     """Backend of the attention between views; the results are equal. Default: the fastest."""
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"

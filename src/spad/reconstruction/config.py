@@ -24,28 +24,28 @@ class ReconstructConfig:
     source: Positional[Path]
     """Folder of views with cameras, or a camera file."""
     output: Path | None = None
-    """Model to write: .glb, .obj, .ply or .stl; spad-out/SOURCE.glb if left out."""
+    """Model to write: .glb, .obj, .ply or .stl. Default: spad-out/SOURCE.glb."""
     overwrite: bool = False
     """Replace a model that is there."""
     masks: Path | None = None
     """Folder of masks named as the images: white is the object."""
     faces: Annotated[int, Interval(ge=100, le=1_000_000)] = 10_000
-    """Triangles of the model, at most."""
+    """Most triangles of the model."""
     texture_size: Annotated[int, Interval(ge=64, le=8192)] | None = None
-    """Side of the texture in texels; four times that of the images, 512 to 2048, if left out."""
+    """Side of the texture in texels. Default: four times that of the images, 512 to 2048."""
     cells: Annotated[int, Interval(ge=24, le=512)] | None = None
-    """Of the grid along the object's longest side; more show thinner parts and take longer. About
-    one a pixel, at most 128, if left out."""
+    """Grid cells along the object's longest side; more show thinner parts and take longer. Default:
+    about one a pixel, at most 128."""
     delight: bool = False
-    """Divide the light out of the colors; for views of spad render, whose light is known."""
+    """Divide the light out of the colors; for views of `spad render`, whose light is known."""
     turntable: Path | None = None
-    """Also animate the model: a .webp or .gif to write."""
+    """Turntable of the model to write too: .webp or .gif."""
     hold_out: CountOrZero = 0
-    """Leave so many views out of the model, to score it by them."""
+    """Number of views kept out of the model, to score it by."""
     most_views: Annotated[int, Ge(3)] = 32
-    """Use at most so many views, those that look from the most different sides."""
+    """Most views to use: those that look from the most different sides."""
     device: str | None = None
-    """That the surface is fitted on, such as cpu or cuda; the fastest there is if left out."""
+    """Device to fit the surface on, such as cpu or cuda. Default: the fastest available."""
 
     def __post_init__(self) -> None:
         for name, suffixes in (("output", MODEL_SUFFIXES), ("turntable", (".webp", ".gif"))):

@@ -383,12 +383,13 @@ class ExportConfig:
     author: str = ""
     """Author in the model card."""
     guidance_scale: GuidanceScale = 4.0
-    """Strength of the prompt: the model's default."""
+    """The model's default strength of text guidance."""
     guidance_scale_with_image: GuidanceScale | None = None
-    """The same with an input image. Default: --guidance-scale."""
+    """The model's default strength of text guidance with an input image. Default:
+    --guidance-scale."""
     guidance_rescale: Share = 0.7
-    """Correction of the contrast that guidance adds: the model's default."""
+    """The model's default share of the contrast added by guidance that is removed."""
     scheduler: Literal["ddim", "dpm++", "unipc", "euler"] | None = None
-    """Sampler: the model's default. Default: that of the last run."""
+    """The model's default sampler. Default: that of the last run."""
     num_inference_steps: Count | None = None
-    """Denoising steps: the model's default. Default: those of the last run."""
+    """The model's default number of denoising steps. Default: that of the last run."""

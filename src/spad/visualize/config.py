@@ -39,17 +39,18 @@ class EpipolarConfig:
     overwrite: bool = False
     """Replace the output folder if an earlier run made it."""
     views: Count | None = None
-    """Number of cameras around the toy bear."""
+    """Number of cameras around the toy bear. Default: that of the values given, else 4."""
     elevation: tuple[ElevationDeg, ...] | None = None
-    """Degrees above the horizon: one value, or one per view."""
+    """Degrees above the horizon: one value, or one per view. Default: 20."""
     azimuth: tuple[AzimuthDeg, ...] | None = None
-    """Degrees counter-clockwise seen from above: one value, or one per view."""
+    """Degrees counter-clockwise seen from above: one value, or one per view.
+    Default: evenly round from -60."""
     radius: tuple[Distance, ...] | None = None
-    """Distance from the origin in world units: one value, or one per view."""
+    """Distance from the origin in world units: one value, or one per view. Default: 3.5."""
     fov_deg: tuple[FovDeg, ...] | None = None
-    """Horizontal field of view in degrees: one value, or one per view."""
+    """Horizontal field of view in degrees: one value, or one per view. Default: 40.3."""
     image_size: Annotated[Count | None, arg(aliases=("--size",))] = None
-    """Side of the toy bear's images in pixels."""
+    """Side of the toy bear's images in pixels. Default: 256."""
     view: CountOrZero = 0
     """Source view, whose pixels are followed."""
     to: tuple[CountOrZero, ...] = ()
