@@ -27,7 +27,8 @@ from spad.evaluation.statistics import estimate_mean
 from spad.hub.registry import load_model, model_info
 from spad.images.alpha import WHITE_TOLERANCE
 from spad.images.grids import prompt_grid
-from spad.images.pixels import on_white, to_floats
+from spad.images.pixels import to_floats
+from spad.images.reading import on_white
 from spad.meshes.mesh import load_object
 from spad.meshes.raycast import render_views
 

@@ -282,10 +282,11 @@ def test_help_names_a_default_once_and_never_none(config, capsys):
     shown = " ".join(capsys.readouterr().out.replace("│", " ").split())
     assert "None" not in shown and "Default:" not in shown
     groups = [type(field.default) for field in fields(config) if is_dataclass(field.default)]
-    for group, field in [(group, field) for group in (config, *groups) for field in fields(group)]:
-        # A default that the text describes is chosen when it is used, so the field is empty.
-        if _hint(group, field.name, "?") not in ("(default: ?)", "(required)"):
-            assert field.default in (None, "", ())
+    for group in (config, *groups):
+        for field in fields(group):
+            # A default that the text describes is chosen when it is used, so the field is empty.
+            if _hint(group, field.name, "?") not in ("(default: ?)", "(required)"):
+                assert field.default in (None, "", ())
 
 
 def test_help_and_bad_input_load_nothing_heavy(tmp_path):

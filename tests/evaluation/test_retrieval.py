@@ -12,7 +12,8 @@ from PIL import Image
 from spad.data.renders import is_held_out
 from spad.evaluation.protocol import load_gallery, load_protocol
 from spad.evaluation.retrieval import Gallery, fit_discriminant, image_features
-from spad.images.pixels import on_white, to_floats
+from spad.images.pixels import to_floats
+from spad.images.reading import on_white
 
 COLORS = torch.tensor([[0.8, 0.1, 0.1], [0.1, 0.6, 0.2], [0.1, 0.2, 0.8], [0.9, 0.8, 0.1]])
 SHAPES = 3

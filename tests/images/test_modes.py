@@ -8,7 +8,8 @@ import pytest
 from PIL import Image
 
 from spad.images.modes import as_rgba, rgba_pixels
-from spad.images.pixels import fitted_image_tensor, on_white
+from spad.images.pixels import fitted_image_tensor
+from spad.images.reading import on_white
 
 # Gray levels of a picture 4 wide, 1 high, and what they are of 255.
 LEVELS = np.array([[0, 51, 102, 255]])

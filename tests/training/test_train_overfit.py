@@ -15,7 +15,8 @@ from spad.data.pack import pack
 from spad.data.render import render_all
 from spad.data.renders import load_all_images, read_renders
 from spad.hub.registry import load_model
-from spad.images.pixels import image_tensor, on_white
+from spad.images.pixels import image_tensor
+from spad.images.reading import on_white
 from spad.meshes.renderers import find_renderer
 from spad.meshes.settings import RendererSettings
 from spad.model import PatchAutoencoder

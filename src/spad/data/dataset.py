@@ -17,7 +17,8 @@ from torch.utils.data import DataLoader, IterableDataset, default_collate, get_w
 from spad.data.camera_sampling import quarter_turns
 from spad.data.seeds import seeded
 from spad.data.shards import ShardedObject, read_shard_folder
-from spad.images.pixels import image_tensor, on_white, open_image
+from spad.images.pixels import image_tensor
+from spad.images.reading import on_white, open_image
 
 Part = Literal["images", "depth", "latents", "text"]
 _PARTS = ("images", "depth", "latents", "text")

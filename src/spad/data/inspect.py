@@ -26,7 +26,7 @@ from spad.data.shards import (
 )
 from spad.files import read_bytes, read_json_lines, whole_file
 from spad.images.grids import prompt_grid
-from spad.images.pixels import on_white, open_image
+from spad.images.reading import on_white, open_image
 
 # Largest width of a panel on the sheet, in pixels.
 _PANEL_PX = 160

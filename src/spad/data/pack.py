@@ -52,7 +52,8 @@ from spad.files import (
     write_text,
 )
 from spad.hub.registry import load_model, model_info, weights_hash
-from spad.images.pixels import image_tensor, on_white, open_image
+from spad.images.pixels import image_tensor
+from spad.images.reading import on_white, open_image
 
 # Part of the settings: increment it when the bytes of the same settings change.
 PACKER_VERSION = 2

@@ -21,8 +21,8 @@ from spad.cameras import Cameras
 from spad.data.shards import Sample
 from spad.images.alpha import estimate_alpha
 from spad.images.modes import rgba_pixels
-from spad.images.pixels import on_white, open_image, read_image
 from spad.images.posed import check_size
+from spad.images.reading import on_white, open_image, read_image
 
 _MASK_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 

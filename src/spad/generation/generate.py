@@ -30,7 +30,7 @@ from spad.hub.registry import (
     resolve_device,
     weights_hash,
 )
-from spad.images.pixels import read_image
+from spad.images.reading import read_image
 from spad.model.vocabulary import describe_reading, read_prompt
 
 if TYPE_CHECKING:

@@ -14,7 +14,8 @@ from spad.cameras import Cameras, save_transforms
 from spad.files import json_text, write_text
 from spad.generation.presets import Files
 from spad.images.alpha import estimate_alpha
-from spad.images.pixels import on_white, to_floats
+from spad.images.pixels import to_floats
+from spad.images.reading import on_white
 
 # That of Zero123++, the zero of its autoencoder.
 _GRAY = 127

@@ -17,7 +17,7 @@ from spad.cameras import Cameras, load_cameras
 from spad.cameras.formats import camera_file
 from spad.files import short
 from spad.images.depth_maps import DEPTH_SUFFIXES, read_depth_map
-from spad.images.pixels import read_on_white
+from spad.images.reading import read_on_white
 
 # Renderers write so much, or the largest half number, where they see nothing.
 _NOTHING = 65504.0

@@ -19,7 +19,8 @@ from spad.data.renders import LISTING, base_uid, is_held_out
 from spad.data.seeds import seeded
 from spad.data.shards import Sample, is_shard_folder, read_shard_folder
 from spad.files import inside, read_ids, read_json_lines
-from spad.images.pixels import image_tensor, on_white, read_image
+from spad.images.pixels import image_tensor
+from spad.images.reading import on_white, read_image
 from spad.training.config import TrainConfig
 
 METADATA = "metadata.jsonl"
