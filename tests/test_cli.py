@@ -402,3 +402,43 @@ def test_a_reader_that_exits_early_is_no_error(arguments):
         text=True,
     )
     assert done.stderr.strip() in ("0", "1")
+
+
+def test_an_earlier_run_is_generated_again_to_the_pixel(generate, tmp_path, capsys):
+    Image.new("RGB", (40, 40), "teal").save(tmp_path / "photo.png")
+    arguments = ["--views", "2", "--elevation", "33", "--seed", "5", "--image", "photo.png"]
+    assert generate("a fish", *arguments, "--steps", "1", "--output", "one") == 0
+    # All that the command needs is in the record.
+    assert main(["generate", "--from", "one/run.json", "--output", "two"]) == 0
+    assert image_bytes(Path("one")) == image_bytes(Path("two"))
+    assert "warning" not in capsys.readouterr().err
+    assert main(["generate", "--from", "one", "--seed", "6", "--output", "three"]) == 0
+    records = [json.loads((Path(name) / "run.json").read_text()) for name in ("two", "three")]
+    assert [r["seed"] for r in records] == [5, 6]
+    assert records[0]["cameras"] == records[1]["cameras"]
+    assert main(["generate", "--from", "one", "--views", "1", "--output", "four"]) == 0
+    assert len(image_bytes(Path("four"))) == 1
+    Image.new("RGB", (40, 40), "red").save(tmp_path / "photo.png")
+    assert main(["generate", "--from", "one", "--output", "five"]) == 2
+    assert "got another image" in capsys.readouterr().err
+
+
+def test_strict_refuses_unknown_words(generate, capsys):
+    assert generate("a green dragonfly", "--strict", "--output", "out") == 2
+    line = capsys.readouterr().err
+    assert '"dragonfly" is not in' in line and "nearest things it knows" in line
+    # A synonym is a known word.
+    assert generate("trees", "--strict", "--views", "1", "--steps", "1", "--output", "out") == 0
+
+
+def test_output_is_opened_before_anything_is_generated(generate, capsys, monkeypatch):
+    def never(*_):
+        raise AssertionError("a model was loaded for an output that cannot be written")
+
+    monkeypatch.setattr("spad.generation.generate.load_model", never)
+    # Longer than any file system takes.
+    assert generate("a fish", "--output", "x" * 300) == 1
+    assert "x" * 300 in capsys.readouterr().err
+    monkeypatch.setattr("spad.files.writing.free_space", lambda _: 10)
+    assert generate("a fish", "--output", "out") == 1
+    assert "free on the disk" in capsys.readouterr().err

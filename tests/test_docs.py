@@ -1,5 +1,6 @@
 """Laws of the prose: links, files, names and commands are right, and the site shows every page."""
 
+import itertools
 import re
 import shlex
 from collections.abc import Iterator
@@ -79,6 +80,14 @@ def test_commands_are_understood(page, monkeypatch):
     for arguments in commands(page):
         with pytest.raises(Understood):
             main(arguments)
+
+
+def test_what_the_readme_writes_is_ignored_by_git():
+    ignored = {line.strip("/") for line in (ROOT / ".gitignore").read_text("utf-8").splitlines()}
+    writes = {"--output", "--pack", "--html", "--save-capture", "--turntable"}
+    for arguments in commands(ROOT / "README.md"):
+        for flag, value in itertools.pairwise(arguments):
+            assert flag not in writes or Path(value).parts[0] in ignored, arguments
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())

@@ -22,6 +22,7 @@ from spad.cameras import (
     save_transforms,
     to_blender,
 )
+from spad.cameras.formats import cameras_record
 
 NAMES = ("images/000.png", "images/a name with blanks.png", "images/002.png")
 
@@ -559,3 +560,27 @@ def test_the_samples_depth_reprojects_onto_the_other_silhouettes(lynx, lynx_fold
     nearest = -torch.nn.functional.max_pool2d(-depth_of(other)[None], 3, stride=1, padding=1)[0]
     not_in_front = seen_depth > nearest[row, column] - 0.02
     assert not_in_front.float().mean() > 0.96
+
+
+@pytest.mark.parametrize("count, is_listed", [(1, True), (9, True), (10, False)])
+def test_few_views_say_what_nerfstudio_evaluates_with(tmp_path, count, is_listed):
+    names = [f"images/{view:03d}.png" for view in range(count)]
+    save_transforms(tmp_path / "transforms.json", Cameras.ring(count), names)
+    data = json.loads((tmp_path / "transforms.json").read_text())
+    splits = {name: data.get(f"{name}_filenames") for name in ("train", "val", "test")}
+    expected = {"train": names, "val": names[:1], "test": names[:1]}
+    assert splits == (expected if is_listed else dict.fromkeys(splits))
+    assert load_cameras(tmp_path / "transforms.json").image_paths == tuple(names)
+
+
+def test_cameras_of_a_record_are_the_same_to_the_last_bit(tmp_path):
+    cameras = Cameras.orbit([12.3, -45.6], [1.1, 200.7], radius=[2.2, 3.3], height=64, width=96)
+    path = tmp_path / "run.json"
+    path.write_text(json.dumps({"seed": 0, "cameras": cameras_record(cameras)}))
+    loaded = load_cameras(path).cameras
+    assert torch.equal(loaded.world_from_cam, cameras.world_from_cam)
+    assert torch.equal(loaded.intrinsics, cameras.intrinsics)
+    assert (loaded.height, loaded.width) == (64, 96)
+    path.write_text(json.dumps({"cameras": {**cameras_record(cameras), "intrinsics": [[1]]}}))
+    with pytest.raises(ValueError, match=r"run.json: cameras: expected intrinsics\[0\]\[0\]"):
+        load_cameras(path)

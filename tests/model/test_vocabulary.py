@@ -7,6 +7,7 @@ from spad.model.vocabulary import (
     nearest_captions,
     read_prompt,
     unknown_words,
+    unlike_captions,
     words_of,
 )
 
@@ -74,6 +75,14 @@ def test_nearest_goes_by_parts_of_words_then_by_shared_words():
     assert nearest_captions("a red dragonfly", CAPTIONS)[0] == "a red dragon with wings"
     assert nearest_captions("a blue zzz", CAPTIONS) == ["a blue fish"]
     assert nearest_captions("bred", CAPTIONS, count=1) == ["a loaf of bread"]
+
+
+def test_suggestions_name_several_things():
+    captions = ["a red car", "a big red car", "a small red car", "a red fire truck", "a red apple"]
+    several = ["a red apple", "a red car", "a red fire truck"]
+    assert nearest_captions("a red zebra", captions) == several
+    assert unlike_captions(captions) == ["a red car"]
+    assert unlike_captions([*captions, "two blue fish", "a fish"]) == ["a red car", "a fish"]
 
 
 def test_nothing_like_it_is_said_so():

@@ -127,6 +127,20 @@ def test_a_failed_run_leaves_nothing(epipolar, capsys):
     assert not list(Path().iterdir())
 
 
+def test_a_saved_capture_can_be_read_and_confirms_itself(epipolar, capsys):
+    assert epipolar(*SMALL, "--save-capture", "bear") == 0
+    assert [path.name for path in Path().iterdir()] == ["bear"]
+    assert capsys.readouterr().out == "bear\n"
+    assert epipolar("bear", "--cells", 12, "--depth", "bear/depth", "--output", "out") == 0
+    assert "suspect" not in capsys.readouterr().err
+    views = load_posed_images(Path("bear"), depth=Path("bear/depth"))
+    images, depth = render_stand_in(views.cameras)
+    assert np.array_equal(views.images, images)
+    torch.testing.assert_close(views.depth, depth, atol=6e-4, rtol=0)
+    assert epipolar(*SMALL, "--save-capture", "bear") == 2
+    assert epipolar("bear", "--save-capture", "other") == 2
+
+
 def test_colmap_pictures_are_found_beside_sparse(capture):
     views = load_posed_images(capture)
     names = [f"{view:03d}.png" for view in range(4)]

@@ -8,8 +8,11 @@ Files are written whole or not at all. The conventions are tabled in docs/conven
 from __future__ import annotations
 
 import os
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from spad.cameras.blender import blender_from_json
 from spad.cameras.cameras import Cameras
@@ -17,7 +20,7 @@ from spad.cameras.colmap import load_colmap
 from spad.cameras.colmap_model import find_model
 from spad.cameras.nerfstudio import transforms_from_json
 from spad.cameras.parsing import LoadedCameras
-from spad.files import read_json, short
+from spad.files import as_kind, read_json, short
 
 # In the order in which they are looked for.
 _JSON_FILES = ("transforms.json", "cameras.json", "transforms_train.json")
@@ -32,8 +35,8 @@ def load_cameras(
     Args:
         path: a nerfstudio `transforms.json` or a folder with one, or with NeRF-synthetic's
             `transforms_train.json`; a COLMAP model, text or binary, as its folder, one of its
-            files or a project with it (`load_colmap` says where); or JSON with a list `cameras`
-            of Blender's `matrix_world`, or a folder with such a `cameras.json`.
+            files or a project with it (`load_colmap` says where); JSON with a list `cameras`
+            of Blender's `matrix_world`, or a folder with such a `cameras.json`; or a `run.json`.
         height, width: image size in pixels, for files that do not state it.
 
     Raises: ValueError: nothing known at `path`, or what the reader of that kind raises.
@@ -44,6 +47,8 @@ def load_cameras(
     data = read_json(path, dict)
     if "frames" in data:
         return transforms_from_json(path, data, height, width)
+    if isinstance(data.get("cameras"), dict):
+        return LoadedCameras(_cameras_from_record(path, data["cameras"]), ())
     if "cameras" in data:
         return blender_from_json(path, data, height, width)
     raise ValueError(
@@ -82,6 +87,27 @@ def camera_file(path: Path) -> Path:
         f"{path}: expected transforms.json, cameras.json, or COLMAP's cameras and images (.txt "
         "or .bin) here, in sparse or in sparse/0, got none"
     )
+
+
+@dataclass(frozen=True)
+class _Recorded:
+    """What is needed of a `cameras_record`."""
+
+    height: int
+    width: int
+    world_from_cam: list[list[list[float]]]
+    intrinsics: list[list[list[float]]]
+    rest: dict[str, Any]
+
+
+def _cameras_from_record(path: Path, record: dict[str, Any]) -> Cameras:
+    """The same cameras, to the last bit. Raises: ValueError: they are malformed."""
+    found = as_kind(record, _Recorded, f"{path}: cameras")
+    try:
+        poses, intrinsics = torch.tensor(found.world_from_cam), torch.tensor(found.intrinsics)
+        return Cameras(poses, intrinsics, found.height, found.width)
+    except ValueError as error:
+        raise ValueError(f"{path}: cameras: {error}") from None
 
 
 def cameras_record(cameras: Cameras) -> dict[str, Any]:

@@ -24,6 +24,8 @@ from spad.cameras.parsing import (
 from spad.files import json_text, read_json, short, write_text
 
 _DISTORTION = ("k1", "k2", "k3", "k4", "k5", "k6", "p1", "p2")
+# From so few images, nerfstudio takes all for training and finds none to evaluate with.
+_FEW_VIEWS = 10
 _PINHOLE_MODELS = ("PINHOLE", "SIMPLE_PINHOLE", "SIMPLE_RADIAL", "RADIAL", "OPENCV")
 
 
@@ -55,6 +57,9 @@ def save_transforms(
 ) -> None:
     """Write a `transforms.json` that nerfstudio reads; intrinsics per frame where they differ.
 
+    nerfstudio holds out every tenth image. Of fewer than ten it trains on all, and evaluates with
+    the first, which is no new view then.
+
     Args:
         path: the file, replaced if it exists.
         cameras: v views.
@@ -78,6 +83,9 @@ def save_transforms(
     for frame, pose in zip(frames, poses.tolist(), strict=True):
         frame["transform_matrix"] = pose
     _add_fields(frames, extra, {*shared, *frames[0], *fields[0]})
+    if len(names) < _FEW_VIEWS:
+        shared |= {f"{split}_filenames": names[:1] for split in ("val", "test")}
+        shared["train_filenames"] = names
     try:
         text = json_text(shared | {"frames": frames})
     except TypeError as error:

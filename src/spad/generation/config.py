@@ -35,6 +35,11 @@ class GenerateConfig:
     """Text that describes one object, such as "a blue fish"."""
     prompts: Path | None = None
     """Text file with one prompt per line, instead of a prompt."""
+    from_run: Annotated[Path | None, arg(name="from")] = None
+    """Generate an earlier run again: its run.json, or its folder. Other flags change its
+    settings."""
+    strict: bool = False
+    """Refuse prompts with words that the model does not know."""
     negative_prompt: str = ""
     """Text that guidance pushes the result away from."""
     views: Count | None = None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib.metadata
 import logging
 import platform
 import time
@@ -14,12 +15,20 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from PIL import Image
 
 import spad
-from spad.files import check_output, read_lines, slug
+from spad.files import (
+    check_output,
+    check_space,
+    file_hash,
+    read_lines,
+    slug,
+    whole_folder,
+)
 from spad.generation.config import GenerateConfig
+from spad.generation.earlier_run import EarlierRun, read_earlier_run
 from spad.generation.framing import framing_warnings
 from spad.generation.orbit import ORBIT_FLAGS, Orbit, plan_orbit
 from spad.generation.presets import PRESETS
-from spad.generation.results import save_many_results, save_results
+from spad.generation.results import save_many_results, save_results, write_results
 from spad.hub.registry import (
     GenerationDefaults,
     ModelInfo,
@@ -34,6 +43,8 @@ from spad.images.reading import read_image
 from spad.model.vocabulary import describe_reading, read_prompt
 
 if TYPE_CHECKING:
+    import torch
+
     from spad.cameras import Cameras
 
 __all__ = ["GenerationPlan", "draw", "plan_generation", "save_many_results", "save_results"]
@@ -47,6 +58,8 @@ SCHEDULER_NAMES = ("ddim", "dpm++", "unipc", "euler", "original")
 DEFAULT_VIEWS, MESH_VIEWS = 4, 8
 FEWEST_MESH_VIEWS = 3
 MANY_VIEWS = 40
+# An upper bound of what is written: images, grid, turntable and a tool's files.
+_BYTES_PER_PIXEL = 24
 
 
 @dataclass(frozen=True)
@@ -65,7 +78,7 @@ class GenerationPlan:
     """A checked request.
 
     Attributes:
-        settings: the request as it came.
+        settings: the request, with the settings of an earlier run filled in.
         sampling: its sampling, with the model's defaults filled in.
         image_size: longer side of the images in pixels.
         prompts: the prompts, each once.
@@ -91,7 +104,11 @@ def plan_generation(settings: GenerateConfig) -> GenerationPlan:
 
     Raises: ValueError: a setting is wrong; the message says what to try.
     """
-    prompts = _prompts(settings)
+    asked, run = settings, None
+    if settings.from_run is not None:
+        settings, run = read_earlier_run(settings)
+    is_asked = run is None or asked.prompt is not None or asked.prompts is not None
+    prompts = _prompts(settings) if run is None or is_asked else run.prompts
     output = settings.output or _free_output(settings, prompts)
     check_output(output, settings.overwrite)
     image = read_image(settings.image, upright=True) if settings.image is not None else None
@@ -108,7 +125,9 @@ def plan_generation(settings: GenerateConfig) -> GenerationPlan:
     )
     image_size = _given(settings.image_size, model.image_size)
     _check_for(model, sampling, image_size)
-    orbit = _orbit(settings, defaults)
+    # An earlier run is at its cameras again, unless others are asked for.
+    has_its_cameras = run is not None and settings.cameras is not asked.cameras
+    orbit = None if has_its_cameras else _orbit(settings, defaults)
     if orbit is not None:
         num_views = len(orbit.azimuth_deg)
         if settings.mesh and num_views < FEWEST_MESH_VIEWS:
@@ -117,8 +136,10 @@ def plan_generation(settings: GenerateConfig) -> GenerationPlan:
             )
     for prompt in (*prompts, settings.negative_prompt):
         check_prompt_length(model, prompt)
-    read_as = _read_prompts(prompts, model)
+    read_as = _read_prompts(prompts, model, settings.strict)
     check_files(model)
+    if run is not None:
+        _warn_about_changes(run, model)
     return GenerationPlan(
         settings, sampling, image_size, model, prompts, read_as, orbit, image, output
     )
@@ -133,7 +154,6 @@ def draw(plan: GenerationPlan, command: Sequence[str] = ()) -> Path:
     Raises: ValueError: the camera file is malformed, the device does not work, or the pipeline
         refuses a setting. OSError: the folder cannot be written.
     """
-    import torch
 
     started = time.monotonic()
     settings = plan.settings
@@ -142,6 +162,23 @@ def draw(plan: GenerationPlan, command: Sequence[str] = ()) -> Path:
         raise ValueError("expected --dtype float32 or bfloat16 on a CPU, got float16")
     cameras = _cameras(plan)
     _warn_about(cameras)
+    pixels = len(plan.prompts) * len(cameras) * cameras.height * cameras.width
+    check_space([(plan.output, _BYTES_PER_PIXEL * pixels)])
+    # Opened before anything is generated: what cannot be written is said at once.
+    with whole_folder(plan.output, settings.overwrite) as folder:
+        images = _sample(plan, cameras, device)
+        run = _record(plan, command, str(device), time.monotonic() - started)
+        write_results(folder, images, cameras, run, settings.save_for)
+    return plan.output
+
+
+def _sample(
+    plan: GenerationPlan, cameras: Cameras, device: torch.device
+) -> dict[str, list[Image.Image]]:
+    """Images of every prompt."""
+    import torch
+
+    settings = plan.settings
     pipeline = load_model(plan.model.path, device, getattr(torch, settings.dtype))
     pipeline.use_scheduler(plan.sampling.scheduler)
     pipeline.unet.attention_backend = settings.attention
@@ -164,13 +201,7 @@ def draw(plan: GenerationPlan, command: Sequence[str] = ()) -> Path:
             image=plan.image,
         )
         images[prompt] = result.images[0]
-    run = _record(plan, command, str(device), time.monotonic() - started)
-    if len(images) == 1:
-        views = next(iter(images.values()))
-        save_results(plan.output, views, cameras, run, settings.overwrite, settings.save_for)
-    else:
-        save_many_results(plan.output, images, cameras, run, settings.overwrite, settings.save_for)
-    return plan.output
+    return images
 
 
 def _prompts(settings: GenerateConfig) -> tuple[str, ...]:
@@ -259,15 +290,32 @@ def _flag(name: str) -> str:
     return f"--{name.replace('_', '-')}"
 
 
-def _read_prompts(prompts: Sequence[str], model: ModelInfo) -> tuple[str, ...]:
+def _read_prompts(prompts: Sequence[str], model: ModelInfo, strict: bool) -> tuple[str, ...]:
     captions = model.captions()
     if not captions:
         return tuple(prompts)
     readings = [read_prompt(prompt, captions) for prompt in prompts]
     for reading in readings:
-        for sentence in describe_reading(reading, captions, model.name):
+        sentences = describe_reading(reading, captions, model.name)
+        if strict and reading.unknown:
+            raise ValueError(
+                f"expected known words with --strict, got a prompt where {sentences[-1]}"
+            )
+        for sentence in sentences:
             logger.warning(sentence)
     return tuple(reading.prompt for reading in readings)
+
+
+def _warn_about_changes(run: EarlierRun, model: ModelInfo) -> None:
+    """Log what may make the images of an earlier run other ones."""
+    if weights_hash(model) != run.model_sha256:
+        logger.warning(
+            "%s has other weights now than in the earlier run; images differ", model.name
+        )
+    now = _versions()
+    others = [f"{n} {v}" for n, v in run.versions.items() if now.get(n) not in (None, v)]
+    if others:
+        logger.warning("the earlier run had %s: pixels may differ", ", ".join(others))
 
 
 def _cameras(plan: GenerationPlan) -> Cameras:
@@ -306,18 +354,18 @@ def _warn_about(cameras: Cameras) -> None:
 def _record(
     plan: GenerationPlan, command: Sequence[str], device: str, seconds: float
 ) -> dict[str, Any]:
-    import diffusers
     import torch
-    import transformers
 
     settings = plan.settings
     return {
         "prompts": list(plan.prompts),
         "read_as": {p: r for p, r in zip(plan.prompts, plan.read_as, strict=True) if p != r},
         "negative_prompt": settings.negative_prompt,
-        "model": plan.model.name,
+        "model": settings.model,
         "model_sha256": weights_hash(plan.model),
         "image": settings.image,
+        "image_sha256": None if settings.image is None else file_hash(settings.image),
+        "save_for": settings.save_for,
         "seed": settings.seed,
         **dataclasses.asdict(plan.sampling),
         "deep_cache_interval": settings.deep_cache_interval,
@@ -329,11 +377,11 @@ def _record(
         "threads": torch.get_num_threads(),
         "seconds": round(seconds, 2),
         "command": list(command),
-        "versions": {
-            "spad": spad.__version__,
-            "torch": torch.__version__,
-            "diffusers": diffusers.__version__,
-            "transformers": transformers.__version__,
-            "python": platform.python_version(),
-        },
+        "versions": _versions(),
     }
+
+
+def _versions() -> dict[str, str]:
+    packages = ("torch", "diffusers", "transformers")
+    versions = {name: importlib.metadata.version(name) for name in packages}
+    return {"spad": spad.__version__, **versions, "python": platform.python_version()}

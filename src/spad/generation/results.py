@@ -22,7 +22,6 @@ def save_results(
     cameras: Cameras,
     run: Mapping[str, Any],
     overwrite: bool = False,
-    tool: PresetName | None = None,
 ) -> None:
     """Write the output folder of one object, whole or not at all.
 
@@ -30,13 +29,11 @@ def save_results(
         folder: output folder; with `overwrite` that of an earlier run is replaced.
         images: one per camera.
         run: content of `run.json`, beside the cameras.
-        tool: also write the images into `for-TOOL`, as this tool reads them.
 
-    Raises: ValueError: the folder exists or cannot be made, or the background of the images is
-        not white enough for the tool. OSError: it cannot be written.
+    Raises: ValueError: the folder exists or cannot be made. OSError: it cannot be written.
     """
     with whole_folder(folder, overwrite) as temporary:
-        write_views(temporary, images, cameras, run, tool)
+        write_views(temporary, images, cameras, run)
 
 
 def save_many_results(
@@ -45,16 +42,45 @@ def save_many_results(
     cameras: Cameras,
     run: Mapping[str, Any],
     overwrite: bool = False,
-    tool: PresetName | None = None,
 ) -> None:
     """Write the output folder of several prompts: one folder each, a common grid and record."""
     with whole_folder(folder, overwrite) as temporary:
-        for index, (prompt, views) in enumerate(images.items()):
-            one = temporary / f"{index:03d}-{slug(prompt)}"
-            one.mkdir()
-            write_views(one, views, cameras, {**run, "prompts": [prompt]}, tool)
-        prompt_grid(images).save(temporary / "grid.png")
-        _write_record(temporary, cameras, run)
+        _write_many(temporary, images, cameras, run)
+
+
+def write_results(
+    folder: Path,
+    images: Mapping[str, Sequence[Image.Image]],
+    cameras: Cameras,
+    run: Mapping[str, Any],
+    tool: PresetName | None = None,
+) -> None:
+    """Write the files of one prompt or several into an existing folder.
+
+    Args:
+        tool: also write the images into `for-TOOL`, as this tool reads them.
+
+    Raises: ValueError: the background of the images is not white enough for the tool.
+    """
+    if len(images) == 1:
+        write_views(folder, next(iter(images.values())), cameras, run, tool)
+    else:
+        _write_many(folder, images, cameras, run, tool)
+
+
+def _write_many(
+    folder: Path,
+    images: Mapping[str, Sequence[Image.Image]],
+    cameras: Cameras,
+    run: Mapping[str, Any],
+    tool: PresetName | None = None,
+) -> None:
+    for index, (prompt, views) in enumerate(images.items()):
+        one = folder / f"{index:03d}-{slug(prompt)}"
+        one.mkdir()
+        write_views(one, views, cameras, {**run, "prompts": [prompt]}, tool)
+    prompt_grid(images).save(folder / "grid.png")
+    _write_record(folder, cameras, run)
 
 
 def write_views(

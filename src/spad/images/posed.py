@@ -22,7 +22,7 @@ from spad.images.reading import read_on_white
 # Renderers write so much, or the largest half number, where they see nothing.
 _NOTHING = 65504.0
 # nerfstudio's unit of 16-bit depth, and that of `spad render`.
-_PNG_UNIT = 1e-3
+PNG_UNIT = 1e-3
 
 
 @dataclass(frozen=True, eq=False)
@@ -155,7 +155,7 @@ def _read_depth(path: Path, cameras: Cameras, view: int, scale: float | None) ->
     except ValueError as error:
         raise ValueError(f"{path}: expected a depth map of view {view}: {error}") from error
     check_size(path, values, cameras)
-    unit = (_PNG_UNIT if path.suffix == ".png" else 1.0) if scale is None else scale
+    unit = (PNG_UNIT if path.suffix == ".png" else 1.0) if scale is None else scale
     nothing = ~np.isfinite(values) | (values <= 0)
     if path.suffix != ".png":
         nothing |= values >= _NOTHING

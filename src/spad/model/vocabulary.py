@@ -72,6 +72,8 @@ _DETERMINERS = frozenset("an the this that some one my your his her its our thei
 # Shorter parts of words mean little: "art" is in "cart".
 _SHORTEST_PART = 4
 _SIMILAR = 0.72
+# Words of a caption that names a thing and one property of it.
+_BRIEF = 2
 
 
 def words_of(text: str) -> list[str]:
@@ -122,7 +124,11 @@ def nearest_captions(prompt: str, captions: Sequence[str], count: int = 3) -> li
     """Up to `count` of the captions that share words with `prompt`, the most similar first.
 
     A shared word counts more if few captions have it. For an unknown word of the prompt, words of
-    similar spelling count, but less. The shorter caption wins a tie.
+    similar spelling count, but less. The shorter caption wins a tie. After the first, captions
+    count less if they share words with an earlier one that the prompt does not ask for, so that
+    they name several things.
+
+    Source: maximal marginal relevance (Carbonell and Goldstein 1998).
     """
     distinct = sorted(set(captions))
     words = {caption: set(words_of(caption)) for caption in distinct}
@@ -135,8 +141,40 @@ def nearest_captions(prompt: str, captions: Sequence[str], count: int = 3) -> li
     def score(caption: str) -> float:
         return sum(weights[word] * rarity[word] for word in words[caption] & weights.keys())
 
-    ranked = sorted((-score(caption), len(words[caption]), caption) for caption in distinct)
-    return [caption for negative, _, caption in ranked[:count] if negative < 0]
+    scores = {caption: score(caption) for caption in distinct}
+    scores = {caption: value for caption, value in scores.items() if value > 0}
+    others = {caption: words[caption] - weights.keys() - _DETERMINERS - {"a"} for caption in scores}
+    chosen: list[str] = []
+    while scores and len(chosen) < count:
+        best = min(scores, key=lambda caption: (-scores[caption], len(words[caption]), caption))
+        chosen.append(best)
+        del scores[best]
+        for caption in scores:
+            fewer = min(len(others[best]), len(others[caption]))
+            scores[caption] *= 1 - len(others[best] & others[caption]) / max(1, fewer)
+            # Nothing that the earlier one does not show.
+            if fewer == 0:
+                scores[caption] = 0.0
+        scores = {caption: value for caption, value in scores.items() if value > 0}
+    return chosen
+
+
+def unlike_captions(captions: Sequence[str], count: int = 3) -> list[str]:
+    """Up to `count` short captions without a word in common, of the most common words."""
+    words = {caption: set(words_of(caption)) - _DETERMINERS - {"a"} for caption in set(captions)}
+    brief = {c: known for c, known in words.items() if len(known) <= _BRIEF} or words
+    uses = Counter(word for known in brief.values() for word in known)
+    shortest = sorted(brief, key=lambda caption: (len(words[caption]), len(caption), caption))
+    chosen: list[str] = []
+    taken: set[str] = set()
+    for word, _ in sorted(uses.items(), key=lambda use: (-use[1], use[0])):
+        free = (c for c in shortest if word in words[c] and not words[c] & taken)
+        if (caption := next(free, None)) is not None:
+            chosen.append(caption)
+            taken |= words[caption]
+        if len(chosen) == count:
+            break
+    return chosen
 
 
 def describe_reading(reading: Reading, captions: Sequence[str], model: str) -> list[str]:
@@ -154,8 +192,9 @@ def describe_reading(reading: Reading, captions: Sequence[str], model: str) -> l
         nearest = nearest_captions(reading.prompt, captions)
         if nearest:
             sentence += f'; nearest things it knows: {", ".join(nearest)}; try: "{nearest[0]}"'
-        else:
-            sentence += f"; `spad models {model} --captions` lists what it knows"
+        elif some := unlike_captions(captions):
+            sentence += f"; some of what it knows: {', '.join(some)}"
+            sentence += f"; `spad models {model} --captions` lists all"
         sentences.append(sentence)
     return sentences
 

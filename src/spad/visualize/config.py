@@ -74,6 +74,9 @@ class EpipolarConfig:
     counts how many lie inside the bands, and names suspect cameras."""
     depth_scale: PositiveFloat | None = None
     """World units per unit of the depth maps. Default: 0.001 for PNG, 1 for others."""
+    save_capture: Path | None = None
+    """Folder to write the toy bear's images, depth maps and cameras into, as a capture to try the
+    other flags with."""
     html: Path | None = None
     """Path of an explorer page to write: one file, works offline."""
     formats: tuple[Literal["png", "pdf", "svg"], ...] = ("png",)

@@ -12,10 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from PIL import Image
 from torch import Tensor
 
 import spad
-from spad.cameras import Cameras
+from spad.cameras import Cameras, save_transforms
 from spad.cameras.formats import cameras_record
 from spad.files import RECORD, check_output, json_text, slug, whole_folder, write_text
 from spad.generation.orbit import ORBIT_FLAGS, plan_orbit
@@ -29,7 +30,7 @@ from spad.geometry.correspondence import (
 )
 from spad.geometry.released_masks import released_mask
 from spad.hub.registry import GenerationDefaults
-from spad.images.posed import PosedImages, load_posed_images
+from spad.images.posed import PNG_UNIT, PosedImages, load_posed_images
 from spad.visualize.config import EpipolarConfig
 from spad.visualize.figures import (
     band_sheet,
@@ -60,12 +61,19 @@ def run_epipolar(settings: EpipolarConfig, command: Sequence[str] = ()) -> Repor
     Raises: ValueError: bad input, in one line that names file and view. OSError: the output cannot
         be written. ModuleNotFoundError: an extra is missing.
     """
-    wants_folder = _wants_figures(settings) or settings.html is None
+    capture = settings.save_capture
+    wants_folder = _wants_figures(settings) or (settings.html is None and capture is None)
     folder = settings.output or _free_folder(settings)
     if wants_folder:
         check_output(folder, settings.overwrite)
     if settings.html is not None and not settings.html.absolute().parent.is_dir():
         raise ValueError(f"expected --html in a folder that exists, got {settings.html}")
+    if capture is not None:
+        if settings.source is not None:
+            raise ValueError(
+                f"expected cameras such as --views 4 with --save-capture, got {settings.source}"
+            )
+        check_output(capture, settings.overwrite)
     views = _views(settings)
     where = settings.source or "these cameras"
     view, xy = _pixels(settings, views)
@@ -84,16 +92,21 @@ def run_epipolar(settings: EpipolarConfig, command: Sequence[str] = ()) -> Repor
         _warn_about_table(table, where)
     shown, source = _shown(settings, views, view)
     files: list[Path] = []
+    record = {"spad": spad.__version__, "command": list(command)}
+    record |= {"cameras": cameras_record(views.cameras)}
     if wants_folder:
         with whole_folder(folder, settings.overwrite) as temporary:
             _write_figures(settings, shown, source, xy, temporary)
             if table is not None:
                 write_text(temporary / "pairs.csv", table_csv(table))
-            record = {"spad": spad.__version__, "command": list(command)}
-            record |= {"cameras": cameras_record(views.cameras)}
             write_text(temporary / RECORD, json_text(record))
             names = sorted(p.name for p in temporary.iterdir() if p.name != RECORD)
         files += [folder / name for name in names]
+    if capture is not None:
+        with whole_folder(capture, settings.overwrite) as temporary:
+            _write_capture(views, temporary)
+            write_text(temporary / RECORD, json_text(record))
+        files.append(capture)
     if settings.html is not None:
         from spad.visualize.explorer import explorer_page
 
@@ -280,6 +293,20 @@ def _write_figures(
         path = wandering_pixels(views.cameras.height, views.cameras.width, settings.sweep_pixels)
         frames = sweep_frames(views, view, path, band, settings.panel, near, far)
         save_sweep(folder / f"sweep.{settings.sweep}", frames)
+
+
+def _write_capture(views: PosedImages, folder: Path) -> None:
+    """Write images, depth maps as nerfstudio has them, and cameras."""
+    assert views.depth is not None
+    depth = torch.where(views.depth.isfinite(), views.depth / PNG_UNIT, 0).round()
+    names: dict[str, list[str]] = {"images": [], "depth": []}
+    for name, pixels in (("images", views.images), ("depth", depth.numpy().astype("uint16"))):
+        (folder / name).mkdir()
+        for view, image in enumerate(pixels):
+            names[name].append(f"{name}/{view:03d}.png")
+            Image.fromarray(image).save(folder / names[name][-1])
+    path = folder / "transforms.json"
+    save_transforms(path, views.cameras, names["images"], depth_file_path=names["depth"])
 
 
 def _warn_about(cameras: Cameras, where: Path | str) -> None:

@@ -1,0 +1,92 @@
+"""An earlier run, from its `run.json`: what `spad generate --from` generates again."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, get_args, get_type_hints
+
+from spad.files import RECORD, file_hash, read_json
+from spad.generation.config import GenerateConfig
+
+CAMERA_SETTINGS = (
+    "views", "elevation", "azimuth", "radius", "fov_deg", "cameras", "preset", "save_for",
+)  # fmt: skip
+# What a record says in another form, or is no matter of the images.
+_NOT_TAKEN = ("prompt", "prompts", "cameras", "output", "overwrite", "from_run")
+
+
+@dataclass(frozen=True)
+class EarlierRun:
+    """What a `run.json` says of a run, beside its settings, which are in `rest`.
+
+    Attributes:
+        prompts: its prompts.
+        model_sha256: hash of the weights.
+        versions: versions of packages, by name.
+        image_sha256: hash of the input image; None if there was none.
+    """
+
+    prompts: tuple[str, ...]
+    model_sha256: str
+    versions: dict[str, str]
+    cameras: dict[str, Any]
+    rest: dict[str, Any]
+    image_sha256: str | None = None
+
+
+def read_earlier_run(settings: GenerateConfig) -> tuple[GenerateConfig, EarlierRun]:
+    """The run that `settings.from_run` records, with the settings of both.
+
+    A setting that is not its default wins over that of the run. The cameras are those of the run,
+    exactly, unless `settings` place some.
+
+    Raises: ValueError: no such file, it is not a record of `spad generate`, or the input image of
+        the run is missing or another one now.
+    """
+    assert settings.from_run is not None
+    path = settings.from_run / RECORD if settings.from_run.is_dir() else settings.from_run
+    run = read_json(path, EarlierRun)
+    given = {
+        field.name
+        for field in dataclasses.fields(settings)
+        if getattr(settings, field.name) != field.default
+    }
+    of_run = _settings(run)
+    if given.intersection(CAMERA_SETTINGS):
+        of_run.pop("save_for", None)
+    else:
+        of_run["cameras"] = path
+    changes = {name: value for name, value in of_run.items() if name not in given}
+    try:
+        both = dataclasses.replace(settings, **changes)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
+    if "image" in changes and both.image is not None:
+        _check_image(both.image, run, path)
+    return both, run
+
+
+def _settings(run: EarlierRun) -> dict[str, Any]:
+    """The settings of a run as fields of `GenerateConfig`, their values not yet checked."""
+    hints = get_type_hints(GenerateConfig)
+    recorded = {"steps": run.rest.get("num_inference_steps"), **run.rest}
+    found = {}
+    for name in hints.keys() & recorded.keys() - set(_NOT_TAKEN):
+        value = recorded[name]
+        is_path = isinstance(value, str) and Path in get_args(hints[name])
+        found[name] = Path(value) if is_path else value
+    return found
+
+
+def _check_image(image: Path, run: EarlierRun, record: Path) -> None:
+    if not image.is_file():
+        raise ValueError(
+            f"expected {image}, the input image of {record}, got no such file; give it with --image"
+        )
+    if file_hash(image) != run.image_sha256:
+        raise ValueError(
+            f"expected {image} as it was when {record} was written, got another image; give the "
+            "one of then with --image"
+        )
