@@ -6,10 +6,11 @@ docs/poses.md has the source of every number.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import TYPE_CHECKING, Literal, get_args
 
-from spad.generation.orbit import Orbit
-from spad.hub.registry import GenerationDefaults
+if TYPE_CHECKING:
+    from spad.generation.orbit import Orbit
+    from spad.hub.registry import GenerationDefaults
 
 PresetName = Literal[
     "zero123plus-v1.1",
@@ -70,6 +71,9 @@ class Preset:
         fov_deg: float | None = None,
     ) -> Orbit:
         """The cameras; a `radius` or `fov_deg` given here wins over the preset's."""
+        from spad.generation.orbit import Orbit
+        from spad.hub.registry import GenerationDefaults
+
         defaults = GenerationDefaults() if defaults is None else defaults
         count = len(self.from_front_deg)
 
