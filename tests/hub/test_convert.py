@@ -1,18 +1,26 @@
 """Conversion of the original's checkpoints: strict, safe, whole or not at all."""
 
 import copy
+import io
 import json
+import math
 import os
 import shutil
 import subprocess
 import sys
+import tempfile
 import types
+from functools import cache
+from pathlib import Path
 
 import pytest
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
-from safetensors.torch import save_file
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from safetensors.torch import load_file, save_file
 
+from damage import damaged
 from parity import Golden, converted_tiny
 from spad.cameras import Cameras
 from spad.files import whole_folder
@@ -146,6 +154,55 @@ def test_a_weight_too_many_is_named(convert, state, name, said):
     state[name] = torch.zeros(2)
     with pytest.raises(ValueError, match=said):
         convert(state, weights="raw")
+
+
+@pytest.mark.parametrize(
+    ("change", "dtype", "said"),
+    [
+        (lambda w: w.fill_(math.nan), "float32", "finite weights of MultiViewUNet, got NaN or inf"),
+        (lambda w: w.fill_(-math.inf), "float16", "finite weights of MultiViewUNet, got NaN or in"),
+        (lambda w: w.fill_(1e6), "float16", "MultiViewUNet within the range of torch.float16"),
+        (lambda w: w.int(), "float32", "proj_in.weight of the UNet as torch.int32"),
+        (lambda w: w.flatten(), "float32", r"proj_in.weight with shape"),
+    ],
+)
+def test_wrong_weights_are_named_with_their_file(convert, state, change, dtype, said):
+    name = "model.diffusion_model.input_blocks.1.1.proj_in.weight"
+    state[name] = change(state[name].clone())
+    with pytest.raises(ValueError, match=rf"changed\.ckpt: expected .*{said}"):
+        convert(state, weights="raw", dtype=dtype)
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [("vocab.json", "[]"), ("vocab.json", "{}"), ("vocab.json", "{"), ("merges.txt", "\x00\n")],
+)
+def test_a_malformed_tokenizer_is_named(convert, golden, tmp_path, name, text):
+    clip = tmp_path / "clip"
+    shutil.copytree(golden.folder / "tiny_clip", clip)
+    (clip / name).write_text(text)
+    with pytest.raises(ValueError, match=r"clip: expected CLIP's tokenizer"):
+        convert(golden.folder / "spad_tiny.ckpt", clip=clip)
+
+
+@given(st.data())
+@settings(max_examples=25, deadline=None)
+def test_damaged_checkpoints_give_one_clear_error(data):
+    content = damaged(data, _whole_checkpoint())
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "c.ckpt"
+        path.write_bytes(content)
+        try:
+            read_checkpoint(path)
+        except ValueError as error:
+            assert str(path) in str(error) and "\n" not in str(error)
+
+
+@cache
+def _whole_checkpoint() -> bytes:
+    file = io.BytesIO()
+    torch.save({"state_dict": {"a.weight": torch.ones(3, 2), "step": 5}}, file)
+    return file.getvalue()
 
 
 def test_position_ids_of_older_files_are_ignored(convert, state):
@@ -303,6 +360,29 @@ def test_a_single_file_is_widened_too(golden, state, tmp_path, monkeypatch):
     transformer = unet.down_blocks[0].attentions[0]
     assert torch.equal(transformer.proj_in.weight, raw[:, :-6])
     assert not transformer.plucker.linear.weight.any()
+
+
+@pytest.mark.parametrize("part", ["unet", "vae", "text_encoder"])
+@pytest.mark.parametrize("kind", ["missing", "unexpected"])
+def test_stable_diffusion_with_other_weights_is_refused(plain_sd, tmp_path, part, kind):
+    source = Path(shutil.copytree(plain_sd, tmp_path / "sd"))
+    (path,) = (source / part).glob("*.safetensors")
+    weights = load_file(path)
+    if kind == "missing":
+        del weights[sorted(weights)[0]]
+    else:
+        weights["other"] = torch.zeros(2)
+    save_file(weights, path, {"format": "pt"})
+    with pytest.raises(ValueError, match=rf"sd.*{part}"):
+        init_from_sd(InitFromSDConfig(source=source, output=tmp_path / "out"))
+    assert not (tmp_path / "out").exists()
+
+
+def test_stable_diffusion_without_a_tokenizer_is_refused(plain_sd, tmp_path):
+    source = Path(shutil.copytree(plain_sd, tmp_path / "sd"))
+    shutil.rmtree(source / "tokenizer")
+    with pytest.raises(ValueError, match=r"vocab\.json .* of CLIP's tokenizer in"):
+        init_from_sd(InitFromSDConfig(source=source, output=tmp_path / "out"))
 
 
 def test_single_file_of_another_model_is_refused(golden, tmp_path):

@@ -1,11 +1,13 @@
 """spad.hub.registry: describing, checking and loading models."""
 
 import json
+import math
 import shutil
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from spad.generation.generate import SCHEDULER_NAMES
 from spad.hub import registry
@@ -31,8 +33,6 @@ def unet_weights(folder: Path) -> Path:
 
 
 def test_loads_what_was_saved_in_float32(tiny_pipeline_folder):
-    from safetensors.torch import load_file
-
     pipeline = load_model(tiny_pipeline_folder, device="cpu")
     saved = load_file(unet_weights(tiny_pipeline_folder))
     loaded = pipeline.unet.state_dict()
@@ -162,6 +162,12 @@ def test_a_malformed_manifest_is_refused(copy, text, message):
         ("unet", {"sample_size": -8}, "sample_size of at least 1"),
         ("vae", {"patch_size": -16}, "patch_size of at least 1"),
         ("vae", {"block_out_channels": []}, "block_out_channels of 1 or more values"),
+        ("unet", {"layers_per_block": 10**6}, "layers_per_block of at least 1 and at most 1000"),
+        ("unet", {"layers_per_block": [1, 10**6]}, "layers_per_block to be a whole number"),
+        ("text_encoder", {"num_hidden_layers": 10**6}, "num_hidden_layers of at least 1"),
+        ("text_encoder", {"num_attention_heads": 0}, "num_attention_heads of at least 1"),
+        ("text_encoder", {"num_attention_heads": 7}, "a multiple of num_attention_heads"),
+        ("text_encoder", {"hidden_size": "wide"}, "hidden_size to be a whole number"),
     ],
 )
 def test_a_malformed_part_is_refused(copy, part, change, message):
@@ -169,6 +175,48 @@ def test_a_malformed_part_is_refused(copy, part, change, message):
     path.write_text(json.dumps(json.loads(path.read_text()) | change))
     with pytest.raises(ValueError, match=rf"config\.json: expected.*{message}"):
         model_info(copy)
+
+
+@pytest.mark.parametrize("part", ["unet", "vae", "text_encoder"])
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_weights_that_are_not_finite_are_named(copy, part, value):
+    (copy / registry.HASHES).unlink()
+    (path,) = (copy / part).glob("*.safetensors")
+    weights = load_file(path)
+    name = sorted(weights)[3]
+    weights[name].view(-1)[-1] = value
+    save_file(weights, path, {"format": "pt"})
+    with pytest.raises(ValueError, match=rf"expected finite weights of {part}, got .* in {name}"):
+        load_model(copy, "cpu")
+
+
+@pytest.mark.parametrize(
+    "part, change",
+    [("unet", {"norm_num_groups": 0}), ("text_encoder", {"hidden_act": 5})],
+)
+def test_a_part_that_cannot_be_built_is_named(copy, part, change):
+    (copy / registry.HASHES).unlink()
+    path = copy / part / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    with pytest.raises(ValueError, match=rf"expected a complete model .*{part} cannot be loaded"):
+        load_model(copy, "cpu")
+
+
+@pytest.mark.parametrize("text", ["[" * 9999, "[]", "{", '{"a": NaN}'])
+def test_malformed_files_of_the_tokenizer_are_named(copy, text):
+    (copy / registry.HASHES).unlink()
+    (copy / "tokenizer" / "tokenizer_config.json").write_text(text)
+    with pytest.raises(ValueError, match=r"tokenizer_config\.json: expected"):
+        check_files(model_info(copy))
+
+
+def test_a_damaged_model_does_not_hide_the_others(copy, tmp_path, monkeypatch, caplog):
+    shutil.copytree(copy, tmp_path / "models" / "good")
+    shutil.copytree(copy, tmp_path / "models" / "bad")
+    (tmp_path / "models" / "bad" / "model_index.json").write_text("{")
+    monkeypatch.setenv("SPAD_HOME", str(tmp_path))
+    assert [model.path.name for model in list_models()] == ["mini", "good"]
+    assert "bad/model_index.json: expected JSON" in caplog.text
 
 
 def test_a_list_of_hashes_names_files_of_the_model_only(copy):

@@ -6,13 +6,16 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
 # Packages whose objects training frameworks save beside the weights. They are replaced by empty
 # objects; a file with objects of other packages is refused.
 _HARMLESS = ("pytorch_lightning.", "lightning.", "lightning_fabric.", "omegaconf.", "typing.")
+
+
+class _Foreign(ValueError):
+    """A checkpoint is whole, but has code, or no weights."""
 
 
 class _Inert:
@@ -36,7 +39,10 @@ def read_checkpoint(path: Path) -> dict[str, Tensor]:
         if path.suffix == ".safetensors":
             return load_file(path)
         return _state_dict(_load_pickle(path), path)
-    except (SafetensorError, RuntimeError, EOFError, KeyError, pickle.UnpicklingError) as error:
+    except _Foreign:
+        raise
+    # Any error may come out of a damaged pickle or archive.
+    except Exception as error:
         # torch's own message advises weights_only=False, which would run code; do not repeat it.
         is_pickle = isinstance(error, pickle.UnpicklingError)
         reason = (
@@ -56,7 +62,7 @@ def _load_pickle(path: Path) -> object:
         foreign = torch.serialization.get_unsafe_globals_in_checkpoint(path)
         for name in foreign:
             if not name.startswith(_HARMLESS):
-                raise ValueError(
+                raise _Foreign(
                     f"{path} holds code ({name}), which is not run; expected weights alone, as a "
                     "state_dict or a Lightning checkpoint"
                 )
@@ -67,7 +73,7 @@ def _load_pickle(path: Path) -> object:
         except pickle.UnpicklingError as error:
             if "GLOBAL" not in str(error):
                 raise
-            raise ValueError(
+            raise _Foreign(
                 f"{path} holds code, which is not run; expected weights alone, as a state_dict or "
                 "a Lightning checkpoint"
             ) from error
@@ -77,5 +83,5 @@ def _state_dict(content: object, path: Path) -> dict[str, Tensor]:
     if isinstance(content, dict):
         content = content.get("state_dict", content)
     if not isinstance(content, dict) or not any(isinstance(v, Tensor) for v in content.values()):
-        raise ValueError(f"expected a checkpoint with weights, got {path}, which has none")
+        raise _Foreign(f"expected a checkpoint with weights, got {path}, which has none")
     return {str(name): value for name, value in content.items() if isinstance(value, Tensor)}

@@ -6,7 +6,8 @@ embedding.
 """
 
 import logging
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -32,6 +33,7 @@ from spad.hub.config import ConvertConfig
 from spad.hub.registry import GenerationDefaults, save_model_manifest
 from spad.hub.released import CLIP_REPOSITORY, RELEASED
 from spad.model import MultiViewUNet, ReleasedDDIMScheduler, SPADPipeline
+from spad.model.finite import convert_weights
 from spad.model.unet import PLUCKER_CHANNELS
 from spad.settings import Count, PositiveFloat, checked
 
@@ -200,7 +202,8 @@ def convert_checkpoint(settings: ConvertConfig) -> Path:
         state = read_checkpoint(settings.checkpoint)
         params = _read_config(settings.config)
         tokenizer = tokenizer_of(settings.clip)
-        unet, vae, text_encoder = released_parts(state, settings.weights, params, settings.clip)
+        with named(settings.checkpoint):
+            unet, vae, text_encoder = released_parts(state, settings.weights, params, settings.clip)
         pipeline = SPADPipeline(
             vae=vae,
             text_encoder=text_encoder,
@@ -211,22 +214,23 @@ def convert_checkpoint(settings: ConvertConfig) -> Path:
         )
         name = settings.name or settings.output.name
         known = RELEASED.get(name)
-        save_model(
-            pipeline,
-            folder,
-            settings.dtype,
-            name=name,
-            description=known.description if known else "converted from the original's layout",
-            license=known.license if known else "",
-            author="the authors of SPAD" if known else "",
-            defaults=GenerationDefaults(
-                elevation_deg=45.0,
-                start_azimuth_deg=0.0,
-                guidance_scale=7.5,
-                num_inference_steps=100,
-                scheduler="original",
-            ),
-        )
+        with named(settings.checkpoint):
+            save_model(
+                pipeline,
+                folder,
+                settings.dtype,
+                name=name,
+                description=known.description if known else "converted from the original's layout",
+                license=known.license if known else "",
+                author="the authors of SPAD" if known else "",
+                defaults=GenerationDefaults(
+                    elevation_deg=45.0,
+                    start_azimuth_deg=0.0,
+                    guidance_scale=7.5,
+                    num_inference_steps=100,
+                    scheduler="original",
+                ),
+            )
     return settings.output
 
 
@@ -238,6 +242,8 @@ def split_widened(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     split = dict(weights)
     for name, widened in weights.items():
         if name.endswith("proj_in.weight"):
+            if widened.ndim not in (2, 4):
+                raise _unlike_spad(f"has {name} with shape {tuple(widened.shape)}")
             split[name] = widened[:, :-PLUCKER_CHANNELS].contiguous()
             plucker = name.replace("proj_in.", "plucker.linear.")
             split[plucker] = widened[:, -PLUCKER_CHANNELS:].contiguous()
@@ -281,8 +287,11 @@ def _released_unet(state: Mapping[str, Tensor], which: str, params: Mapping) -> 
         is_plain = UNET + "out.2.bias" in state
         hint = "; for Stable Diffusion there is spad init-from-sd" if is_plain else ""
         raise _unlike_spad(f"has no cc_projection.0.weight{hint}")
+    shape = tuple(state["cc_projection.0.weight"].shape)
+    if len(shape) != 2:
+        raise _unlike_spad(f"has cc_projection.0.weight with shape {shape}")
     # The released four views read intrinsics and absolute cameras, the two views neither.
-    width, camera_dim = state["cc_projection.0.weight"].shape
+    width, camera_dim = shape
     has_intrinsics = bool(params.get("use_intrinsic", camera_dim == 8))
     is_absolute = bool(params.get("use_abs_extrinsics", camera_dim == 8))
     config, weights = original_unet(_chosen_weights(state, which), params)
@@ -292,7 +301,7 @@ def _released_unet(state: Mapping[str, Tensor], which: str, params: Mapping) -> 
             if name not in state:
                 raise _unlike_spad(f"has no {name}")
             weights[f"camera_embedding.{layer}.{kind}"] = state[name]
-    with torch.device("meta"):
+    with _built("unet_config"), torch.device("meta"):
         unet = MultiViewUNet(
             **config,
             camera_vector="absolute" if is_absolute else "relative",
@@ -305,7 +314,8 @@ def _released_unet(state: Mapping[str, Tensor], which: str, params: Mapping) -> 
 
 def plain_unet(state: Mapping[str, Tensor], params: Mapping) -> tuple[dict, dict[str, Tensor]]:
     """Configuration and weights, in diffusers' layout, of a UNet in the original's layout."""
-    config = create_unet_diffusers_config_from_ldm({"model": {"params": params}}, {})
+    with _built("unet_config"):
+        config = create_unet_diffusers_config_from_ldm({"model": {"params": params}}, {})
     config["sample_size"] = params["unet_config"]["params"]["image_size"]
     return config, _converted(convert_ldm_unet_checkpoint, state, config)
 
@@ -313,11 +323,12 @@ def plain_unet(state: Mapping[str, Tensor], params: Mapping) -> tuple[dict, dict
 def vae_of(state: Mapping[str, Tensor], params: Mapping[str, Any]) -> AutoencoderKL:
     """Autoencoder of a checkpoint in the original's layout; `params` as for `released_parts`."""
     params = {"scale_factor": 0.18215, **params}
-    config = create_vae_diffusers_config_from_ldm({"model": {"params": params}}, {})
+    with _built("first_stage_config"):
+        config = create_vae_diffusers_config_from_ldm({"model": {"params": params}}, {})
     latent_size = params["unet_config"]["params"]["image_size"]
     config["sample_size"] = latent_size * 2 ** (len(config["block_out_channels"]) - 1)
     weights = {name: value for name, value in state.items() if name.startswith(_VAE)}
-    with torch.device("meta"):
+    with _built("first_stage_config"), torch.device("meta"):
         vae = AutoencoderKL(**config)
     fill(vae, _converted(convert_ldm_vae_checkpoint, weights, config), "the autoencoder")
     return vae
@@ -332,7 +343,7 @@ def text_encoder_of(state: Mapping[str, Tensor], clip: Path | None) -> CLIPTextM
         # The whole CLIP model's file, as the hub has it, describes the text model in a part of it.
         config = config.get("text_config", config)
         as_kind(config, _TextEncoder, path)
-    with torch.device("meta"):
+    with _built("text encoder's config.json"), torch.device("meta"):
         encoder = CLIPTextModel(CLIPTextConfig(**config))
     weights = {k: v for k, v in state.items() if k.startswith(_TEXT) and k not in IGNORED}
     converted = convert_ldm_clip_checkpoint(weights)
@@ -404,11 +415,37 @@ def fill(
     for name, value in weights.items():
         if name not in expected:
             raise _unlike_spad(f"also has {name} of {what}")
+        if expected[name].is_floating_point() and not value.is_floating_point():
+            raise _unlike_spad(f"has {name} of {what} as {value.dtype}")
         if value.shape != expected[name].shape:
             shapes = f"{tuple(value.shape)} instead of {tuple(expected[name].shape)}"
             raise _unlike_spad(f"has {name} of {what} with shape {shapes}")
     module.load_state_dict(weights, strict=False, assign=True)
     module.eval()
+
+
+@contextmanager
+def named(path: Path) -> Iterator[None]:
+    """Context: errors of the weights in a file begin with its path."""
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+
+
+@contextmanager
+def _built(what: str) -> Iterator[None]:
+    """Context: say which part of a configuration describes no network.
+
+    Raises: ValueError: in the place of any error that diffusers or transformers raise for it.
+    """
+    try:
+        yield
+    except Exception as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise ValueError(
+            f"expected {what} to describe a network, got one that cannot be built ({reason})"
+        ) from error
 
 
 def _unlike_spad(how: str) -> ValueError:
@@ -439,13 +476,21 @@ def tokenizer_of(folder: Path | None) -> CLIPTokenizer:
         found = try_to_load_from_cache(CLIP_REPOSITORY, _TOKENIZER_FILES[0])
         folder = Path(found).parent if isinstance(found, str) else None
     missing = [n for n in _TOKENIZER_FILES if folder is None or not (folder / n).is_file()]
-    if folder is None or missing:
+    # Newer tools save all of it in one file.
+    if folder is None or (missing and not (folder / "tokenizer.json").is_file()):
         raise ValueError(
             f"expected {' and '.join(missing)} of CLIP's tokenizer in "
             f"{folder or 'the cache of the hub'}; give a folder that has them as --clip "
             f"(they are those of {CLIP_REPOSITORY})"
         )
-    return CLIPTokenizer.from_pretrained(folder, local_files_only=True)
+    try:
+        return CLIPTokenizer.from_pretrained(folder, local_files_only=True)
+    # The library raises bare Exception for malformed files.
+    except Exception as error:
+        reason = str(error).splitlines()[0]
+        raise ValueError(
+            f"{folder}: expected CLIP's tokenizer, got other files ({reason})"
+        ) from error
 
 
 def save_model(
@@ -458,13 +503,14 @@ def save_model(
 ) -> None:
     """Save a pipeline with its manifest, for which the rest are arguments, as a model folder.
 
-    Raises: OSError: the disk has no room for it.
+    Raises: ValueError: a weight is not finite, or too large for `dtype`. OSError: the disk has no
+        room for it.
     """
     modules = (pipeline.unet, pipeline.vae, pipeline.text_encoder)
     width = getattr(torch, dtype).itemsize
     needed = sum(p.numel() for module in modules for p in module.parameters()) * width
     check_space([(folder, int(1.05 * needed))], "make room, or try --dtype float16")
     for module in modules:
-        module.to(getattr(torch, dtype))
+        convert_weights(module, getattr(torch, dtype), type(module).__name__)
     pipeline.save_pretrained(folder, max_shard_size="1GB")
     save_model_manifest(folder, name, description, captions=(), **manifest)

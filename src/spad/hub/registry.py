@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import logging
 import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -48,6 +49,8 @@ if TYPE_CHECKING:
     import torch
 
     from spad.model import SPADPipeline
+
+log = logging.getLogger(__name__)
 
 EMBEDDED = Path(__file__).parents[1] / "weights"
 # Weights are saved in files below 20 MB, so that they fit a git repository.
@@ -117,21 +120,51 @@ class GenerationDefaults:
         return self.guidance_scale
 
 
+# Larger networks are none that anybody has; damaged files would take all memory.
+Width = Annotated[int, Interval(ge=1, le=65_536)]
+Layers = Annotated[int, Interval(ge=1, le=1000)]
+
+
 @dataclass(frozen=True)
 @checked
 class _UNet:
     """Checked part of the `config.json` of a UNet; so are the classes below for other parts."""
 
     sample_size: Annotated[int, Interval(ge=1, le=4096)]
+    block_out_channels: Annotated[tuple[Width, ...], MinLen(1)]
     rest: dict[str, Any]
+    layers_per_block: tuple[Layers, ...] | Layers = 2
+    transformer_layers_per_block: tuple[Layers, ...] | Layers = 1
+    cross_attention_dim: tuple[Width, ...] | Width = 1280
 
 
 @dataclass(frozen=True)
 @checked
 class _Autoencoder:
-    block_out_channels: Annotated[tuple[Count, ...], MinLen(1)]
+    block_out_channels: Annotated[tuple[Width, ...], MinLen(1)]
     rest: dict[str, Any]
+    latent_channels: Width = 4
+    layers_per_block: Layers = 1
     patch_size: Annotated[int, Interval(ge=1, le=256)] | None = None
+
+
+@dataclass(frozen=True)
+@checked
+class _TextEncoder:
+    vocab_size: Annotated[int, Interval(ge=1, le=1_000_000)]
+    hidden_size: Width
+    intermediate_size: Width
+    num_hidden_layers: Layers
+    num_attention_heads: Width
+    rest: dict[str, Any]
+    max_position_embeddings: Annotated[int, Interval(ge=1, le=100_000)] = 77
+
+    def __post_init__(self) -> None:
+        if self.hidden_size % self.num_attention_heads:
+            raise ValueError(
+                f"expected hidden_size to be a multiple of num_attention_heads, got "
+                f"{self.hidden_size} and {self.num_attention_heads}"
+            )
 
 
 @dataclass(frozen=True)
@@ -191,8 +224,14 @@ def installed_folder() -> Path:
 
 
 def list_models() -> list[ModelInfo]:
-    """Embedded models by name, then installed ones."""
-    return [read_info(folder) for folder in _folders_by_name().values()]
+    """Embedded models by name, then installed ones; damaged ones are left out with a warning."""
+    models = []
+    for folder in _folders_by_name().values():
+        try:
+            models.append(read_info(folder))
+        except ValueError as error:
+            log.warning("left out: %s", error)
+    return models
 
 
 def model_info(name_or_folder: str | os.PathLike) -> ModelInfo:
@@ -224,6 +263,7 @@ def read_info(folder: Path) -> ModelInfo:
     unet = read_json(folder / "unet" / "config.json", _UNet)
     vae = read_json(folder / "vae" / "config.json", _Autoencoder)
     scheduler = read_json(folder / "scheduler" / "scheduler_config.json", _Scheduler)
+    read_json(folder / "text_encoder" / "config.json", _TextEncoder)
     path = folder / MANIFEST
     written = read_json(path, dict[str, Any]) if path.exists() else {}
     manifest = as_kind(_renamed(written), _Manifest, path)
@@ -245,8 +285,10 @@ def read_info(folder: Path) -> ModelInfo:
 def check_files(model: ModelInfo) -> None:
     """Check files by `sha256.txt`; large ones, or all without it, by their safetensors headers.
 
-    Raises: ValueError: a file is missing, cut short or changed.
+    Raises: ValueError: a file is missing, cut short or changed, or one of JSON is malformed.
     """
+    for file in sorted(model.path.rglob("*.json")):
+        read_json(file, dict[str, Any])
     path = model.path / HASHES
     if path.is_file():
         for where, line in read_lines(path):
@@ -422,7 +464,7 @@ def _load_part(
 
     `DiffusionPipeline.from_pretrained` cannot load classes of other packages.
     """
-    from safetensors import SafetensorError
+    from spad.model.finite import check_finite
 
     kind = kind or part
     part_class = getattr(import_module(_CLASSES[kind][class_name]), class_name)
@@ -431,7 +473,8 @@ def _load_part(
         options |= {"dtype": dtype, "use_safetensors": True, "output_loading_info": True}
     try:
         loaded = part_class.from_pretrained(folder / part, **options)
-    except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
+    # Libraries answer a config.json that makes no sense to them with any error.
+    except Exception as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise _damaged(folder, f"{part} cannot be loaded: {reason}") from error
     if kind not in _WITH_WEIGHTS:
@@ -440,6 +483,10 @@ def _load_part(
     wrong = [*report["missing_keys"], *report["unexpected_keys"], *report["mismatched_keys"]]
     if wrong:
         raise _damaged(folder, f"{part} has other weights than its config.json, such as {wrong[0]}")
+    try:
+        check_finite(module, part)
+    except ValueError as error:
+        raise _damaged(folder, str(error)) from error
     return module.eval()
 
 

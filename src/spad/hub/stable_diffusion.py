@@ -16,6 +16,7 @@ from spad.hub.convert import (
     SD15,
     UNET,
     fill,
+    named,
     plain_unet,
     release_scheduler,
     save_model,
@@ -46,15 +47,17 @@ def init_from_sd(settings: InitFromSDConfig) -> Path:
         else:
             state = read_checkpoint(settings.source)
             tokenizer = tokenizer_of(settings.clip)
-            vae, text_encoder = vae_of(state, SD15), text_encoder_of(state, settings.clip)
-            plain_config, weights = plain_unet(
-                {k: v for k, v in state.items() if k.startswith(UNET)}, SD15
-            )
+            with named(settings.source):
+                vae, text_encoder = vae_of(state, SD15), text_encoder_of(state, settings.clip)
+                plain_config, weights = plain_unet(
+                    {k: v for k, v in state.items() if k.startswith(UNET)}, SD15
+                )
         torch.manual_seed(0)
         # SPAD trains at 256 x 256 pixels, where a view has 32 x 32 latents.
         unet = MultiViewUNet(**{**plain_config, "sample_size": 32}, **spad_config)
         own = {name for name in unet.state_dict() if ".plucker." in name or "camera_emb" in name}
-        fill(unet, weights, "the UNet", may_miss=own)
+        with named(settings.source):
+            fill(unet, weights, "the UNet", may_miss=own)
         pipeline = SPADPipeline(
             vae=vae,
             text_encoder=text_encoder,
@@ -64,7 +67,8 @@ def init_from_sd(settings: InitFromSDConfig) -> Path:
             prompt_prefix=PROMPT_PREFIX,
         )
         description = "untrained: Stable Diffusion 1.5 with new layers; train it with spad train"
-        save_model(pipeline, folder, settings.dtype, settings.output.name, description)
+        with named(settings.source):
+            save_model(pipeline, folder, settings.dtype, settings.output.name, description)
     return settings.output
 
 
@@ -75,15 +79,22 @@ def _diffusers_parts(
 
     def load(part_class: Any, part: str) -> Any:
         try:
-            return part_class.from_pretrained(folder / part, local_files_only=True)
-        except (OSError, ValueError) as error:
-            reason = str(error).splitlines()[0]
+            loaded, report = part_class.from_pretrained(
+                folder / part, local_files_only=True, output_loading_info=True
+            )
+        # Libraries answer damaged files with any error.
+        except Exception as error:
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
             raise ValueError(
                 f"expected a Stable Diffusion folder in diffusers' layout, got {folder}, where "
                 f"{part} cannot be loaded: {reason}"
             ) from error
+        for kind in ("missing", "unexpected", "mismatched"):
+            if wrong := sorted(map(str, report[f"{kind}_keys"])):
+                raise ValueError(f"{folder / part}: expected its weights, got {kind} {wrong[0]}")
+        return loaded
 
     unet = load(UNet2DConditionModel, "unet")
     config = {k: v for k, v in unet.config.items() if not k.startswith("_")}
     vae, text_encoder = load(AutoencoderKL, "vae"), load(CLIPTextModel, "text_encoder")
-    return vae, text_encoder, load(CLIPTokenizer, "tokenizer"), config, unet.state_dict()
+    return vae, text_encoder, tokenizer_of(folder / "tokenizer"), config, unet.state_dict()

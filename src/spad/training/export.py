@@ -7,8 +7,14 @@ from pathlib import Path
 import torch
 
 from spad.files import whole_folder
-from spad.hub.registry import SHARD_SIZE, load_model, read_info, save_model_manifest
-from spad.model import PatchAutoencoder
+from spad.hub.registry import (
+    SHARD_SIZE,
+    load_autoencoder,
+    load_model,
+    read_info,
+    save_model_manifest,
+)
+from spad.model.finite import convert_weights
 from spad.training.config import ExportConfig
 from spad.training.model_card import (
     CARD,
@@ -34,13 +40,14 @@ def export_model(settings: ExportConfig) -> Path:
         autoencoder = settings.autoencoder / "vae"
         if not (autoencoder / "config.json").is_file():
             raise ValueError(f"expected an autoencoder in {autoencoder}, got no config.json")
-        pipeline.register_modules(vae=PatchAutoencoder.from_pretrained(autoencoder))
+        pipeline.register_modules(vae=load_autoencoder(autoencoder))
         runs.insert(0, settings.autoencoder)
     with whole_folder(settings.output) as folder:
         for part in (pipeline.unet, pipeline.vae):
             # Do not record the local path the model was loaded from.
             part.register_to_config(_name_or_path=settings.output.name)
-        pipeline.to(dtype=torch.float16)
+        for name in ("unet", "vae", "text_encoder"):
+            convert_weights(getattr(pipeline, name), torch.float16, f"{name} of {model}")
         pipeline.save_pretrained(folder, max_shard_size=SHARD_SIZE)
         parts = [folder / TRAINING / f"{n}-{run.name}" for n, run in enumerate(runs)]
         for run, part in zip(runs, parts, strict=True):

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 from transformers import PreTrainedModel
 from transformers.utils.logging import disable_progress_bar
@@ -13,6 +14,7 @@ from transformers.utils.logging import disable_progress_bar
 from spad.files import whole_folder
 from spad.hub.registry import MANIFEST, SHARD_SIZE, save_model_manifest
 from spad.model import MultiViewUNet, SPADPipeline
+from spad.model.finite import convert_weights
 from spad.training.checkpoint_parts import full_tensor
 from spad.training.config import TrainConfig
 from spad.training.model_card import write_card
@@ -44,11 +46,15 @@ def save_pipeline(
     captions: Sequence[str],
     num_objects: int,
 ) -> None:
-    """Write `pipeline` with trained modules, its manifest and its card, whole or not at all."""
+    """Write `pipeline` with trained modules, its manifest and its card, whole or not at all.
+
+    Raises: ValueError: a weight is not finite, or too large for `save_dtype`.
+    """
     run_folder = folder.parent
     vae = unsharded_copy(pipeline.vae)
     for module in (vae, text_encoder, unet):
-        module.half() if settings.record.save_dtype == "float16" else module.float()
+        dtype = getattr(torch, settings.record.save_dtype)
+        convert_weights(module, dtype, f"{type(module).__name__} for --save-dtype")
     for module in (vae, unet):
         # Do not record the local path the model was loaded from.
         module.register_to_config(_name_or_path=run_folder.name)
