@@ -1,15 +1,19 @@
 """Small models with colors, and true views of them."""
 
+import json
 from pathlib import Path
 
 import numpy as np
+import torch
 import trimesh
+from PIL import Image
 
-from spad.cameras import Cameras
+from spad.cameras import Cameras, save_transforms
 from spad.data.view_sets import ViewSet, set_from_images
 from spad.meshes.mesh import TriangleMesh, load_object
 from spad.meshes.raycast import Light, render_views
 
+SIZE = 64
 NO_LIGHT = Light(ground=1.0, sky=1.0, key=0.0, fill=0.0)
 
 
@@ -47,3 +51,25 @@ def table(folder: Path) -> TriangleMesh:
 def views_of(obj: TriangleMesh, cameras: Cameras, light: Light = NO_LIGHT) -> ViewSet:
     """True views with alpha."""
     return set_from_images("thing", render_views(obj, cameras, light=light).rgba, cameras)
+
+
+def ring(count: int = 8, elevation=20.0, scale: float = 1.0, center=(0.0, 0.0, 0.0)) -> Cameras:
+    """Cameras on a circle around an object of a radius of about `scale`."""
+    azimuth = [360 * view / count for view in range(count)]
+    return Cameras.orbit(
+        elevation, azimuth, 3.5 * scale, height=SIZE, width=SIZE, target=list(center)
+    )
+
+
+def write_views(folder, views: ViewSet, **fields) -> None:
+    """Write views as transparent PNG files with a nerfstudio `transforms.json`, with more fields in
+    that."""
+    (folder / "images").mkdir(parents=True)
+    straight = (views.images - 1 + views.alpha[:, None]) / views.alpha[:, None].clamp(min=1e-3)
+    rgba = torch.cat([straight.clamp(0, 1), views.alpha[:, None]], dim=1)
+    names = [f"images/{view:03d}.png" for view in range(len(views))]
+    for name, image in zip(names, rgba.mul(255).round().byte().movedim(1, -1), strict=True):
+        Image.fromarray(image.numpy()).save(folder / name)
+    save_transforms(folder / "transforms.json", views.cameras, names)
+    record = json.loads((folder / "transforms.json").read_text()) | fields
+    (folder / "transforms.json").write_text(json.dumps(record))

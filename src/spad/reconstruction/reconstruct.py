@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import logging
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,14 +29,16 @@ from spad.reconstruction.surface import fit_surface
 from spad.reconstruction.texture import texture_mesh
 from spad.reconstruction.textured_mesh import TexturedMesh
 
-log = logging.getLogger(__name__)
-
 FEWEST_VIEWS = 3
 _LONGEST_SIDE = 1024
 # Views within so many degrees of each other see one side of the object.
 _ONE_SIDE_DEG = 75.0
 # Share of the outlines' area that may be missing before it is said.
 _MISSING = 0.03
+# Pixels this far below white are nearly white; the background of most images is nearer to it.
+_NEARLY_WHITE = 0.02
+# Share of such pixels, for one of the object's, that outlines and compression do not explain.
+_MUCH_NEARLY_WHITE = 0.15
 
 
 @dataclass(frozen=True, eq=False)
@@ -104,6 +105,8 @@ def reconstruct(
     ball = object_ball(cameras)
     fitted = _fitted(uses)
     notes = _notes_on(alpha[fitted], cameras[fitted], ball, [names[i] for i in fitted])
+    if views.alpha_is_estimated:
+        notes += _notes_on_white(views, names)
     for one in _disagreements(alpha[fitted], cameras[fitted], ball):
         view = fitted[one.view]
         uses[view] = LEFT_OUT
@@ -153,7 +156,7 @@ def run_reconstruct(config: ReconstructConfig) -> tuple[Reconstruction, list[Pat
     for path in filter(None, (output, config.turntable)):
         if path.exists() and not config.overwrite:
             raise ValueError(f"expected a new file, got {path}, which exists; use --overwrite")
-    files, names = _chosen_files(config)
+    files, names, notes = _chosen_files(config)
     light = _light_of(config.source) if config.delight else None
     views = files.read(config.masks)
     result = reconstruct(
@@ -166,6 +169,7 @@ def run_reconstruct(config: ReconstructConfig) -> tuple[Reconstruction, list[Pat
         config.device,
         names,
     )
+    result = replace(result, notes=(*notes, *result.notes))
     written = result.save(output)
     if config.turntable is not None:
         result.save_turntable(config.turntable)
@@ -173,8 +177,9 @@ def run_reconstruct(config: ReconstructConfig) -> tuple[Reconstruction, list[Pat
     return result, written
 
 
-def _chosen_files(config: ReconstructConfig) -> tuple[ObjectViews, list[str]]:
-    """The one object of a folder, and of many views those from the most different sides."""
+def _chosen_files(config: ReconstructConfig) -> tuple[ObjectViews, list[str], list[str]]:
+    """The one object of a folder, of many views those from the most different sides; the views'
+    names, and a sentence if some are left out."""
     sets = list_sets(config.source)
     if len(sets) > 1:
         some = ", ".join(each.uid for each in sets[:3])
@@ -184,10 +189,14 @@ def _chosen_files(config: ReconstructConfig) -> tuple[ObjectViews, list[str]]:
         )
     files = sets[0]
     chosen = list(range(len(files.cameras)))
+    notes = []
     if len(chosen) > config.most_views:
-        log.info("%d of %d views are used", config.most_views, len(chosen))
+        notes.append(
+            f"{config.most_views} of {len(chosen)} views are used, from the most different sides; "
+            "more with --most-views"
+        )
         chosen = spread_out(files.cameras, config.most_views)
-    return files.chosen(chosen), [f"view {view}" for view in chosen]
+    return files.chosen(chosen), [f"view {view}" for view in chosen], notes
 
 
 def spread_out(cameras: Cameras, count: int) -> list[int]:
@@ -250,6 +259,22 @@ def _notes_on(alpha: Tensor, cameras: Cameras, ball: Ball, names: Sequence[str])
     if cut:
         notes.append(f"the object is cut off at the border of {', '.join(cut)}")
     return notes
+
+
+def _notes_on_white(views: ViewSet, names: Sequence[str]) -> list[str]:
+    """What of the views may be a white part of the object that was taken for background."""
+    below_white = (1 - views.images).amax(1)
+    unsure = ((below_white > _NEARLY_WHITE) & (views.alpha == 0)).sum((1, 2))
+    share = unsure / views.alpha.sum((1, 2))
+    named = [
+        name for name, part in zip(names, share.tolist(), strict=True) if part > _MUCH_NEARLY_WHITE
+    ]
+    if not named:
+        return []
+    return [
+        f"parts of {', '.join(named)} are nearly white and were taken for background: give images "
+        "with alpha, or --masks, if they are of the object"
+    ]
 
 
 def _disagreements(alpha: Tensor, cameras: Cameras, ball: Ball) -> list[Disagreement]:
