@@ -29,6 +29,7 @@ from spad.hub.config import ConvertConfig, DownloadConfig, InitFromSDConfig
 from spad.reconstruction.config import ReconstructConfig
 from spad.settings import checked, parsed
 from spad.training.config import PRESETS, ExportConfig, TrainAutoencoderConfig, TrainConfig
+from spad.training.threads import WAIT_POLICY, set_wait_policy
 from spad.visualize.config import EpipolarConfig
 
 if TYPE_CHECKING:
@@ -422,9 +423,9 @@ def _prepared(may_fetch: bool, is_training: bool) -> Iterator[None]:
     Without `may_fetch` Hugging Face's libraries are offline.
     """
     offline = () if may_fetch else (("HF_HUB_OFFLINE", "1"),)
-    # Threads that spin while they wait make everything much slower if other work shares the cores.
-    # Training has them to itself, and is a quarter slower if its threads sleep.
-    threads = () if is_training else (("OMP_WAIT_POLICY", "passive"),)
+    # Threads that spin while they wait make everything much slower if other work shares the cores;
+    # a training may have them to itself.
+    threads = set_wait_policy(os.environ) if is_training else None
     for name, value in (
         *offline,
         ("HF_HUB_DISABLE_PROGRESS_BARS", "1"),
@@ -432,13 +433,15 @@ def _prepared(may_fetch: bool, is_training: bool) -> Iterator[None]:
         ("HF_HUB_VERBOSITY", "error"),
         ("TRANSFORMERS_VERBOSITY", "error"),
         ("DIFFUSERS_VERBOSITY", "error"),
-        *threads,
+        *(() if is_training else ((WAIT_POLICY, "passive"),)),
     ):
         os.environ.setdefault(name, value)
     log, handler = logging.getLogger("spad"), _LineHandler()
     level = log.level
     log.addHandler(handler)
     log.setLevel(logging.INFO if _is_first_process() else logging.ERROR)
+    if threads is not None:
+        log.info("threads %s", threads)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)

@@ -453,7 +453,8 @@ def test_a_gpu_learns_what_the_cpu_learns(training, mixed_precision):
 
 def test_the_cost_is_told_and_nothing_is_written(training):
     said = dry_run(changed(training, steps=100))
-    for part in ("M parameters", "6 objects of 4 views", "s a step", "GB", "100 steps"):
+    parts = ("M parameters", "6 objects of 4 views", "threads", "s a step", "GB", "100 steps")
+    for part in parts:
         assert part in said
     assert not training.run_folder.exists()
 

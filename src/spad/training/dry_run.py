@@ -5,8 +5,11 @@ from __future__ import annotations
 import time
 from statistics import mean
 
+import torch
+
 from spad.training.config import TrainConfig
 from spad.training.cost import check_space, disk_needed, duration
+from spad.training.threads import waiting
 from spad.training.train import Trainer
 
 
@@ -45,6 +48,7 @@ def dry_run(settings: TrainConfig) -> str:
             "step",
             f"{batch_size:,} views, {trainer.micro_batch_size} at once on each of {where}",
         ),
+        ("threads", f"{torch.get_num_threads()}, which {waiting()}"),
         (
             "memory",
             f"{found.resident / 1e9:.1f} GB for weights, gradients, optimizer and average; "
