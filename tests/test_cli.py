@@ -9,7 +9,6 @@ import sys
 import time
 from dataclasses import fields, is_dataclass
 from pathlib import Path
-from typing import get_args
 
 import numpy as np
 import pytest
@@ -17,7 +16,7 @@ import torch
 from PIL import Image
 
 from spad.cameras import Cameras, load_cameras, save_transforms
-from spad.cli import command_type, main
+from spad.cli import commands, main
 from spad.settings import _hint
 
 SRC = Path(__file__).resolve().parents[1] / "src"
@@ -271,7 +270,7 @@ def test_bugs_keep_their_traceback(generate, monkeypatch):
     assert list(Path().iterdir()) == []
 
 
-COMMANDS = [get_args(command)[0] for command in get_args(command_type("mini"))]
+COMMANDS = [settings for group in commands().values() for settings, _ in group.values()]
 
 
 @pytest.mark.parametrize("config", COMMANDS, ids=lambda config: config.__name__)

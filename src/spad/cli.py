@@ -16,18 +16,20 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Union
 
 import tyro
 from tyro.conf import Positional, subcommand
 
+from spad import __version__
+from spad.command_line import CONFIG, closest, in_groups, overview, parse_command
 from spad.curation.config import FilterConfig
 from spad.data.config import InspectConfig, PackConfig, RenderConfig
 from spad.evaluation.config import EvaluateConfig
-from spad.generation.config import GenerateConfig
+from spad.generation.config import HELP_GROUPS, GenerateConfig
 from spad.hub.config import ConvertConfig, DownloadConfig, InitFromSDConfig
 from spad.reconstruction.config import ReconstructConfig
-from spad.settings import checked, parsed
+from spad.settings import checked
 from spad.training.config import PRESETS, ExportConfig, TrainAutoencoderConfig, TrainConfig
 from spad.training.threads import WAIT_POLICY, set_wait_policy
 from spad.visualize.config import EpipolarConfig
@@ -72,36 +74,14 @@ class ModelsConfig:
     """List the captions of its training set."""
 
 
-def command_type(preset: str) -> Any:
-    """Union of the settings of all commands, for the parser; `preset` is that of `spad train`."""
-    return (
-        Annotated[GenerateConfig, subcommand("generate")]
-        | Annotated[ReconstructConfig, subcommand("reconstruct")]
-        | Annotated[FilterConfig, subcommand("filter")]
-        | Annotated[RenderConfig, subcommand("render")]
-        | Annotated[PackConfig, subcommand("pack")]
-        | Annotated[InspectConfig, subcommand("inspect")]
-        | Annotated[TrainConfig, subcommand("train", default=PRESETS[preset])]
-        | Annotated[TrainAutoencoderConfig, subcommand("train-autoencoder")]
-        | Annotated[ExportConfig, subcommand("export")]
-        | Annotated[EvaluateConfig, subcommand("evaluate")]
-        | Annotated[EpipolarConfig, subcommand("epipolar")]
-        | Annotated[ModelsConfig, subcommand("models")]
-        | Annotated[DownloadConfig, subcommand("download")]
-        | Annotated[ConvertConfig, subcommand("convert")]
-        | Annotated[InitFromSDConfig, subcommand("init-from-sd")]
-    )
-
-
-def _preset(argv: Sequence[str]) -> str:
-    """Preset in a command line of `spad train`; the parser refuses unknown ones."""
+def _value_of(flag: str, arguments: Sequence[str]) -> str | None:
+    """The value of a flag that is needed before the command line is parsed."""
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
-    parser.add_argument("--preset", default="mini")
+    parser.add_argument(flag, dest="value")
     try:
-        named = parser.parse_known_args(argv)[0].preset
+        return parser.parse_known_args(arguments)[0].value
     except argparse.ArgumentError:
-        named = None
-    return named if argv[:1] == ["train"] and named in PRESETS else "mini"
+        return None
 
 
 class Stop(Exception):
@@ -122,41 +102,19 @@ def main(argv: Sequence[str] | None = None) -> int:
         # Windows gives pipes and files an encoding without arrows: "?" is better than no report.
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")
-    parse = partial(
-        tyro.cli,
-        command_type(_preset(argv)),
-        args=argv,
-        prog="spad",
-        description="Text and cameras in, consistent images of one object out.",
-        config=(tyro.conf.OmitArgPrefixes, tyro.conf.OmitSubcommandPrefixes),
-    )
     try:
-        command = parsed(parse)
+        parsed = _parsed(argv)
     except ValueError as error:
         return _fail(str(error), BAD_INPUT)
     except BrokenPipeError:
         return _reader_left()
-    run: dict[type, Callable] = {
-        GenerateConfig: _generate,
-        ReconstructConfig: _reconstruct,
-        FilterConfig: _filter,
-        RenderConfig: _render,
-        PackConfig: _pack,
-        InspectConfig: _inspect,
-        EpipolarConfig: _epipolar,
-        TrainConfig: _train,
-        TrainAutoencoderConfig: _train_autoencoder,
-        ExportConfig: _export,
-        EvaluateConfig: _evaluate,
-        ModelsConfig: _models,
-        DownloadConfig: _download,
-        ConvertConfig: _convert,
-        InitFromSDConfig: _convert,
-    }
+    if parsed is None:
+        return 0
+    command, run = parsed
     is_training = isinstance(command, TrainConfig | TrainAutoencoderConfig)
     with _prepared(isinstance(command, DownloadConfig), is_training):
         try:
-            run[type(command)](command, ["spad", *argv])
+            run(command, ["spad", *argv])
         except Stop as stop:
             return _fail(str(stop), stop.code, "")
         except KeyboardInterrupt:
@@ -179,6 +137,88 @@ def main(argv: Sequence[str] | None = None) -> int:
             advice = "out of memory; try fewer --views, a smaller --image-size or another --device"
             return _fail(advice, MACHINE_FAILURE)
     return 0
+
+
+def commands() -> dict[str, dict[str, tuple[type, Callable]]]:
+    """All commands by group: their settings and the functions that run them."""
+    return {
+        "Images and 3D models": {
+            "generate": (GenerateConfig, _generate),
+            "reconstruct": (ReconstructConfig, _reconstruct),
+            "epipolar": (EpipolarConfig, _epipolar),
+            "evaluate": (EvaluateConfig, _evaluate),
+        },
+        "Models": {
+            "models": (ModelsConfig, _models),
+            "download": (DownloadConfig, _download),
+            "convert": (ConvertConfig, _convert),
+            "init-from-sd": (InitFromSDConfig, _convert),
+            "export": (ExportConfig, _export),
+        },
+        "Data and training": {
+            "filter": (FilterConfig, _filter),
+            "render": (RenderConfig, _render),
+            "pack": (PackConfig, _pack),
+            "inspect": (InspectConfig, _inspect),
+            "train": (TrainConfig, _train),
+            "train-autoencoder": (TrainAutoencoderConfig, _train_autoencoder),
+        },
+    }
+
+
+def _parsed(argv: Sequence[str]) -> tuple[Any, Callable] | None:
+    """The settings that a command line gives, and what runs them; None if it asks for a text.
+
+    Raises: ValueError: it cannot be understood. SystemExit: after the --help of a command.
+    """
+    groups = commands()
+    known = {name: one for group in groups.values() for name, one in group.items()}
+    name, *arguments = argv or [""]
+    if name in ("-h", "--help"):
+        print(overview({title: {n: c[0] for n, c in g.items()} for title, g in groups.items()}))
+        return None
+    if name == "--version":
+        print(f"spad {__version__}")
+        return None
+    if name.startswith("--tyro-"):
+        # Scripts for the completion of shells, of all commands.
+        kinds = [Annotated[kind, subcommand(name)] for name, (kind, _) in known.items()]
+        tyro.cli(Union[tuple(kinds)], args=argv, prog="spad", config=CONFIG)  # noqa: UP007
+    if name not in known:
+        got = f"got {name!r}{closest(name, list(known))}" if name else "got none"
+        raise ValueError(f"expected a command, {got}; see: spad --help")
+    settings, run = known[name]
+    if settings is GenerateConfig and not {"-h", "--help"}.isdisjoint(arguments):
+        settings = in_groups(settings, HELP_GROUPS, _defaults_of_model(arguments))
+    default = None
+    if settings is TrainConfig:
+        # The parser refuses unknown presets.
+        preset = _value_of("--preset", arguments)
+        default = PRESETS[preset if preset in PRESETS else "mini"]
+    return parse_command(settings, arguments, f"spad {name}", default), run
+
+
+def _defaults_of_model(arguments: Sequence[str]) -> dict[str, str]:
+    """Defaults of `spad generate` for --help: those of the model that a command line names."""
+    from spad.hub.registry import model_info
+
+    model = model_info(_value_of("--model", arguments) or GenerateConfig.model)
+    own = model.defaults
+    values = {
+        "elevation": own.elevation_deg,
+        "radius": own.radius,
+        "fov_deg": own.fov_deg,
+        "guidance_scale": own.guidance_scale,
+        "guidance_rescale": own.guidance_rescale,
+        "blob_sigma": own.blob_sigma,
+        "steps": own.num_inference_steps,
+        "scheduler": own.scheduler,
+        "image_size": model.image_size,
+    }
+    shown = {k: v if isinstance(v, str) else f"{v:.4g}" for k, v in values.items()}
+    texts = {k: f"the model's own ({model.name}: {v})" for k, v in shown.items()}
+    start = f"{own.start_azimuth_deg:.4g}"
+    return texts | {"azimuth": f"evenly round from the model's start ({model.name}: {start})"}
 
 
 def _extra(package: str, command: object) -> str | None:

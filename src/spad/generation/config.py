@@ -102,3 +102,17 @@ class GenerateConfig:
     images slightly if the model was trained without. Default: the model's."""
     device: str | None = None
     """Device, such as cpu, cuda or mps. Default: the fastest."""
+
+
+# Flags in the groups in which --help shows them; the others come first.
+HELP_GROUPS = {
+    "camera": (
+        "views", "elevation", "azimuth", "radius", "fov_deg", "cameras", "preset",
+    ),
+    "output": ("output", "overwrite", "mesh", "save_for", "image_size"),
+    "sampling": (
+        "seed", "steps", "guidance_scale", "guidance_rescale", "negative_prompt", "scheduler",
+        "blob_sigma",
+    ),
+    "speed": ("device", "dtype", "attention", "deep_cache_interval", "ball_radius"),
+}  # fmt: skip
