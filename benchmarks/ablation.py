@@ -1,15 +1,14 @@
-"""The paper's ablation on open data: four small models that differ in two flags, judged alike.
+"""The paper's ablation on open data: train and score four small models that differ in two flags.
 
     python benchmarks/ablation.py SHARDS OUTPUT [--steps 1500] [--at-once 1] [--full]
 
-SHARDS have 128 x 128 images and mini's latents (`spad pack --latents mini`). Trains epipolar
-attention on and off, times Plücker coordinates on and off, with the same data, order, noise, seed
-and steps; judges each with `spad evaluate` on objects that none has seen, 24 of them or with --full
-all of the protocol; compares all with the model that has neither. With --at-once, so many run
-beside each other and share the cores. What is printed and logged by each lies in OUTPUT. Every
-command goes on where it was stopped, so this one does. At the end it writes the table of all scores
-to OUTPUT/ablation.md and the losses to OUTPUT/losses.png. Needs `pip install
-'spad[train,eval,plot]'`.
+The models have epipolar attention or not, and Plücker coordinates or not; data, order, noise, seed
+and steps are the same. SHARDS have 128 x 128 images and latents (`spad pack --latents mini`).
+`spad evaluate` scores each model on objects that none was trained on: 24 of the protocol, or all
+with --full. --at-once is the number of models that run at the same time and share the cores. OUTPUT
+gets the runs, their logs, the reports, a comparison with the model that has neither, a table of all
+scores (ablation.md) and the losses (losses.png). The same command resumes a stopped one. Needs
+`pip install 'spad[train,eval,plot]'`.
 """
 
 import argparse
@@ -25,7 +24,7 @@ from statistics import mean
 from spad.data.workers import num_cores
 from spad.evaluation.report import read_report, show_number
 
-# As the rows of the paper's tables: neither first, both last.
+# In the order of the rows of the paper's tables.
 VARIANTS = {
     "neither": ("none", "--no-plucker"),
     "epipolar": ("exact", "--no-plucker"),
@@ -92,7 +91,7 @@ def main() -> None:
     reports = {name: output / f"{name}-report" for name in VARIANTS}
     threads = max(1, num_cores() // options.at_once)
 
-    def train_and_judge(name: str) -> None:
+    def train_and_score(name: str) -> None:
         epipolar, plucker = VARIANTS[name]
         log = output / f"{name}.log"
         spad(
@@ -100,7 +99,7 @@ def main() -> None:
             *("--output", output / name, "--epipolar", epipolar, plucker),
             *("--steps", options.steps, "--seed", options.seed),
             *("--views", 4, "--clean-view-prob", 0.5, "--block-out-channels", 96, 128),
-            # Those of the first edition of mini, with which the results here were made.
+            # The settings of the first edition of mini, with which the published results were made.
             *("--prediction-type", "v_prediction", "--optimizer", "adamw"),
             *("--lr-schedule", "cosine", "--warmup-steps", 200),
         )
@@ -111,7 +110,7 @@ def main() -> None:
         )
 
     with ThreadPoolExecutor(options.at_once) as pool:
-        list(pool.map(train_and_judge, VARIANTS))
+        list(pool.map(train_and_score, VARIANTS))
     (output / "ablation.md").write_text(table(reports))
     plot_losses(output)
     log = output / "comparison.log"

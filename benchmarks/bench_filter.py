@@ -23,7 +23,7 @@ from spad.data.workers import num_cores
 
 ROWS_PER_FILE = 5_000
 WORDS = "chair car sword house tree robot lamp scan text scene mug dragon plane boat cat".split()
-LICENCES = ("by",) * 18 + ("by-nc", "by-nc-sa", "by-sa", "cc0")
+LICENSES = ("by",) * 18 + ("by-nc", "by-nc-sa", "by-sa", "cc0")
 THUMBNAILS = {"images": [{"url": f"https://example.org/{i:0120d}", "width": i} for i in range(8)]}
 
 
@@ -38,7 +38,7 @@ def annotation(index: int, rng: random.Random) -> dict:
         "faceCount": int(rng.lognormvariate(9, 2.2)),
         "vertexCount": int(rng.lognormvariate(8.5, 2.2)),
         "animationCount": int(rng.random() < 0.1),
-        "license": rng.choice(LICENCES),
+        "license": rng.choice(LICENSES),
         "description": "d" * rng.randrange(400),
         "thumbnails": THUMBNAILS,
     }

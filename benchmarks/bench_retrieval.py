@@ -46,7 +46,7 @@ SPOILED = {
     "noise, σ = 0.05": lambda images: noisy(images, 0.05),
     "noise, σ = 0.1": lambda images: noisy(images, 0.1),
     "a quarter darker": lambda images: images * 0.75 + 0.25 * (images == 1).all(1, keepdim=True),
-    "of grey": lambda images: images.mean(1, keepdim=True).expand_as(images),
+    "of gray": lambda images: images.mean(1, keepdim=True).expand_as(images),
     "of another object": None,
 }
 

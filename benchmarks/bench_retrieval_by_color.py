@@ -1,13 +1,13 @@
-"""Does a model draw what it was taught, and in colours that it was not?
+"""Does a model draw what it was taught, and in colors that it was not?
 
     python benchmarks/bench_retrieval_by_color.py SHARDS OUTPUT [--model mini] [--objects FILE]
 
 SHARDS is what `spad pack --recolor` wrote and the model learned from. Two questions, each of at
-most 100 captions: captions it learned from, and colours of its things that `spad pack` makes of no
+most 100 captions: captions it learned from, and colors of its things that `spad pack` makes of no
 object (`spad.data.recolor.is_unseen`). Four views are drawn of each, with the model's defaults, and
 the captions are ranked by the renders of their objects (`spad.evaluation.retrieval`). Those of
-colours never made are recoloured here; the captions that they are told apart from are those it
-learned from, often the same thing in other colours. OUTPUT gets sheets of all that was drawn.
+colors never made are recolored here; the captions that they are told apart from are those it
+learned from, often the same thing in other colors. OUTPUT gets sheets of all that was drawn.
 """
 
 import argparse
@@ -48,7 +48,7 @@ def learned_captions(objects: list[ObjectViews]) -> dict[str, np.ndarray]:
 
 
 def unseen_captions(objects: list[ObjectViews]) -> dict[str, np.ndarray]:
-    """Up to 100 colours of things that no object has, and images of how that would look."""
+    """Up to 100 colors of things that no object has, and images of how that would look."""
     learned = {caption for views in objects for caption in views.captions}
     found = {}
     for views in by_hash(objects):
@@ -123,7 +123,7 @@ def main() -> None:
     learned, unseen = learned_captions(objects), unseen_captions(objects)
     questions = {
         "learned": (learned, learned),
-        "colours never seen": (unseen, dict(list((unseen | learned).items())[:MOST])),
+        "colors never seen": (unseen, dict(list((unseen | learned).items())[:MOST])),
     }
     scores = {}
     for name, (asked, among) in questions.items():

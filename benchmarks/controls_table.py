@@ -1,4 +1,4 @@
-"""Judge the metrics of `spad evaluate`: renders, and renders spoilt in known ways, as a table.
+"""Negative controls of `spad evaluate`: scores of renders and of corrupted renders, as a table.
 
 spad render models --cameras orbit --views 12 --output renders
 python benchmarks/controls_table.py renders --sets 12 --output controls.md
@@ -14,8 +14,8 @@ from spad.evaluation.controls import controls_table, score_controls
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("renders", type=Path, help="folder of sets with one number of views")
-    parser.add_argument("--sets", type=int, default=12, help="the first so many of the folder")
-    parser.add_argument("--output", type=Path, help="Markdown file; printed if left out")
+    parser.add_argument("--sets", type=int, default=12, help="number of sets, the first ones")
+    parser.add_argument("--output", type=Path, help="Markdown file; default: print it")
     chosen = parser.parse_args()
     table = controls_table(
         score_controls([f.read() for f in list_sets(chosen.renders)[: chosen.sets]])

@@ -135,7 +135,7 @@ def tiny_pipeline_folder(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="session")
 def renders(tmp_path_factory) -> Path:
-    """Coloured discs on nothing, six objects of four views, laid out as `spad render` does."""
+    """Colored discs on nothing, six objects of four views, laid out as `spad render` does."""
     import torch
     from PIL import Image
 
@@ -163,7 +163,7 @@ def renders(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="session")
 def disc_shards(renders, tmp_path_factory) -> Path:
-    """The coloured discs in two shards; not to be changed."""
+    """The colored discs in two shards; not to be changed."""
     from spad.data.config import PackConfig
     from spad.data.pack import pack
 
@@ -174,7 +174,7 @@ def disc_shards(renders, tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="session")
 def disc_vae(renders, tmp_path_factory) -> Path:
-    """A tiny autoencoder whose linear parts fit the coloured discs."""
+    """A tiny autoencoder whose linear parts fit the colored discs."""
     from spad.data.renders import load_all_images, read_renders
     from spad.images.pixels import image_tensor
     from spad.model import PatchAutoencoder
@@ -189,7 +189,7 @@ def disc_vae(renders, tmp_path_factory) -> Path:
 
 @pytest.fixture
 def training(disc_shards, disc_vae, tmp_path):
-    """Settings of a tiny run on the coloured discs; accelerate forgets the run before."""
+    """Settings of a tiny run on the colored discs; accelerate forgets the run before."""
     from accelerate.state import AcceleratorState
 
     from spad.training.config import TrainConfig

@@ -14,7 +14,7 @@ from spad.data.view_sets import ViewSet, set_from_images
 from spad.meshes.mesh import load_object
 from spad.meshes.raycast import render_views
 
-# Boxes as (size, place), metres.
+# Boxes as (size, place), meters.
 MODELS = {
     "chair": [
         ((0.9, 0.9, 0.15), (0, 0, 0)),

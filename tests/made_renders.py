@@ -35,7 +35,7 @@ def _write_object(folder: Path, uid: str, num_random: int, passes: Sequence[str]
     )
     count = len(cameras)
     pictures = {("file_path", "images"): rng.integers(0, 256, (count, SIZE, SIZE, 4), np.uint8)}
-    # Colours under full transparency are data too.
+    # Colors under full transparency are data too.
     pictures["file_path", "images"][:, :8, :, 3] = 0
     if "depth" in passes:
         depth = rng.integers(2500, 4500, (count, SIZE, SIZE)).astype(np.uint16)

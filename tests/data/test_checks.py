@@ -19,7 +19,7 @@ SIZE = 64
 
 
 def scene_of_boxes() -> trimesh.Trimesh:
-    """Something without symmetry, in two colours, so that every camera sees it differently."""
+    """Something without symmetry, in two colors, so that every camera sees it differently."""
     large = trimesh.creation.box((1.0, 0.6, 0.4))
     small = trimesh.creation.box((0.3, 0.3, 0.8))
     small.apply_translation((0.4, 0.1, 0.5))
@@ -66,7 +66,7 @@ def test_glass_is_transparent_and_half_glass_is_not(views, cameras):
     assert "transparent" not in check_views(replace(views, rgba=rgba), cameras)
 
 
-def test_black_is_black_and_one_colour_at_once(tmp_path, cameras):
+def test_black_is_black_and_one_color_at_once(tmp_path, cameras):
     mesh = scene_of_boxes()
     mesh.visual.vertex_colors = (0, 0, 0, 255)
     assert {"black", "single-color"} <= check_views(
@@ -75,7 +75,7 @@ def test_black_is_black_and_one_colour_at_once(tmp_path, cameras):
 
 
 @pytest.mark.parametrize("color", [(128, 128, 128, 255), (200, 60, 40, 255), (255, 255, 255, 255)])
-def test_shading_does_not_count_as_colour(tmp_path, cameras, color):
+def test_shading_does_not_count_as_color(tmp_path, cameras, color):
     mesh = scene_of_boxes()
     mesh.visual.vertex_colors = color
     views = rendered(mesh, tmp_path, cameras)
@@ -147,7 +147,7 @@ def test_ray_length_in_place_of_depth_is_found(tmp_path):
     assert "reprojection" in check_views(replace(views, depth=longer), cameras)
 
 
-def test_checks_come_in_order_and_reject_all_but_one_colour():
+def test_checks_come_in_order_and_reject_all_but_one_color():
     assert set(CHECKS) - set(REJECTING_CHECKS) == {"single-color"}
     with pytest.raises(ValueError, match="expected reject to be one of"):
         RenderConfig(assets=Path("a"), output=Path("b"), reject=("ugly",))

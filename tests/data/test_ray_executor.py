@@ -53,7 +53,7 @@ def test_a_killed_ray_worker_costs_no_object(tmp_path):
     os.kill(worker, signal.SIGKILL)
     stuck.forget_reader()
     stuck.release()
-    thread.join()
+    thread.join(timeout=300)
 
     (summary,) = summaries
     assert (summary.rendered, summary.skipped) == (COUNT, 0)

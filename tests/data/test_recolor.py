@@ -1,4 +1,4 @@
-"""Objects in other colours: what captions say, what pixels change, what is packed."""
+"""Objects in other colors: what captions say, what pixels change, what is packed."""
 
 import json
 from dataclasses import replace
@@ -27,7 +27,7 @@ from spad.images.color import oklab_from_srgb, srgb_from_oklab
 
 
 def ball(color: str, views: int = 2, spots: str = "white") -> np.ndarray:
-    """A shaded ball in one colour with a patch of another, (views, SIZE, SIZE, 4)."""
+    """A shaded ball in one color with a patch of another, (views, SIZE, SIZE, 4)."""
     y, x = np.mgrid[:SIZE, :SIZE] - SIZE / 2 + 0.5
     inside = np.hypot(x, y) < 0.4 * SIZE
     light = 1 - 0.5 * np.hypot(x + 3, y + 3) / SIZE
@@ -62,7 +62,7 @@ def test_oklab_is_what_its_author_says_and_comes_back():
         (["a key", "a gold key", "a yellow key"], "yellow"),
     ],
 )
-def test_the_colour_that_a_caption_names(captions, color):
+def test_the_color_that_a_caption_names(captions, color):
     assert named_color(captions) == color
 
 
@@ -82,7 +82,7 @@ def test_the_colour_that_a_caption_names(captions, color):
         ("a redwood tree", "red", "blue", None),
     ],
 )
-def test_captions_say_the_new_colour(caption, source, target, expected):
+def test_captions_say_the_new_color(caption, source, target, expected):
     assert renamed(caption, source, target) == expected
 
 
@@ -94,7 +94,7 @@ def test_variants_are_drawn_by_the_id_and_leave_some_combinations_out():
     assert targets == set(COLORS) - {"red"} - left_out
     assert variants("x", captions, 3) == found[:3]
     assert variants("y", captions, 20) != found
-    # A thing of which some colour is left out.
+    # A thing of which some color is left out.
     one = next([f"a red thing{i}"] for i in range(300) if is_unseen("blue", [f"a red thing{i}"]))
     assert "blue" not in {v.target for v in variants("x", one, 20)}
     assert all(f"{v.target} cow" in c for v in found for c in v.captions)
@@ -166,14 +166,14 @@ def test_what_becomes_white_shows_light_and_shade_and_stands_out_on_white(source
     assert (np.diff(becomes[order]) > -0.02).all() and np.ptp(becomes) > 0.05
 
 
-def test_what_is_not_there_is_not_recoloured():
+def test_what_is_not_there_is_not_recolored():
     before = ball("green")
     assert np.array_equal(recolored(before, "purple", "red"), before)
 
 
 @pytest.fixture
 def renders(tmp_path) -> Path:
-    """Balls: three red, one that is called red and is not, one held out, one of no colour."""
+    """Balls: three red, one that is called red and is not, one held out, one of no color."""
     uids = [f"o{i}" for i in range(200)]
     held_out = next(u for u in uids if is_held_out(u))
     kept = [u for u in uids if not is_held_out(u)][:5]

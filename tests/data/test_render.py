@@ -299,7 +299,7 @@ def test_a_killed_worker_costs_no_object(models):
     thread, results = in_background(job(models, "out"))
     stuck.kill_reader()
     stuck.release()
-    thread.join()
+    thread.join(timeout=300)
     assert results[0].rendered == 2
     assert tree(models.parent / "out").keys() == expected.keys()
 
@@ -343,7 +343,7 @@ def test_ctrl_c_leaves_whole_folders_and_the_same_command_goes_on(models):
         with pytest.raises(ValueError, match="another command is"):
             render_all(config, quiet)
         run.send_signal(signal.SIGINT)
-        _, errors = run.communicate()
+        _, errors = run.communicate(timeout=300)
     finally:
         run.kill()
         stuck.forget_reader()

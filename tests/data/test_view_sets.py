@@ -105,8 +105,8 @@ def test_no_number_of_a_picture_is_outside_0_to_1():
 
 def test_opaque_pictures_need_a_white_background():
     pictures = np.full((3, 32, 32, 3), 90, np.uint8)
-    with pytest.raises(ValueError, match="grey: expected images with alpha or on white"):
-        set_from_images("grey", pictures, CAMERAS)
+    with pytest.raises(ValueError, match="gray: expected images with alpha or on white"):
+        set_from_images("gray", pictures, CAMERAS)
 
 
 def test_alpha_in_all_pictures_or_in_none():

@@ -113,8 +113,10 @@ def test_workers_do_not_outlive_the_process_that_started_them(tmp_path):
     here = Path(__file__).parent
     paths = os.pathsep.join(map(str, (here, here.parent, here.parents[1] / "src")))
     with subprocess.Popen([sys.executable, script], env=os.environ | {"PYTHONPATH": paths}) as run:
-        wait_until(lambda: (tmp_path / "pids").exists() and (tmp_path / "pids").read_text())
-        run.kill()
+        try:
+            wait_until(lambda: (tmp_path / "pids").exists() and (tmp_path / "pids").read_text())
+        finally:
+            run.kill()
     pids = [int(pid) for pid in (tmp_path / "pids").read_text().split()]
     wait_until(lambda: not any(map(is_running, pids)))
 

@@ -58,7 +58,7 @@ def cheap_metrics(monkeypatch):
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory) -> Path:
-    """Renders of coloured bars, laid out as `spad render` does, three of them held out."""
+    """Renders of colored bars, laid out as `spad render` does, three of them held out."""
     folder = tmp_path_factory.mktemp("data")
     names = (f"bar{i}" for i in range(10**4))
     held_out, seen = [], []

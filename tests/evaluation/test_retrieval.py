@@ -20,7 +20,7 @@ SHAPES = 3
 
 
 def sample(color: int, shape: int, views: int = 6, seed: int = 0, size: int = 64):
-    """(v, 3, size, size) of a disc, a bar or a ring of about one colour, moved about a bit."""
+    """(v, 3, size, size) of a disc, a bar or a ring of about one color, moved about a bit."""
     generator = torch.Generator().manual_seed(100 * color + 10 * shape + seed)
     y, x = torch.meshgrid(*[torch.linspace(-1, 1, size)] * 2, indexing="ij")
     images = torch.ones(views, 3, size, size)

@@ -1,116 +1,15 @@
-"""spad.generation: what a run leaves behind, and what it is asked."""
+"""What a run is asked: cameras, sampling and output of `spad generate`."""
 
-import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pytest
 from PIL import Image
 
-from spad.cameras import Cameras, load_cameras
 from spad.generation.config import GenerateConfig
 from spad.generation.generate import plan_generation
-from spad.generation.results import save_many_results, save_results
 from spad.hub.registry import read_info, save_model_manifest
-from spad.images.grids import prompt_grid, save_turntable, view_grid
-
-
-def pictures(count: int, side: int = 16) -> list[Image.Image]:
-    """Pictures of one colour each, all different."""
-    return [Image.new("RGB", (side, side), (10 * i, 255 - 10 * i, 60)) for i in range(count)]
-
-
-def cameras(count: int) -> Cameras:
-    return Cameras.ring(count, elevation_deg=20.0, height=16, width=16)
-
-
-def test_all_files_are_there_and_true(tmp_path):
-    folder = tmp_path / "deep" / "out"
-    views, placed = pictures(3), cameras(3)
-    save_results(folder, views, placed, {"prompts": ["a"], "seed": 3})
-    for index, view in enumerate(views):
-        with Image.open(folder / "images" / f"{index:03d}.png") as saved:
-            assert np.array_equal(saved, view)
-    loaded = load_cameras(folder / "transforms.json")
-    assert loaded.image_paths == ("images/000.png", "images/001.png", "images/002.png")
-    np.testing.assert_allclose(loaded.cameras.world_from_cam, placed.world_from_cam, atol=1e-6)
-    record = json.loads((folder / "run.json").read_text())
-    assert record["seed"] == 3
-    np.testing.assert_allclose(record["cameras"]["intrinsics"], placed.intrinsics, rtol=1e-6)
-    assert [p.name for p in folder.parent.iterdir()] == ["out"]
-
-
-def test_many_prompts_give_complete_folders_and_one_grid(tmp_path):
-    prompts = {"A blue fish!": pictures(2), "a rock": pictures(2)}
-    save_many_results(tmp_path / "out", prompts, cameras(2), {"prompts": list(prompts)})
-    out = tmp_path / "out"
-    assert sorted(p.name for p in out.iterdir()) == [
-        "000-a-blue-fish", "001-a-rock", "grid.png", "run.json",
-    ]  # fmt: skip
-    for folder, prompt in zip(sorted(out.glob("00*")), prompts, strict=True):
-        assert json.loads((folder / "run.json").read_text())["prompts"] == [prompt]
-        for name in ("images/001.png", "grid.png", "transforms.json", "turntable.webp"):
-            assert (folder / name).is_file()
-
-
-@pytest.mark.parametrize("count", [1, 2, 5])
-def test_turntable_has_every_view_by_azimuth_and_loops(tmp_path, count):
-    path = tmp_path / "turntable.webp"
-    views = pictures(count)
-    # From view 0 on: 350, 80, 170 ... degrees, given in reverse order after the first.
-    azimuth = [350.0] + [350.0 + 60 * i for i in range(count - 1, 0, -1)]
-    save_turntable(path, [views[0], *views[:0:-1]], azimuth)
-    with Image.open(path) as animation:
-        assert animation.n_frames == count
-        assert count == 1 or animation.info["loop"] == 0
-        for index, view in enumerate(views):
-            animation.seek(index)
-            frame = np.asarray(animation.convert("RGB"), dtype=int)
-            assert np.abs(frame - np.asarray(view, dtype=int)).max() < 12
-
-
-@pytest.mark.parametrize(
-    "count, columns, rows", [(1, 1, 1), (4, 4, 1), (6, 6, 1), (8, 4, 2), (12, 4, 3), (40, 8, 5)]
-)
-def test_grid_fills_its_rows(count, columns, rows):
-    grid = view_grid(pictures(1) * count)
-    assert grid.size == (columns * 18 - 2, rows * 18 - 2)
-
-
-def test_grid_has_the_views_in_order():
-    views = pictures(8)
-    grid = np.asarray(view_grid(views))
-    for index, view in enumerate(views):
-        row, column = divmod(index, 4)
-        tile = grid[row * 18 : row * 18 + 16, column * 18 : column * 18 + 16]
-        assert np.array_equal(tile, view)
-
-
-def test_prompt_grid_writes_captions_and_cuts_long_ones():
-    short = np.asarray(prompt_grid({"hi": pictures(4, 64)}))
-    assert short[64:].min() < 100, "no ink below the views"
-    long = prompt_grid({"word " * 200: pictures(4, 64), "日本": pictures(4, 64)})
-    assert long.width == 4 * 66 - 2
-
-
-def test_overwrite_replaces_only_what_a_run_made(tmp_path):
-    out = tmp_path / "out"
-    save_results(out, pictures(2), cameras(2), {"seed": 1})
-    with pytest.raises(ValueError, match="exists; use --overwrite"):
-        save_results(out, pictures(1), cameras(1), {"seed": 2})
-    save_results(out, pictures(1), cameras(1), {"seed": 2}, overwrite=True)
-    assert json.loads((out / "run.json").read_text())["seed"] == 2
-    assert not (out / "images" / "001.png").exists()
-    assert list(tmp_path.iterdir()) == [out]
-
-    mine = tmp_path / "mine"
-    mine.mkdir()
-    (mine / "thesis.txt").write_text("years of work")
-    with pytest.raises(ValueError, match="holds no run.json"):
-        save_results(mine, pictures(1), cameras(1), {}, overwrite=True)
-    assert (mine / "thesis.txt").read_text() == "years of work"
 
 
 def plan(tiny: Path, tmp_path: Path, **changes):
@@ -142,7 +41,7 @@ def test_settings_left_out_are_the_models_own(tiny_pipeline_folder, tmp_path):
     assert (sampling.scheduler, planned.image_size) == ("ddim", 128)
 
 
-def test_a_given_picture_has_a_guidance_of_its_own(tiny_pipeline_folder, tmp_path):
+def test_a_given_image_has_a_guidance_of_its_own(tiny_pipeline_folder, tmp_path):
     photo, model = tmp_path / "photo.png", tmp_path / "model"
     Image.new("RGB", (8, 8)).save(photo)
     shutil.copytree(tiny_pipeline_folder, model)

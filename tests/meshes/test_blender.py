@@ -329,7 +329,7 @@ def test_formats_shifted_cameras_and_flags(blender, tmp_path, suffix, changes):
     is_preview = "blender_engine" in changes
     check_agreement(ours, theirs, suffix, color=255.0 if is_preview else 20.0)
     assert np.allclose(ours.object_from_asset, theirs.object_from_asset, atol=1e-5)
-    # The colours and the geometry lie on each other.
+    # The colors and the geometry lie on each other.
     assert overlap(theirs.views.rgba[..., 3] > 127, theirs.views.mask) > 0.98
 
 

@@ -1,4 +1,4 @@
-"""Rendering: what rays meet is where geometry says, in the colour the file says."""
+"""Rendering: what rays meet is where geometry says, in the color the file says."""
 
 from dataclasses import replace
 
@@ -14,7 +14,7 @@ from spad.data.seeds import object_seed
 from spad.meshes.mesh import load_object
 from spad.meshes.raycast import Light, render_views
 
-# Under this light a surface shows its own colour.
+# Under this light a surface shows its own color.
 FULL = Light(ground=1.0, sky=1.0, key=0.0, fill=0.0)
 SIZE = 64
 QUAD = [[-1, -1, 0], [1, -1, 0], [1, 1, 0], [-1, 1, 0]]
@@ -85,7 +85,7 @@ def test_sphere_has_the_depth_the_outline_and_the_normals_of_a_sphere(sphere):
 
 
 def hit_points(cameras: Cameras, views) -> np.ndarray:
-    """World points (v, h, w, 3) at the pixel centres; nonsense where nothing is seen."""
+    """World points (v, h, w, 3) at the pixel centers; nonsense where nothing is seen."""
     steps = torch.arange(cameras.height) + 0.5
     y, x = torch.meshgrid(steps, steps, indexing="ij")
     xy = torch.stack([x, y], dim=-1).expand(len(cameras), -1, -1, -1)
@@ -97,7 +97,7 @@ def test_a_point_seen_in_one_view_is_where_another_view_says(torus):
     cameras = orbit([25.0, 40.0, 10.0], [0.0, 35.0, 300.0], size=128)
     views = render_views(torus, cameras)
     points = hit_points(cameras, views)
-    # The nearest of a pixel and its neighbours: outlines run between pixel centres.
+    # The nearest of a pixel and its neighbors: outlines run between pixel centers.
     padded = np.pad(views.depth, ((0, 0), (1, 1), (1, 1)), constant_values=np.inf)
     nearest = np.lib.stride_tricks.sliding_window_view(padded, (3, 3), (1, 2)).min((-1, -2))
     compared = 0
@@ -131,14 +131,14 @@ def test_principal_point_moves_the_picture(torus):
     assert np.abs(difference).max() <= 2
 
 
-def test_material_colours_are_linear_and_pictures_are_srgb(tmp_path):
+def test_material_colors_are_linear_and_pictures_are_srgb(tmp_path):
     cameras = orbit(15.0, -60.0)
     red = load_object(write_gltf(tmp_path / "red.gltf", [box([1, 0, 0, 1])]))
     views = render_views(red, cameras)
     seen = views.rgba[..., 3] > 0
     assert (views.rgba[seen][:, 1:3] == 0).all()
     assert views.rgba[seen][:, 0].min() > 170  # even its dark side is clearly red
-    # Where a pixel is covered in part, straight alpha keeps the colour.
+    # Where a pixel is covered in part, straight alpha keeps the color.
     full = render_views(red, cameras, light=FULL).rgba
     partly = (full[..., 3] > 0) & (full[..., 3] < 255)
     assert partly.any() and (full[partly][:, 0] == 255).all()
@@ -174,7 +174,7 @@ def test_texture_repeats_and_is_multiplied_by_its_factor(tmp_path):
     assert (picture[eighths[[1, 3]], :3] == 0).all()
 
 
-def test_vertex_colours_are_linear_in_gltf_and_srgb_in_ply(tmp_path):
+def test_vertex_colors_are_linear_in_gltf_and_srgb_in_ply(tmp_path):
     mesh = trimesh.creation.box()
     bytes_ = np.tile(np.array([128, 64, 255, 255], dtype=np.uint8), (8, 1))
     part = {"positions": mesh.vertices, "faces": mesh.faces, "colors": bytes_}
@@ -191,7 +191,7 @@ def test_vertex_colours_are_linear_in_gltf_and_srgb_in_ply(tmp_path):
         assert np.abs(color.astype(int) - expected).max() <= 1, path.name
 
 
-def test_vertex_colours_cut_to_integers_are_not_black(tmp_path):
+def test_vertex_colors_cut_to_integers_are_not_black(tmp_path):
     part = box([1, 0, 0, 1]) | {"colors": np.ones((8, 4))}
     obj = load_object(write_gltf(tmp_path / "box.gltf", [part]))
     assert "vertex colors are floats cut to integers" in obj.notes[0]

@@ -1,4 +1,4 @@
-"""Training a denoiser on a few coloured discs: what learns, what a step sees, what is written."""
+"""Training a denoiser on a few colored discs: what learns, what a step sees, what is written."""
 
 import functools
 import hashlib

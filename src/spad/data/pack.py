@@ -89,7 +89,7 @@ class PackSummary:
 
 @dataclass(frozen=True)
 class _Row:
-    """What becomes an object of a shard: a line of the listing, or a variant in other colours."""
+    """What becomes an object of a shard: a line of the listing, or a variant in other colors."""
 
     number: int
     listed: ListedObject
