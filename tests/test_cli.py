@@ -17,6 +17,7 @@ from PIL import Image
 
 from spad.cameras import Cameras, load_cameras, save_transforms
 from spad.cli import commands, main
+from spad.installation import install_command
 from spad.settings import _hint
 
 SRC = Path(__file__).resolve().parents[1] / "src"
@@ -245,7 +246,7 @@ def test_overwrite_replaces_an_earlier_run(generate):
         (OSError(28, "No space left on device"), 1, "No space left"),
         (MemoryError(), 1, "out of memory"),
         (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory"), 1, "out of"),
-        (ModuleNotFoundError("No module", name="embreex"), 1, "pip install 'spad[data]'"),
+        (ModuleNotFoundError("No module", name="embreex"), 1, install_command("data")),
         (KeyboardInterrupt(), 130, "stopped by Ctrl-C"),
     ],
 )

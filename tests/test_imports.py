@@ -24,8 +24,8 @@ SRC = ROOT / "src"
 
 # A package, or a module beside the packages, imports only from itself and from those before it.
 PACKAGES = """
-    files settings cameras geometry images meshes attention model hub generation data curation
-    reconstruction training evaluation visualize app command_line cli __main__
+    files settings installation cameras geometry images meshes attention model hub generation data
+    curation reconstruction training evaluation visualize app command_line cli __main__
 """.split()
 # Nothing heavier than torch.
 TENSOR_PACKAGES = ("spad.files", "spad.cameras", "spad.geometry", "spad.attention")

@@ -14,9 +14,10 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
+from functools import partial, reduce
+from operator import or_
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Union
+from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 from tyro.conf import Positional, subcommand
@@ -28,6 +29,7 @@ from spad.data.config import InspectConfig, PackConfig, RenderConfig
 from spad.evaluation.config import EvaluateConfig
 from spad.generation.config import HELP_GROUPS, GenerateConfig
 from spad.hub.config import ConvertConfig, DownloadConfig, InitFromSDConfig
+from spad.installation import install_command
 from spad.reconstruction.config import ReconstructConfig
 from spad.settings import checked
 from spad.training.config import PRESETS, ExportConfig, TrainAutoencoderConfig, TrainConfig
@@ -125,7 +127,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             extra = _extra((error.name or "").split(".")[0], command)
             if extra is None:
                 raise
-            message = f"this needs {error.name}; install it with: pip install 'spad[{extra}]'"
+            message = f"this needs {error.name}; install it with: {install_command(extra)}"
             return _fail(message, MACHINE_FAILURE)
         except BrokenPipeError:
             return _reader_left()
@@ -183,7 +185,8 @@ def _parsed(argv: Sequence[str]) -> tuple[Any, Callable] | None:
     if name.startswith("--tyro-"):
         # Scripts for the completion of shells, of all commands.
         kinds = [Annotated[kind, subcommand(name)] for name, (kind, _) in known.items()]
-        tyro.cli(Union[tuple(kinds)], args=argv, prog="spad", config=CONFIG)  # noqa: UP007
+        every: Any = reduce(or_, kinds)
+        tyro.cli(every, args=argv, prog="spad", config=CONFIG)
     if name not in known:
         got = f"got {name!r}{closest(name, list(known))}" if name else "got none"
         raise ValueError(f"expected a command, {got}; see: spad --help")

@@ -26,6 +26,7 @@ from spad.evaluation.report import Column, EvaluationReport, read_report, write_
 from spad.evaluation.sampling import ModelSampler, plan_evaluation
 from spad.files import exclusive
 from spad.hub.registry import model_info
+from spad.installation import install_command
 from spad.model import SPADPipeline
 
 SAVED = {
@@ -308,7 +309,7 @@ def test_a_damaged_set_stops_with_its_name_and_keeps_the_rest(renders, tmp_path,
 def test_a_missing_matcher_is_named_before_anything_is_generated(tmp_path, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "cv2", None)
     assert run("--model", "mini", "--output", tmp_path / "out") == 1
-    assert "pip install 'spad[eval]'" in capsys.readouterr().err
+    assert install_command("eval") in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
 
 

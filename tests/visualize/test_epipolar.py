@@ -13,6 +13,7 @@ from spad.cameras import Cameras, save_colmap, save_transforms
 from spad.cli import main
 from spad.images.posed import load_posed_images
 from spad.images.sheet import Mark, Panel, Sheet, draw_sheet
+from spad.installation import install_command
 from spad.visualize.animation import wandering_pixels
 from spad.visualize.figures import mask_sheet
 from spad.visualize.toy_bear import render_stand_in
@@ -249,7 +250,7 @@ def test_a_missing_extra_names_its_command(epipolar, capture, capsys, monkeypatc
 
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     assert epipolar(*SMALL, "--formats", "pdf") == 1
-    assert "pip install 'spad[plot]'" in capsys.readouterr().err
+    assert install_command("plot") in capsys.readouterr().err
 
 
 def test_both_formats_of_a_sheet_have_one_layout():

@@ -10,6 +10,7 @@ import torch
 from spad.cameras import Cameras
 from spad.data.view_sets import ViewSet
 from spad.geometry.focus import angles_between
+from spad.installation import install_command
 
 # At larger angles SIFT finds hardly a true match; at smaller ones nothing moves.
 MOST_DEG, _LEAST_DEG = 35.0, 5.0
@@ -137,6 +138,7 @@ def _opencv():
         import cv2
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError(
-            "matching features needs OpenCV, which is not installed; try: pip install 'spad[eval]'"
+            "matching features needs OpenCV, which is not installed; install it with: "
+            f"{install_command('eval')}"
         ) from error
     return cv2
