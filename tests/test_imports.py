@@ -25,7 +25,7 @@ SRC = ROOT / "src"
 # A package, or a module beside the packages, imports only from itself and from those before it.
 PACKAGES = """
     files settings installation cameras geometry images meshes attention model hub generation data
-    curation reconstruction training evaluation visualize app command_line cli __main__
+    curation reconstruction training evaluation visualize app command_line surroundings cli __main__
 """.split()
 # Nothing heavier than torch.
 TENSOR_PACKAGES = ("spad.files", "spad.cameras", "spad.geometry", "spad.attention")

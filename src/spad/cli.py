@@ -10,14 +10,13 @@ import os
 import shlex
 import sys
 import time
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial, reduce
 from operator import or_
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TextIO
 
 import tyro
 from tyro.conf import Positional, subcommand
@@ -32,6 +31,14 @@ from spad.hub.config import ConvertConfig, DownloadConfig, InitFromSDConfig
 from spad.installation import install_command
 from spad.reconstruction.config import ReconstructConfig
 from spad.settings import checked
+from spad.surroundings import (
+    as_text,
+    check_environment,
+    quiet_warnings,
+    termination_as_interrupt,
+    visible,
+    widen_terminal,
+)
 from spad.training.config import PRESETS, ExportConfig, TrainAutoencoderConfig, TrainConfig
 from spad.training.threads import WAIT_POLICY, set_wait_policy
 from spad.visualize.config import EpipolarConfig
@@ -104,6 +111,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         # Windows gives pipes and files an encoding without arrows: "?" is better than no report.
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")
+    widen_terminal()
+    try:
+        argv = as_text(argv)
+        check_environment()
+    except ValueError as error:
+        return _fail(str(error), BAD_INPUT)
     try:
         parsed = _parsed(argv)
     except ValueError as error:
@@ -117,6 +130,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     with _prepared(isinstance(command, DownloadConfig), is_training):
         try:
             run(command, ["spad", *argv])
+            # What fails at exit would end in a traceback.
+            if sys.stdout is not None:
+                sys.stdout.flush()
         except Stop as stop:
             return _fail(str(stop), stop.code, "")
         except KeyboardInterrupt:
@@ -132,12 +148,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         except BrokenPipeError:
             return _reader_left()
         except (OSError, FloatingPointError) as error:
+            _settle_output()
             return _fail(str(error) or type(error).__name__, MACHINE_FAILURE)
         except (MemoryError, RuntimeError) as error:
             if not _is_out_of_memory(error):
                 raise
-            advice = "out of memory; try fewer --views, a smaller --image-size or another --device"
-            return _fail(advice, MACHINE_FAILURE)
+            is_generation = isinstance(command, GenerateConfig)
+            advice = "; try fewer --views, a smaller --image-size or another --device"
+            return _fail(f"out of memory{advice if is_generation else ''}", MACHINE_FAILURE)
     return 0
 
 
@@ -177,10 +195,10 @@ def _parsed(argv: Sequence[str]) -> tuple[Any, Callable] | None:
     known = {name: one for group in groups.values() for name, one in group.items()}
     name, *arguments = argv or [""]
     if name in ("-h", "--help"):
-        print(overview({title: {n: c[0] for n, c in g.items()} for title, g in groups.items()}))
+        _print(overview({title: {n: c[0] for n, c in g.items()} for title, g in groups.items()}))
         return None
     if name == "--version":
-        print(f"spad {__version__}")
+        _print(f"spad {__version__}")
         return None
     if name.startswith("--tyro-"):
         # Scripts for the completion of shells, of all commands.
@@ -238,6 +256,14 @@ def _reader_left() -> int:
     return MACHINE_FAILURE
 
 
+def _settle_output() -> None:
+    """Write what was printed, or drop it where that fails, so that it does not fail at exit."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        _reader_left()
+
+
 def _generate(settings: GenerateConfig, argv: list[str]) -> None:
     started = time.monotonic()
     # Imports allocate about a million long-lived objects; collecting garbage less often saves 4 %
@@ -253,17 +279,17 @@ def _generate(settings: GenerateConfig, argv: list[str]) -> None:
     folder = draw(plan, argv)
     for name in ("grid.png", "turntable.webp", "transforms.json", "run.json"):
         if (folder / name).exists():
-            print(folder / name)
+            _print(folder / name)
     is_single = len(plan.prompts) == 1
-    print(f"{folder / ('images' if is_single else '*')}{os.sep}")
+    _print(f"{folder / ('images' if is_single else '*')}{os.sep}")
     if settings.save_for is not None:
-        print(f"{folder / ('' if is_single else '*') / f'for-{settings.save_for}'}{os.sep}")
+        _print(f"{folder / ('' if is_single else '*') / f'for-{settings.save_for}'}{os.sep}")
     if reconstruct is not None:
         several = sorted(each for each in folder.iterdir() if each.is_dir())
         for one in [folder] if len(plan.prompts) == 1 else several:
             output, turntable = one / "model.glb", one / "model.webp"
             _print_model(*reconstruct(ReconstructConfig(one, output, turntable=turntable)))
-    print(f"{time.monotonic() - started:.1f} s")
+    _print(f"{time.monotonic() - started:.1f} s")
 
 
 def _reconstruct(settings: ReconstructConfig, _argv: list[str]) -> None:
@@ -271,24 +297,24 @@ def _reconstruct(settings: ReconstructConfig, _argv: list[str]) -> None:
     from spad.reconstruction.reconstruct import run_reconstruct
 
     _print_model(*run_reconstruct(settings))
-    print(f"{time.monotonic() - started:.1f} s")
+    _print(f"{time.monotonic() - started:.1f} s")
 
 
 def _print_model(result: Reconstruction, files: Sequence[Path]) -> None:
-    print("\n".join([*result.notes, str(result.scores), *map(str, files)]))
+    _print("\n".join([*result.notes, str(result.scores), *map(str, files)]))
 
 
 def _filter(settings: FilterConfig, _argv: list[str]) -> None:
     from spad.curation.filter import filter_objects
 
-    print(filter_objects(settings))
+    _print(filter_objects(settings))
 
 
 def _render(settings: RenderConfig, argv: list[str]) -> None:
     from spad.data.render import render_all
 
     with _resumable(argv):
-        print(render_all(settings))
+        _print(render_all(settings))
     if settings.pack is not None:
         _pack(PackConfig(settings.output, settings.pack, workers=settings.workers), argv)
 
@@ -297,20 +323,20 @@ def _pack(settings: PackConfig, argv: list[str]) -> None:
     from spad.data.pack import pack
 
     with _resumable(argv):
-        print(pack(settings))
+        _print(pack(settings))
 
 
 def _inspect(settings: InspectConfig, _argv: list[str]) -> None:
     from spad.data.inspect import inspect_data
 
-    print(inspect_data(settings))
+    _print(inspect_data(settings))
 
 
 def _epipolar(settings: EpipolarConfig, argv: list[str]) -> None:
     from spad.visualize.epipolar import run_epipolar
 
     report = run_epipolar(settings, argv)
-    print("\n".join([*report.lines, *map(str, report.files)]))
+    _print("\n".join([*report.lines, *map(str, report.files)]))
 
 
 def _train(settings: TrainConfig, argv: list[str]) -> None:
@@ -336,13 +362,13 @@ def _print_trained(train: Callable[[], object], argv: list[str]) -> None:
         message = f"{stop}; resume with the same command: {shlex.join(argv)}"
         raise Stop(message, STOPPED) from None
     if _is_first_process():
-        print(result)
+        _print(result)
 
 
 def _export(settings: ExportConfig, _argv: list[str]) -> None:
     from spad.training.export import export_model
 
-    print(export_model(settings))
+    _print(export_model(settings))
 
 
 def _evaluate(settings: EvaluateConfig, argv: list[str]) -> None:
@@ -350,7 +376,7 @@ def _evaluate(settings: EvaluateConfig, argv: list[str]) -> None:
 
     with _resumable(argv):
         table, files = evaluate(settings, argv)
-    print("\n".join([table, *map(str, files)]))
+    _print("\n".join([table, *map(str, files)]))
 
 
 def _models(command: ModelsConfig, _argv: list[str]) -> None:
@@ -374,21 +400,21 @@ def _models(command: ModelsConfig, _argv: list[str]) -> None:
         widths = [max(len(row[column]) for row in rows) for column in range(5)]
         for row in rows:
             cells = [cell.ljust(width) for cell, width in zip(row, widths, strict=False)]
-            print("  ".join([*cells, row[5]]))
+            _print("  ".join([*cells, row[5]]))
         return
     model = model_info(command.model)
     captions = model.captions()
     if command.captions:
-        print("\n".join(captions))
+        _print("\n".join(captions))
         return
-    print(f"{model.name}: {model.description}")
+    _print(f"{model.name}: {model.description}")
     side, step = model.image_size, model.image_multiple
-    print(f"images     {side}x{side}, sides in steps of {step}")
-    print(f"size       {model.size_mb:.1f} MB in {model.path}")
-    print(f"captions   {len(captions)}; list them with --captions")
+    _print(f"images     {side}x{side}, sides in steps of {step}")
+    _print(f"size       {model.size_mb:.1f} MB in {model.path}")
+    _print(f"captions   {len(captions)}; list them with --captions")
     for title, text in (("license", model.license), ("author", model.author)):
         if text:
-            print(f"{title:10} {text}")
+            _print(f"{title:10} {text}")
 
 
 def _download(settings: DownloadConfig, argv: list[str]) -> None:
@@ -396,11 +422,14 @@ def _download(settings: DownloadConfig, argv: list[str]) -> None:
 
     folder = find_installed(settings)
     if folder is not None:
-        print(f"{settings.model} is installed already: {folder}")
+        _print(f"{settings.model} is installed already: {folder}")
         return
-    if not settings.yes and not sys.stdin.isatty():
+    # Python has no stdin where it was closed.
+    is_asked = sys.stdin is not None and sys.stdin.isatty()
+    if not settings.yes and not is_asked:
         raise ValueError(f"expected --yes, as there is no terminal to ask: {ask_for(settings)}?")
-    print(describe(settings), flush=True)
+    _print(describe(settings))
+    sys.stdout.flush()
     if not settings.yes:
         try:
             answer = input(f"{ask_for(settings)}? [y/N] ")
@@ -410,7 +439,7 @@ def _download(settings: DownloadConfig, argv: list[str]) -> None:
             raise Stop("nothing was downloaded", MACHINE_FAILURE)
     with _resumable(argv):
         folder = install(settings)
-    print(folder)
+    _print(folder)
 
 
 def _convert(settings: ConvertConfig | InitFromSDConfig, _argv: list[str]) -> None:
@@ -418,7 +447,7 @@ def _convert(settings: ConvertConfig | InitFromSDConfig, _argv: list[str]) -> No
     from spad.hub.stable_diffusion import init_from_sd
 
     is_release = isinstance(settings, ConvertConfig)
-    print(convert_checkpoint(settings) if is_release else init_from_sd(settings))
+    _print(convert_checkpoint(settings) if is_release else init_from_sd(settings))
 
 
 @contextmanager
@@ -436,9 +465,13 @@ def _is_first_process() -> bool:
     return os.environ.get("RANK", "0") == "0"
 
 
+def _print(text: object, file: TextIO | None = None) -> None:
+    print(visible(str(text)), file=file or sys.stdout)
+
+
 def _fail(message: str, code: int, kind: str = "error: ") -> int:
     one_line = " ".join(message.split())
-    print(f"spad: {kind}{one_line}", file=sys.stderr)
+    _print(f"spad: {kind}{one_line}", sys.stderr)
     return code
 
 
@@ -456,12 +489,13 @@ class _LineHandler(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         kind = "" if record.levelno == logging.INFO else f"{record.levelname.lower()}: "
-        print(f"spad: {kind}{record.getMessage()}", file=sys.stderr)
+        _print(f"spad: {kind}{record.getMessage()}", sys.stderr)
 
 
 @contextmanager
 def _prepared(may_fetch: bool, is_training: bool) -> Iterator[None]:
-    """Context: send spad's log to stderr and silence other libraries' deprecation warnings.
+    """Context: send spad's log to stderr, silence other libraries' deprecation warnings, and treat
+    SIGTERM as Ctrl-C.
 
     Without `may_fetch` Hugging Face's libraries are offline.
     """
@@ -486,9 +520,7 @@ def _prepared(may_fetch: bool, is_training: bool) -> Iterator[None]:
     if threads is not None:
         log.info("threads %s", threads)
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", FutureWarning)
-            warnings.simplefilter("ignore", DeprecationWarning)
+        with quiet_warnings(), termination_as_interrupt():
             yield
     finally:
         log.removeHandler(handler)
