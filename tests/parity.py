@@ -353,7 +353,7 @@ def checkpoint_rows(golden: Golden) -> Iterator[Row]:
     recorded, facts = golden.arrays("spad_tiny"), golden.facts("spad_tiny")
     with tempfile.TemporaryDirectory() as scratch:
         for weights in ("ema", "raw"):
-            model = load_model(converted_tiny(golden, Path(scratch), weights))
+            model = load_model(converted_tiny(golden, Path(scratch), weights), dtype=torch.float32)
             vae, unet, text_encoder = model.vae, model.unet, model.text_encoder
             if weights == "ema":
                 ids = tokenize(model.tokenizer, facts["prompts"])

@@ -15,7 +15,7 @@ from types import ModuleType
 
 from spad.cli import main
 from spad.hub.registry import save_model_manifest
-from spad.hub.released import RELEASED, ReleasedModel
+from spad.model.released import RELEASED, ReleasedModel
 
 RELEASED["spad_tiny"] = ReleasedModel(
     name="spad_tiny",

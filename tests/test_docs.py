@@ -3,6 +3,7 @@
 import itertools
 import re
 import shlex
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -21,6 +22,7 @@ PAGES = sorted(
 FENCE = re.compile(r"^```.*?^```", re.MULTILINE | re.DOTALL)
 SHELL = re.compile(r"^```bash\n(.*?)^```", re.MULTILINE | re.DOTALL)
 SPAD = re.compile(r"(?:^|/)spad$")
+PYTHON = re.compile(r"^```python\n(.*?)^```", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"\]\(([^)\s]+)\)")
 
 
@@ -88,6 +90,21 @@ def test_what_the_readme_writes_is_ignored_by_git():
     for arguments in commands(ROOT / "README.md"):
         for flag, value in itertools.pairwise(arguments):
             assert flag not in writes or Path(value).parts[0] in ignored, arguments
+
+
+@pytest.mark.parametrize(
+    "page",
+    [page for page in PAGES if PYTHON.search(page.read_text(encoding="utf-8"))],
+    ids=lambda page: page.relative_to(ROOT).as_posix(),
+)
+def test_python_examples_run(page, renders, disc_shards, tmp_path, monkeypatch):
+    shutil.copytree(disc_shards, tmp_path / "shards")
+    shutil.copytree(renders / "object0", tmp_path / "capture")
+    monkeypatch.chdir(tmp_path)
+    names = {}
+    # As a reader goes through the page.
+    for example in PYTHON.findall(page.read_text(encoding="utf-8")):
+        exec(compile(example, page.name, "exec"), names)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())

@@ -233,7 +233,7 @@ def _defaults_of_model(arguments: Sequence[str]) -> dict[str, str]:
         "guidance_rescale": own.guidance_rescale,
         "blob_sigma": own.blob_sigma,
         "steps": own.num_inference_steps,
-        "scheduler": own.scheduler,
+        "scheduler": own.scheduler or "as saved",
         "image_size": model.image_size,
     }
     shown = {k: v if isinstance(v, str) else f"{v:.4g}" for k, v in values.items()}
@@ -380,8 +380,9 @@ def _evaluate(settings: EvaluateConfig, argv: list[str]) -> None:
 
 
 def _models(command: ModelsConfig, _argv: list[str]) -> None:
-    from spad.hub.registry import EMBEDDED, list_models, model_info
-    from spad.hub.released import RELEASED
+    from spad.hub.registry import list_models, model_info
+    from spad.model.folders import EMBEDDED
+    from spad.model.released import RELEASED
 
     if command.model is None:
         models = list_models()

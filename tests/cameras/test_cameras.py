@@ -1,7 +1,6 @@
 """Laws of `Cameras`: where orbit and look-at cameras stand, what they see, what they refuse."""
 
 import math
-import re
 from pathlib import Path
 
 import numpy as np
@@ -222,10 +221,14 @@ def test_cameras_may_share_a_place():
     assert_close(cameras.azimuth_deg, torch.full((3,), 20.0), atol=1e-3, rtol=0)
 
 
-def test_the_worked_example_of_the_conventions_page_holds():
-    page = (ROOT / "docs" / "conventions.md").read_text(encoding="utf-8")
-    (example,) = re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL)
-    exec(compile(example, "docs/conventions.md", "exec"), {})
+def test_a_size_that_is_not_given_is_left_to_the_model():
+    """It survives what changes the poses alone."""
+    ring = Cameras.ring(3)
+    assert (ring.height, ring.width, ring.has_own_size) == (256, 256, False)
+    turned = Cameras.cat([ring[1:].to(dtype=torch.float64).transformed(torch.eye(4))] * 2)
+    assert not turned.has_own_size and turned.resized(64, 64).has_own_size
+    for square in (Cameras.orbit(0, 0, height=64), Cameras.look_at((1, 0, 0), width=64)):
+        assert (square.height, square.width, square.has_own_size) == (64, 64, True)
 
 
 def test_poses_and_intrinsics_are_the_original_releases(shared_dir):

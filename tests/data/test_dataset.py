@@ -182,7 +182,7 @@ def test_captions_are_chosen_as_asked(shards):
 
 def test_samples_hold_what_was_rendered(shards, renders, tiny_pipeline_folder):
     objects = {views.uid: views for views in read_renders(renders)}
-    pipeline = load_model(tiny_pipeline_folder, "cpu")
+    pipeline = load_model(tiny_pipeline_folder, "cpu", dtype=torch.float32)
     dataset = ShardDataset(shards, 3, parts=("images", "depth", "latents", "text"), batch_size=4)
     for batch in dataset:
         count = len(batch["uid"])

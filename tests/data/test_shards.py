@@ -402,7 +402,7 @@ def test_a_shard_is_read_without_its_index(config):
 
 def test_latents_and_text_are_those_of_the_model(config, tiny_pipeline_folder):
     pack(replace(config, latents=str(tiny_pipeline_folder)))
-    pipeline = load_model(tiny_pipeline_folder, "cpu")
+    pipeline = load_model(tiny_pipeline_folder, "cpu", dtype=torch.float32)
     index = read_shard_folder(config.output)
     assert index.latents["model"] == "tiny"
     images = {views.uid: views.images() for views in read_renders(config.renders)}

@@ -79,7 +79,7 @@ def test_the_model_is_known_by_its_folder(tiny):
 
 def test_pipeline_does_what_the_release_does(tiny):
     """Blob, text with its prefix, guidance, DDIM: `__call__` against the steps written out."""
-    pipeline = load_model(tiny)
+    pipeline = load_model(tiny, dtype=torch.float32)
     pipeline.set_progress_bar_config(disable=True)
     prompt = "Yellow Toyota Celica sports car."
     pipeline.use_scheduler("original")
@@ -312,7 +312,7 @@ def test_command_line(golden, tmp_path):
 def plain_sd(golden, tiny, tmp_path_factory):
     """A tiny Stable Diffusion in diffusers' layout: the converted parts, a UNet without views."""
     folder = tmp_path_factory.mktemp("sd")
-    model = load_model(tiny)
+    model = load_model(tiny, dtype=torch.float32)
     torch.manual_seed(3)
     unet = UNet2DConditionModel(
         sample_size=32,
@@ -331,7 +331,7 @@ def plain_sd(golden, tiny, tmp_path_factory):
 
 def test_widened_stable_diffusion_draws_one_view_as_before(plain_sd, tmp_path):
     folder = init_from_sd(InitFromSDConfig(source=plain_sd, output=tmp_path / "start"))
-    widened = load_model(folder).unet
+    widened = load_model(folder, dtype=torch.float32).unet
     plain = UNet2DConditionModel.from_pretrained(plain_sd / "unet")
     x, text = torch.randn(1, 1, 4, 32, 32), torch.randn(1, 7, 32)
     camera, plucker = torch.randn(1, 1, 8), torch.randn(1, 1, 6, 32, 32)
@@ -355,7 +355,7 @@ def test_a_single_file_is_widened_too(golden, state, tmp_path, monkeypatch):
         output=tmp_path / "start",
         clip=golden.folder / "tiny_clip",
     )
-    unet = load_model(init_from_sd(settings)).unet
+    unet = load_model(init_from_sd(settings), dtype=torch.float32).unet
     raw = state["model.diffusion_model.input_blocks.1.1.proj_in.weight"]
     transformer = unet.down_blocks[0].attentions[0]
     assert torch.equal(transformer.proj_in.weight, raw[:, :-6])

@@ -15,8 +15,9 @@ from pathlib import Path
 import pytest
 
 from hub_server import COMMIT, Hub
-from spad.hub.registry import installed_folder, list_models, model_info
-from spad.hub.released import CLIP_REPOSITORY, RELEASED, ReleasedModel
+from spad.hub.registry import list_models, model_info
+from spad.model.folders import installed_folder
+from spad.model.released import CLIP_REPOSITORY, RELEASED, ReleasedModel
 
 TESTS = Path(__file__).resolve().parents[1]
 REPOSITORY, FILE = "yashkant/spad", "data/checkpoints/spad_tiny.ckpt"

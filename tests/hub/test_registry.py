@@ -20,6 +20,7 @@ from spad.hub.registry import (
     save_model_manifest,
     weights_hash,
 )
+from spad.model import folders
 from spad.model.schedulers import SCHEDULERS
 
 
@@ -28,12 +29,21 @@ def copy(tiny_pipeline_folder, tmp_path) -> Path:
     return Path(shutil.copytree(tiny_pipeline_folder, tmp_path / "copy"))
 
 
+def as_before_0_1(folder: Path, manifest: str) -> None:
+    """Give a model folder its defaults in `spad.json`, as former versions did."""
+    index = folder / folders.INDEX
+    content = json.loads(index.read_text())
+    del content["defaults"], content["vocabulary"]
+    index.write_text(json.dumps(content))
+    (folder / folders.MANIFEST).write_text(manifest)
+
+
 def unet_weights(folder: Path) -> Path:
     return folder / "unet" / "diffusion_pytorch_model.safetensors"
 
 
 def test_loads_what_was_saved_in_float32(tiny_pipeline_folder):
-    pipeline = load_model(tiny_pipeline_folder, device="cpu")
+    pipeline = load_model(tiny_pipeline_folder, device="cpu", dtype=torch.float32)
     saved = load_file(unet_weights(tiny_pipeline_folder))
     loaded = pipeline.unet.state_dict()
     assert saved.keys() == loaded.keys()
@@ -66,7 +76,7 @@ def test_info_agrees_with_the_pipeline(tiny_pipeline_folder):
 
 def test_embedded_models_are_found_by_name(tiny_pipeline_folder, tmp_path, monkeypatch):
     shutil.copytree(tiny_pipeline_folder, tmp_path / "one")
-    monkeypatch.setattr(registry, "EMBEDDED", tmp_path)
+    monkeypatch.setattr(folders, "EMBEDDED", tmp_path)
     assert [model.path.name for model in list_models()] == ["one"]
     assert model_info("one").path == tmp_path / "one"
     with pytest.raises(ValueError, match="among one or a model folder, got 'two'"):
@@ -74,7 +84,8 @@ def test_embedded_models_are_found_by_name(tiny_pipeline_folder, tmp_path, monke
 
 
 def test_a_plain_pipeline_folder_needs_no_manifest(copy):
-    for name in (registry.MANIFEST, registry.CAPTIONS, registry.HASHES):
+    as_before_0_1(copy, "{}")
+    for name in (folders.MANIFEST, folders.CAPTIONS, registry.HASHES):
         (copy / name).unlink()
     model = model_info(copy)
     assert model.name == "copy" and model.captions() == [] and model.defaults.guidance_scale == 5
@@ -149,7 +160,7 @@ def test_a_malformed_index_is_refused(copy, text):
     ],
 )
 def test_a_malformed_manifest_is_refused(copy, text, message):
-    (copy / registry.MANIFEST).write_text(text)
+    as_before_0_1(copy, text)
     with pytest.raises(ValueError, match=rf"spad\.json: .*{message}"):
         model_info(copy)
 

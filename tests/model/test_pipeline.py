@@ -1,32 +1,43 @@
 """SPADPipeline on a tiny real model."""
 
+import copy
+import dataclasses
 import functools
 import json
+import math
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 import torch
+from diffusers.callbacks import PipelineCallback
 from PIL import Image
 
 from spad.cameras import Cameras
-from spad.hub.registry import EMBEDDED
+from spad.hub.registry import load_model, model_info
 from spad.images.pixels import fitted_image_tensor
 from spad.model import PatchAutoencoder, SPADPipeline
+from spad.model.folders import EMBEDDED, GenerationDefaults, Vocabulary
 from spad.model.pipeline import gaussian_blob
 from spad.model.schedulers import SCHEDULERS
 
 
-@pytest.fixture
-def pipeline(tiny_pipeline_folder) -> SPADPipeline:
-    pipeline = SPADPipeline.from_pretrained(tiny_pipeline_folder)
-    pipeline.set_progress_bar_config(disable=True)
+@pytest.fixture(scope="module")
+def awake(tiny_pipeline_folder) -> SPADPipeline:
+    pipeline = SPADPipeline.from_pretrained(tiny_pipeline_folder, dtype=torch.float32)
     generator = torch.Generator().manual_seed(0)
     # An untrained UNet has zero weights where views and cameras come in: wake them.
     for name, weight in pipeline.unet.named_parameters():
         if "plucker" in name or "camera_embedding" in name:
             weight.data.normal_(0, 0.2, generator=generator)
+    return pipeline
+
+
+@pytest.fixture
+def pipeline(awake) -> SPADPipeline:
+    pipeline = SPADPipeline(**copy.deepcopy(awake.components))
+    pipeline.set_progress_bar_config(disable=True)
     return pipeline
 
 
@@ -47,17 +58,69 @@ def test_saved_folders_name_the_package_and_older_ones_load(pipeline, cameras, t
         if is_old:
             index[part] = [module, index[part][1].replace("Released", "Original")]
     (tmp_path / "model_index.json").write_text(json.dumps(index))
-    loaded = SPADPipeline.from_pretrained(tmp_path)
+    loaded = SPADPipeline.from_pretrained(tmp_path, dtype=torch.float32)
     loaded.set_progress_bar_config(disable=True)
     drawn, again = (p("a grey rock", cameras, num_inference_steps=2) for p in (pipeline, loaded))
     assert torch.equal(drawn.latents, again.latents)
 
 
-def test_the_embedded_model_names_modules_that_were():
-    """`from_pretrained` reads it all the same."""
+def test_a_saved_pipeline_carries_its_own_settings(pipeline, tmp_path):
+    pipeline.use_scheduler("unipc")
+    own = dataclasses.replace(pipeline.defaults, guidance_scale=3.0, guidance_scale_with_image=1.0)
+    words = Vocabulary(("a blue couch",), (("couch", "divan"),))
+    pipeline = SPADPipeline(**pipeline.components, defaults=own, vocabulary=words)
+    pipeline.save_pretrained(tmp_path)
+    loaded = SPADPipeline.from_pretrained(tmp_path, dtype=torch.float32)
+    assert loaded.defaults == dataclasses.replace(own, scheduler="unipc")
+    assert type(loaded.scheduler) is SCHEDULERS["unipc"]
+    assert loaded.read_prompts(["a divan", "a sofa"]) == ["a couch", "a sofa"]
+    assert load_model(tmp_path, "cpu").defaults == loaded.defaults
+    # As with every pipeline of diffusers, a scheduler that is given counts.
+    euler = SCHEDULERS["euler"].from_config(pipeline.scheduler.config)
+    assert SPADPipeline.from_pretrained(tmp_path, scheduler=euler).scheduler is euler
+
+
+def test_settings_of_older_folders_are_read_from_their_manifest():
     index = json.loads((EMBEDDED / "mini" / "model_index.json").read_text())
-    assert index["vae"][0] == "spad.autoencoder"
-    assert type(SPADPipeline.from_pretrained(EMBEDDED / "mini").vae) is PatchAutoencoder
+    assert index["vae"][0] == "spad.autoencoder" and "defaults" not in index
+    pipeline = SPADPipeline.from_pretrained("mini")
+    assert type(pipeline.vae) is PatchAutoencoder and pipeline.name == "mini"
+    assert pipeline.defaults == model_info("mini").defaults
+    assert pipeline.defaults.num_inference_steps == 12
+    assert pipeline.vocabulary == model_info("mini").vocabulary()
+    assert pipeline.read_prompts(["a sofa"]) == ["a couch"]
+
+
+def test_without_arguments_it_draws_as_the_model_was_made_to(pipeline, caplog):
+    own = dict(guidance_scale=3.0, guidance_rescale=0.5, blob_sigma=0.4, elevation_deg=50.0)
+    own = GenerationDefaults(**own, num_inference_steps=2, guidance_scale_with_image=1.0)
+    natural = SPADPipeline(**pipeline.components, defaults=own)
+    natural.set_progress_bar_config(disable=True)
+    told = dict(num_inference_steps=2, guidance_rescale=0.5, blob_sigma=0.4, seed=0)
+    at_own_size = Cameras.ring(4, 50.0, -60.0, fov_rad=math.radians(40.2657513), height=128)
+    image = Image.new("RGB", (128, 128), "red")
+    for given, scale in (({}, 3.0), ({"image": image}, 1.0)):
+        drawn = natural("a blue fish", **given)
+        expected = natural("a blue fish", at_own_size, guidance_scale=scale, **told, **given)
+        assert torch.equal(drawn.latents, expected.latents)
+    assert drawn.images[0][0].size == (128, 128)
+    assert natural("a fish", Cameras.ring(2)).images[0][0].size == (128, 128)
+    assert not caplog.records
+    assert natural("a fish", Cameras.ring(2, height=64)).images[0][0].size == (64, 64)
+    assert "was trained on images of 128x128: at 64x64 expect" in caplog.text
+
+
+def test_words_mean_the_same_as_on_the_command_line(tiny_pipeline_folder, cameras, caplog):
+    pipeline = SPADPipeline.from_pretrained(tiny_pipeline_folder)
+    pipeline.set_progress_bar_config(disable=True)
+    known, other = (
+        pipeline(p, cameras, negative_prompt=n).latents
+        for p, n in (("a grey rock", "a red house"), ("a gray boulder", "a scarlet cottage"))
+    )
+    assert torch.equal(known, other)
+    assert '"boulder" is not in tiny\'s vocabulary; reading it as "rock"' in caplog.text
+    with pytest.raises(ValueError, match="at most 22 words.*got 23"):
+        pipeline("fish " * 23, cameras)
 
 
 def test_one_picture_for_every_prompt_and_camera(pipeline, cameras):
@@ -187,6 +250,79 @@ def test_callback_sees_and_may_replace_latents(pipeline, cameras):
     assert not result.latents.any()
 
 
+@pytest.mark.parametrize("name", SCHEDULERS)
+def test_callbacks_see_where_sampling_leads_and_may_end_it(pipeline, cameras, name):
+    pipeline.use_scheduler(name)
+    seen = []
+
+    class Watch(PipelineCallback):
+        tensor_inputs = ["latents", "pred_original_sample"]
+
+        def callback_fn(self, run, step, timestep, tensors):
+            assert run.guidance_scale == 2.0 and run.scheduler.num_inference_steps == 2
+            seen.append(tensors)
+            run._interrupt = step == stop
+            return tensors
+
+    draw = functools.partial(pipeline, "a fish", cameras, num_inference_steps=2, cfg_scale=2.0)
+    stop = None
+    whole = draw(callback_on_step_end=Watch(), image=Image.new("RGB", (9, 9), "red")).latents
+    # The last estimate is what comes out, but for the noise that remains.
+    torch.testing.assert_close(seen[-1]["pred_original_sample"], whole, rtol=0.1, atol=0.1)
+    assert torch.equal(seen[0]["pred_original_sample"][:, 0], whole[:, 0])
+    assert len(seen) == 2 and not torch.allclose(seen[0]["latents"], whole)
+    seen.clear()
+    stop = 0
+    assert torch.equal(draw(callback_on_step_end=Watch()).latents, seen[0]["latents"])
+    assert len(seen) == 1 and not pipeline.interrupt and pipeline.guidance_scale is None
+
+
+def test_noise_comes_from_seeds_generators_or_latents(pipeline, cameras):
+    def noise(seed, count=1):
+        return torch.randn(count, 3, 16, 8, 8, generator=torch.Generator().manual_seed(seed))
+
+    draw = functools.partial(pipeline, num_inference_steps=1, output_type="latent")
+    prompts = ["a fish", "a rock"]
+    four = draw(prompts, cameras, num_images_per_prompt=2, seed=5).images
+    for place, seed in enumerate((5, 6, 5, 6)):
+        alone = draw(prompts[place // 2], cameras, seed=seed).images[0]
+        torch.testing.assert_close(four[place], alone, rtol=1e-4, atol=1e-4)
+    generators = [torch.Generator().manual_seed(seed) for seed in (5, 6, 5, 6)]
+    for given in (
+        {"generator": generators},
+        {"latents": torch.cat([noise(5), noise(6)] * 2)},
+    ):
+        assert torch.equal(draw(prompts, cameras, num_images_per_prompt=2, **given).images, four)
+    generator = torch.Generator().manual_seed(7)
+    one_for_all = draw(prompts, cameras, generator=generator).images
+    assert torch.equal(draw(prompts, cameras, latents=noise(7, 2)).images, one_for_all)
+
+
+def test_embeddings_stand_for_prompts(pipeline, cameras):
+    draw = functools.partial(pipeline, cameras=cameras, num_inference_steps=1)
+    expected = draw(["a fish", "a rock"], negative_prompt=["a house", "a tree"]).latents
+    embedded = draw(
+        prompt_embeds=pipeline.encode_text(["a fish", "a rock"]),
+        negative_prompt_embeds=pipeline.encode_text(["a house", "a tree"]),
+    ).latents
+    torch.testing.assert_close(embedded, expected, rtol=1e-4, atol=1e-4)
+    last = draw("a rock", negative_prompt="a tree").latents
+    torch.testing.assert_close(expected[1:], last, rtol=1e-4, atol=1e-4)
+    plain = draw(prompt_embeds=pipeline.encode_text(["a fish"])).latents
+    torch.testing.assert_close(plain, draw("a fish").latents, rtol=1e-4, atol=1e-4)
+
+
+def test_output_types_are_those_of_diffusers(pipeline, cameras):
+    draw = functools.partial(pipeline, "a fish", cameras, num_inference_steps=1)
+    pil, latents = draw(return_dict=False)
+    pil = np.stack([np.asarray(view) for view in pil[0]])[None]
+    array = draw(output_type="np").images
+    assert array.shape == (1, 3, 128, 128, 3) and np.abs(array * 255 - pil).max() <= 0.5 + 1e-3
+    tensor = draw(output_type="pt").images
+    assert np.array_equal(tensor.movedim(2, -1).numpy(), array)
+    assert torch.equal(draw(output_type="latent").images, latents)
+
+
 def test_one_view_and_many_views(pipeline):
     for count in (1, 12):
         cameras = Cameras.ring(count, height=64, width=64)
@@ -201,7 +337,7 @@ def test_rectangular_pictures(pipeline):
 
 def test_saved_and_loaded_it_draws_the_same(pipeline, cameras, tmp_path):
     pipeline.save_pretrained(tmp_path)
-    loaded = SPADPipeline.from_pretrained(tmp_path)
+    loaded = SPADPipeline.from_pretrained(tmp_path, dtype=torch.float32)
     expected = pipeline("a blue fish", cameras, num_inference_steps=2).latents
     assert torch.equal(loaded("a blue fish", cameras, num_inference_steps=2).latents, expected)
 
@@ -264,6 +400,20 @@ def test_pictures_are_put_on_white_and_padded():
         ({"guidance_scale": float("nan")}, "guidance"),
         ({"blob_sigma": 0}, "blob_sigma"),
         ({"cameras": Cameras.ring(2, height=100, width=128)}, "try 96"),
+        ({"prompt": None}, "prompt_embeds, got neither"),
+        ({"prompt_embeds": torch.zeros(1, 24, 64)}, "prompt_embeds, got both"),
+        ({"negative_prompt": ["a", "b"]}, "one negative_prompt, or 1, one per prompt, got 2"),
+        ({"negative_prompt_embeds": torch.zeros(2, 24, 64)}, "of one shape"),
+        ({"cfg_scale": 2, "guidance_scale": 3}, "alias cfg_scale, got both"),
+        ({"num_images_per_prompt": 0}, "num_images_per_prompt of 1 or more"),
+        ({"seed": 1, "latents": torch.zeros(1, 3, 16, 8, 8)}, "got seed and latents"),
+        ({"latents": torch.zeros(1, 2, 16, 8, 8)}, r"latents of shape \(1, 3, 16, 8, 8\)"),
+        ({"generator": [torch.Generator()] * 2}, "expected 1 generators"),
+        ({"output_type": "jpg"}, "pil, np, pt or latent"),
+        ({"callback_on_step_end_tensor_inputs": ["noise"]}, "among latents, pred_orig"),
+        ({"views": {3: Image.new("RGB", (9, 9))}}, "among 0 to 2.*got 3"),
+        ({"views": {1: "a.png"}}, "view 1 to be a PIL image"),
+        (dict.fromkeys(["image"], Image.new("RGB", (9, 9))) | {"views": {0: 1}}, "got both"),
     ],
 )
 def test_bad_arguments_are_refused(pipeline, cameras, change, message):

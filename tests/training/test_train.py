@@ -5,6 +5,7 @@ import hashlib
 import json
 import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -16,7 +17,7 @@ from spad.data.config import PackConfig
 from spad.data.pack import pack
 from spad.data.renders import is_held_out
 from spad.hub.registry import check_files, load_model, model_info, save_model_manifest
-from spad.model import MultiViewUNet
+from spad.model import MultiViewUNet, SPADPipeline
 from spad.model.word_tokenizer import tokenize
 from spad.training.batches import Batch
 from spad.training.build import NEW_LAYERS
@@ -26,6 +27,10 @@ from spad.training.dry_run import dry_run
 from spad.training.samples import generation_defaults
 from spad.training.train import Trainer, train
 from train_settings import changed
+
+
+def load_exactly(folder: Path) -> SPADPipeline:
+    return load_model(folder, "cpu", torch.float32)
 
 
 def gradients(trainer: Trainer, batch: Batch) -> dict[str, torch.Tensor]:
@@ -126,7 +131,7 @@ def test_a_run_may_become_longer_until_its_rate_falls(training, tmp_path):
     # The learning rate of 6 steps falls from the fifth on: four steps are those of any length.
     train(changed(longer, output=tmp_path / "stopped"))
     train(changed(longer, output=tmp_path / "whole"))
-    models = [load_model(tmp_path / name / "model").unet for name in ("stopped", "whole")]
+    models = [load_exactly(tmp_path / name / "model").unet for name in ("stopped", "whole")]
     for weight, expected in zip(*(m.parameters() for m in models), strict=True):
         assert torch.equal(weight, expected)
     for steps in (6, 24):
@@ -145,7 +150,7 @@ def test_a_model_of_whole_words_learns_those_of_new_captions(training, tmp_path,
     ids = tmp_path / "ids.txt"
     ids.write_text("object2\n")
     base = str(train(changed(training, output=tmp_path / "base", steps=2, objects=ids)))
-    old, settings = load_model(base, "cpu"), changed(training, init=base)
+    old, settings = load_exactly(base), changed(training, init=base)
     old_ids = old.tokenizer("disc 2").input_ids
     assert old.tokenizer.unk_token_id in old.tokenizer("disc 3").input_ids
 
@@ -161,7 +166,7 @@ def test_a_model_of_whole_words_learns_those_of_new_captions(training, tmp_path,
                 old.text_encoder(tokenize(old.tokenizer, [known])).last_hidden_state,
             )
 
-    trained = load_model(train(settings), "cpu")
+    trained = load_exactly(train(settings))
     written = [tokenize(p.tokenizer, trainer.captions).tolist() for p in (trained, pipeline)]
     assert written[0] == written[1]
     assert all(trained.tokenizer.unk_token_id not in ids for ids in written[0])
@@ -198,7 +203,10 @@ def test_frozen_weights_stay_as_they_are(training, base, trainable, train_text_e
 def test_a_lora_run_ends_in_a_plain_model(training, base):
     settings = changed(training, init=base, trainable="lora", train_text_encoder=False, lora_rank=4)
     folder = train(settings)
-    trained, before = load_model(folder).unet.state_dict(), load_model(base).unet.state_dict()
+    trained, before = (
+        load_exactly(folder).unet.state_dict(),
+        load_exactly(base).unet.state_dict(),
+    )
     assert trained.keys() == before.keys()
     name = "mid_block.attentions.0.transformer_blocks.0.attn1.to_q.weight"
     update = trained[name] - before[name]
@@ -223,7 +231,7 @@ def test_the_ablations_of_the_paper_are_four_flags(training, base, init):
 
 
 def test_switching_layers_keeps_all_other_weights(training, base):
-    before = load_model(base).unet.state_dict()
+    before = load_exactly(base).unet.state_dict()
     trainer = Trainer(changed(training, init=base, plucker=False, epipolar="none"))
     for name, weight in trainer.denoiser.unet.state_dict().items():
         assert torch.equal(weight, before[name]), name
@@ -233,14 +241,14 @@ def test_switching_layers_keeps_all_other_weights(training, base):
 
 def test_a_run_goes_on_from_a_saved_model(training, base):
     on = train(changed(training, init=base, steps=1, learning_rate=0.0))
-    before, after = (load_model(folder).unet.state_dict() for folder in (base, on))
+    before, after = (load_exactly(folder).unet.state_dict() for folder in (base, on))
     for name, weight in before.items():
         assert torch.equal(weight, after[name]), name
 
 
 @pytest.mark.parametrize("solver", ["euler", "original"])
 def test_a_model_keeps_the_cameras_and_the_solver_it_started_with(training, base, solver):
-    start, pipeline = model_info(base), load_model(base)
+    start, pipeline = model_info(base), load_exactly(base)
     own = replace(start.defaults, elevation_deg=45.0, start_azimuth_deg=0.0, scheduler=solver)
     pipeline.use_scheduler(solver)
     pipeline.save_pretrained(start.path)
@@ -268,9 +276,9 @@ def test_a_converted_release_goes_on_learning(training, shared_dir, tmp_path):
     trainer = Trainer(settings)
     assert trainer.denoiser.unet.config.epipolar == "original"
     assert trainer.objective.scheduler.config.prediction_type == "epsilon"
-    model = load_model(train(settings))
+    model = load_exactly(train(settings))
     assert model.config.prompt_prefix == "[tdv] "
-    before = load_model(release).unet.state_dict()
+    before = load_exactly(release).unet.state_dict()
     assert any(not torch.equal(w, before[name]) for name, w in model.unet.state_dict().items())
 
 

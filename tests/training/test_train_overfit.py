@@ -90,7 +90,7 @@ def test_one_object_learned_by_heart_comes_back_from_new_cameras(settings, model
     rendered = find_renderer("embree").render(model / "boxes.gltf", cameras, RendererSettings())
     pictures = [on_white(Image.fromarray(rgba)) for rgba in rendered.views.rgba]
     truth = image_tensor(np.stack(pictures))
-    pipeline = load_model(folder, "cpu")
+    pipeline = load_model(folder, "cpu", dtype=torch.float32)
     pipeline.set_progress_bar_config(disable=True)
     drawn = pipeline("boxes", cameras, num_inference_steps=20, guidance_scale=1).images[0]
     views = image_tensor(np.stack([np.asarray(picture) for picture in drawn]))

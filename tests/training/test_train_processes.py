@@ -41,7 +41,7 @@ def run_python(*words: str, **environment: str) -> subprocess.CompletedProcess:
 
 
 def weights(folder: Path) -> dict[str, torch.Tensor]:
-    pipeline = load_model(folder)
+    pipeline = load_model(folder, dtype=torch.float32)
     return pipeline.unet.state_dict() | pipeline.text_encoder.state_dict()
 
 

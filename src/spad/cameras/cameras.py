@@ -45,6 +45,8 @@ class Cameras:
         intrinsics: (v, 3, 3) `[[fx, 0, cx], [0, fy, cy], [0, 0, 1]]` in pixels; the center of the
             pixel in row r and column c is (c + 0.5, r + 0.5).
         height, width: of every image, in pixels.
+        has_own_size: whether this size was asked for. If not, it is 256x256, and a model draws
+            the size that it was trained on.
 
     Cameras may coincide, point in any direction and lie inside the object.
 
@@ -58,6 +60,7 @@ class Cameras:
     intrinsics: Tensor
     height: int
     width: int
+    has_own_size: bool = True
 
     def __post_init__(self) -> None:
         check_size(self.height, self.width)
@@ -94,8 +97,8 @@ class Cameras:
         azimuth_deg: Scalars,
         radius: Scalars = DEFAULT_RADIUS,
         fov_rad: Scalars = DEFAULT_FOV_RAD,
-        height: int = DEFAULT_SIZE,
-        width: int = DEFAULT_SIZE,
+        height: int | None = None,
+        width: int | None = None,
         target: Sequence[float] | Tensor = (0.0, 0.0, 0.0),
     ) -> Cameras:
         """Cameras on spheres about `target`, looking at it, with their x axis horizontal.
@@ -109,12 +112,13 @@ class Cameras:
             azimuth_deg: counter-clockwise from +x seen from above; any number.
             radius: distance from the target, world units.
             fov_rad: full horizontal angle across the width of the image.
-            height, width: of the images in pixels; pixels are square.
+            height, width: of the images in pixels; pixels are square. Default for one of them:
+                the other; for both: the model's, see `has_own_size`.
             target: (3,) point that projects into the center of every image.
 
         Raises: ValueError: lists of unequal length, or values outside the ranges above.
         """
-        check_size(height, width)
+        height, width, has_own_size = _size(height, width)
         elevation, azimuth, distance, fov = broadcast_views(
             elevation_deg=elevation_deg, azimuth_deg=azimuth_deg, radius=radius, fov_rad=fov_rad
         )
@@ -141,6 +145,7 @@ class Cameras:
             intrinsics_from_fov(fov, height, width).float(),
             height,
             width,
+            has_own_size,
         )
 
     @classmethod
@@ -151,8 +156,8 @@ class Cameras:
         start_azimuth_deg: float = 0.0,
         radius: Scalars = DEFAULT_RADIUS,
         fov_rad: Scalars = DEFAULT_FOV_RAD,
-        height: int = DEFAULT_SIZE,
-        width: int = DEFAULT_SIZE,
+        height: int | None = None,
+        width: int | None = None,
     ) -> Cameras:
         """`num_views` orbit cameras, 360 / num_views degrees of azimuth apart, about the origin.
 
@@ -173,8 +178,8 @@ class Cameras:
         target: Sequence[float] | Sequence[Sequence[float]] | Tensor = (0.0, 0.0, 0.0),
         up: Sequence[float] | Tensor = (0.0, 0.0, 1.0),
         fov_rad: Scalars = DEFAULT_FOV_RAD,
-        height: int = DEFAULT_SIZE,
-        width: int = DEFAULT_SIZE,
+        height: int | None = None,
+        width: int | None = None,
     ) -> Cameras:
         """Cameras at `eye` that look at `target`, `up` pointing up in their images.
 
@@ -187,11 +192,12 @@ class Cameras:
             target: (v, 3) or (3,) points that project into the center of the images, world.
             up: (3,) direction, world; need not be a unit vector.
             fov_rad: full horizontal angle, one number or one per view.
-            height, width: of the images in pixels; pixels are square.
+            height, width: of the images in pixels; pixels are square. Default for one of them:
+                the other; for both: the model's, see `has_own_size`.
 
         Raises: ValueError: an eye at its target, a zero `up`, lists of unequal length.
         """
-        check_size(height, width)
+        height, width, has_own_size = _size(height, width)
         eyes = as_points("eye", eye, per_view=True)
         targets = as_points("target", target, per_view=True)
         up_direction = as_points("up", up, per_view=False)
@@ -223,6 +229,7 @@ class Cameras:
             intrinsics_from_fov(fov.expand(num_views), height, width).float(),
             height,
             width,
+            has_own_size,
         )
 
     @classmethod
@@ -243,6 +250,7 @@ class Cameras:
             torch.cat([c.intrinsics for c in cameras]),
             cameras[0].height,
             cameras[0].width,
+            any(c.has_own_size for c in cameras),
         )
 
     def __len__(self) -> int:
@@ -419,6 +427,15 @@ def intrinsics_from_fov(fov_rad: Tensor, height: int, width: int) -> Tensor:
     intrinsics[:, 1, 2] = height / 2
     intrinsics[:, 2, 2] = 1
     return intrinsics
+
+
+def _size(height: int | None, width: int | None) -> tuple[int, int, bool]:
+    """Height, width and whether one was given."""
+    given = [size for size in (height, width) if size is not None]
+    fallback = given[0] if given else DEFAULT_SIZE
+    height, width = (fallback if size is None else size for size in (height, width))
+    check_size(height, width)
+    return height, width, bool(given)
 
 
 def _poses(right: Tensor, down: Tensor, forward: Tensor, center: Tensor) -> Tensor:

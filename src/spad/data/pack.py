@@ -133,7 +133,7 @@ class _Encoder:
 
         self.encode = encode_scaled
         info = model_info(name)
-        self.pipeline = load_model(name)
+        self.pipeline = load_model(name, dtype=torch.float32)
         self.record = {
             "model": info.name,
             "weights": weights_hash(info),

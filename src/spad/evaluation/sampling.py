@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import torch
 from PIL import Image
 
 from spad.cameras import Cameras
@@ -181,8 +182,7 @@ class ModelSampler:
 
     def _loaded(self) -> SPADPipeline:
         if self._pipeline is None:
-            self._pipeline = load_model(self.model.path, self.settings.device)
-            self._pipeline.use_scheduler(self.model.defaults.scheduler)
+            self._pipeline = load_model(self.model.path, self.settings.device, torch.float32)
             self._pipeline.set_progress_bar_config(disable=True)
         return self._pipeline
 

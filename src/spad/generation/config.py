@@ -95,8 +95,9 @@ class GenerateConfig:
     """Side of the images in pixels. Default: the model's."""
     attention: Literal["reference", "sdpa", "banded", "flex"] | None = None
     """Backend of the attention between views; the results are equal. Default: the fastest."""
-    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
-    """Data type of weights and computation; 16 bits halve the memory and save time on a GPU."""
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """Data type of weights and computation; auto is bfloat16 where the device is fast at it, else
+    float32. float32 is the most exact, 16 bits halve the memory."""
     ball_radius: Annotated[float, Interval(ge=0.1, le=10_000)] | None = None
     """Radius of a ball about the origin where epipolar bands end, which saves time. Changes the
     images slightly if the model was trained without. Default: the model's."""

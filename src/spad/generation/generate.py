@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     import torch
 
     from spad.cameras import Cameras
+    from spad.model import SPADPipeline
 
 __all__ = ["GenerationPlan", "draw", "plan_generation", "save_many_results", "save_results"]
 
@@ -70,7 +71,7 @@ class Sampling:
     guidance_scale: float
     guidance_rescale: float
     blob_sigma: float
-    scheduler: str
+    scheduler: str | None
 
 
 @dataclass(frozen=True)
@@ -154,7 +155,6 @@ def draw(plan: GenerationPlan, command: Sequence[str] = ()) -> Path:
     Raises: ValueError: the camera file is malformed, the device does not work, or the pipeline
         refuses a setting. OSError: the folder cannot be written.
     """
-
     started = time.monotonic()
     settings = plan.settings
     device = resolve_device(settings.device)
@@ -166,21 +166,23 @@ def draw(plan: GenerationPlan, command: Sequence[str] = ()) -> Path:
     check_space([(plan.output, _BYTES_PER_PIXEL * pixels)])
     # Opened before anything is generated: what cannot be written is said at once.
     with whole_folder(plan.output, settings.overwrite) as folder:
-        images = _sample(plan, cameras, device)
-        run = _record(plan, command, str(device), time.monotonic() - started)
+        images, pipeline = _sample(plan, cameras, device)
+        run = _record(plan, command, pipeline, time.monotonic() - started)
         write_results(folder, images, cameras, run, settings.save_for)
     return plan.output
 
 
 def _sample(
     plan: GenerationPlan, cameras: Cameras, device: torch.device
-) -> dict[str, list[Image.Image]]:
-    """Images of every prompt."""
+) -> tuple[dict[str, list[Image.Image]], SPADPipeline]:
+    """Images of every prompt, and the pipeline that generated them."""
     import torch
 
     settings = plan.settings
-    pipeline = load_model(plan.model.path, device, getattr(torch, settings.dtype))
-    pipeline.use_scheduler(plan.sampling.scheduler)
+    dtype = "auto" if settings.dtype == "auto" else getattr(torch, settings.dtype)
+    pipeline = load_model(plan.model.path, device, dtype)
+    if plan.sampling.scheduler is not None:
+        pipeline.use_scheduler(plan.sampling.scheduler)
     pipeline.unet.attention_backend = settings.attention
     if settings.ball_radius is not None:
         pipeline.unet.register_to_config(ball_radius=settings.ball_radius)
@@ -188,9 +190,12 @@ def _sample(
     for index, (prompt, read_as) in enumerate(zip(plan.prompts, plan.read_as, strict=True)):
         of_how_many = f" {index + 1}/{len(plan.prompts)}" if len(plan.prompts) > 1 else ""
         pipeline.set_progress_bar_config(desc=f"drawing{of_how_many}", unit="step")
+        prefix = pipeline.config["prompt_prefix"]
         result = pipeline(
-            read_as,
+            None,
             cameras,
+            # What the prompts are read as has been said already.
+            prompt_embeds=pipeline.encode_text([prefix + read_as]),
             negative_prompt=settings.negative_prompt,
             num_inference_steps=plan.sampling.num_inference_steps,
             guidance_scale=plan.sampling.guidance_scale,
@@ -201,7 +206,7 @@ def _sample(
             image=plan.image,
         )
         images[prompt] = result.images[0]
-    return images
+    return images, pipeline
 
 
 def _prompts(settings: GenerateConfig) -> tuple[str, ...]:
@@ -235,7 +240,7 @@ def _given(value: T | None, default: T) -> T:
 
 
 def _check_for(model: ModelInfo, sampling: Sampling, image_size: int) -> None:
-    if sampling.scheduler not in SCHEDULER_NAMES:
+    if sampling.scheduler not in (None, *SCHEDULER_NAMES):
         names = ", ".join(SCHEDULER_NAMES)
         raise ValueError(f"expected a scheduler among {names}, got {sampling.scheduler!r}")
     steps, most = sampling.num_inference_steps, model.max_steps
@@ -291,12 +296,12 @@ def _flag(name: str) -> str:
 
 
 def _read_prompts(prompts: Sequence[str], model: ModelInfo, strict: bool) -> tuple[str, ...]:
-    captions = model.captions()
-    if not captions:
+    vocabulary = model.vocabulary()
+    if vocabulary is None:
         return tuple(prompts)
-    readings = [read_prompt(prompt, captions) for prompt in prompts]
+    readings = [read_prompt(p, vocabulary.captions, vocabulary.synonyms) for p in prompts]
     for reading in readings:
-        sentences = describe_reading(reading, captions, model.name)
+        sentences = describe_reading(reading, vocabulary.captions, model.name)
         if strict and reading.unknown:
             raise ValueError(
                 f"expected known words with --strict, got a prompt where {sentences[-1]}"
@@ -352,7 +357,7 @@ def _warn_about(cameras: Cameras) -> None:
 
 
 def _record(
-    plan: GenerationPlan, command: Sequence[str], device: str, seconds: float
+    plan: GenerationPlan, command: Sequence[str], pipeline: SPADPipeline, seconds: float
 ) -> dict[str, Any]:
     import torch
 
@@ -372,8 +377,8 @@ def _record(
         "attention": settings.attention,
         "ball_radius": settings.ball_radius,
         "image_size": plan.image_size,
-        "dtype": settings.dtype,
-        "device": device,
+        "dtype": str(pipeline.unet.dtype).removeprefix("torch."),
+        "device": str(pipeline.device),
         "threads": torch.get_num_threads(),
         "seconds": round(seconds, 2),
         "command": list(command),

@@ -31,9 +31,9 @@ from spad.files import as_kind, check_space, read_json, read_text, whole_folder
 from spad.hub.checkpoint import read_checkpoint
 from spad.hub.config import ConvertConfig
 from spad.hub.registry import GenerationDefaults, save_model_manifest
-from spad.hub.released import CLIP_REPOSITORY, RELEASED
 from spad.model import MultiViewUNet, ReleasedDDIMScheduler, SPADPipeline
 from spad.model.finite import convert_weights
+from spad.model.released import CLIP_REPOSITORY, RELEASED
 from spad.model.unet import PLUCKER_CHANNELS
 from spad.settings import Count, PositiveFloat, checked
 

@@ -37,8 +37,9 @@ from tqdm import tqdm
 
 from spad.files import check_space, exclusive, file_hash, size_text
 from spad.hub.config import ConvertConfig, DownloadConfig
-from spad.hub.registry import check_files, installed_folder, read_info
-from spad.hub.released import RELEASED, ReleasedModel
+from spad.hub.registry import check_files, read_info
+from spad.model.folders import installed_folder
+from spad.model.released import RELEASED, ReleasedModel
 
 log = logging.getLogger(__name__)
 

@@ -1,8 +1,8 @@
 """Find, describe, check and load models: embedded ones, installed ones, and model folders.
 
-A model folder is a diffusers pipeline folder with three more files: `spad.json` (description and
-defaults), `captions.txt` (captions of the training set, one per line) and `sha256.txt` (in the
-format of `sha256sum`). These three are optional. Only loading needs torch.
+A model folder is a diffusers pipeline folder with three more files: `spad.json` (description),
+`captions.txt` (captions of the training set, one per line) and `sha256.txt` (in the format of
+`sha256sum`). These three are optional. Only loading needs torch.
 """
 
 from __future__ import annotations
@@ -20,7 +20,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 from annotated_types import Interval, MinLen
 
 from spad.files import (
-    as_kind,
     file_hash,
     inside,
     json_text,
@@ -30,43 +29,36 @@ from spad.files import (
     write_text,
 )
 from spad.files.reading import MOST_BYTES
-from spad.hub.released import RELEASED
 from spad.model import current_class
-from spad.settings import (
-    AzimuthDeg,
-    Count,
-    CountOrZero,
-    Distance,
-    ElevationDeg,
-    FovDeg,
-    GuidanceScale,
-    PositiveFloat,
-    Share,
-    checked,
+from spad.model.folders import (
+    CAPTIONS,
+    INDEX,
+    MANIFEST,
+    GenerationDefaults,
+    Vocabulary,
+    find_folder,
+    folders_by_name,
+    has_whole_words,
+    read_captions,
+    read_defaults,
+    read_manifest,
+    read_vocabulary,
 )
+from spad.settings import Count, CountOrZero, checked
 
 if TYPE_CHECKING:
     import torch
 
     from spad.model import SPADPipeline
+    from spad.model.precision import DType
 
 log = logging.getLogger(__name__)
 
-EMBEDDED = Path(__file__).parents[1] / "weights"
 # Weights are saved in files below 20 MB, so that they fit a git repository.
 SHARD_SIZE = "15MB"
 # Larger files are not hashed on loading, which would take too long.
 HASHED_AT_LOAD = 100_000_000
-MANIFEST, CAPTIONS, HASHES = "spad.json", "captions.txt", "sha256.txt"
-# Keys of manifests written before 0.1, and their present names.
-_FORMER_KEYS = {
-    "licence": "license",
-    "azimuth_start_deg": "start_azimuth_deg",
-    "cfg_scale": "guidance_scale",
-    "image_cfg_scale": "guidance_scale_with_image",
-    "steps": "num_inference_steps",
-}
-
+HASHES = "sha256.txt"
 # The classes a pipeline folder may name. Anything else it asks for is refused, never imported.
 _CLASSES = {
     "unet": {"MultiViewUNet": "spad.model"},
@@ -89,35 +81,6 @@ _CLASSES = {
     },
 }
 _WITH_WEIGHTS = ("unet", "vae", "text_encoder")
-
-
-@dataclass(frozen=True)
-@checked
-class GenerationDefaults:
-    """Default settings of a model for generation; angles in degrees, distances in world units.
-
-    Views stand evenly round from `start_azimuth_deg`. Objects face -y, azimuth -90, so at -60
-    view 0 is a three-quarter view of the front.
-    """
-
-    elevation_deg: ElevationDeg = 20.0
-    start_azimuth_deg: AzimuthDeg = -60.0
-    radius: Distance = 3.5
-    fov_deg: FovDeg = 40.2657513
-    guidance_scale: GuidanceScale = 5.0
-    guidance_rescale: Share = 0.0
-    blob_sigma: PositiveFloat = 0.5
-    num_inference_steps: Count = 25
-    scheduler: str = "ddim"
-    guidance_scale_with_image: GuidanceScale | None = None
-
-    def guidance(self, is_image_given: bool) -> float:
-        """`guidance_scale_with_image` if there is an input image and such a scale, as text
-        guidance pulls away from the image; else `guidance_scale`.
-        """
-        if is_image_given and self.guidance_scale_with_image is not None:
-            return self.guidance_scale_with_image
-        return self.guidance_scale
 
 
 # Larger networks are none that anybody has; damaged files would take all memory.
@@ -176,16 +139,6 @@ class _Scheduler:
 
 
 @dataclass(frozen=True)
-class _Manifest:
-    rest: dict[str, Any]
-    name: str = ""
-    description: str = ""
-    license: str = ""
-    author: str = ""
-    defaults: dict[str, Any] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
 class ModelInfo:
     """Description of a model, read without loading it.
 
@@ -209,24 +162,17 @@ class ModelInfo:
 
     def captions(self) -> list[str]:
         """Captions of the training set; empty if the folder does not list them."""
-        path = self.path / CAPTIONS
-        if not path.is_file():
-            return []
-        return [line for _, line in read_lines(path) if line.strip()]
+        return read_captions(self.path)
 
-
-def installed_folder() -> Path:
-    """Folder of installed models: `$SPAD_HOME/models`, or `spad/models` in the user's cache."""
-    home = os.environ.get("SPAD_HOME")
-    if not home:
-        home = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "spad"
-    return Path(home).expanduser() / "models"
+    def vocabulary(self) -> Vocabulary | None:
+        """Known words of a model whose tokens are whole words; None: it reads any word."""
+        return read_vocabulary(self.path)
 
 
 def list_models() -> list[ModelInfo]:
     """Embedded models by name, then installed ones; damaged ones are left out with a warning."""
     models = []
-    for folder in _folders_by_name().values():
+    for folder in folders_by_name().values():
         try:
             models.append(read_info(folder))
         except ValueError as error:
@@ -239,17 +185,11 @@ def model_info(name_or_folder: str | os.PathLike) -> ModelInfo:
 
     Raises: ValueError: there is no such model, or its folder is incomplete.
     """
-    name, folders = os.fspath(name_or_folder), _folders_by_name()
-    if name in folders:
-        return read_info(folders[name])
-    folder = Path(name)
-    if not folder.is_dir():
-        if name in RELEASED:
-            raise ValueError(
-                f"expected an installed model, got {name}; install it with: spad download {name}"
-            )
-        names = ", ".join(folders) or "(none here)"
-        raise ValueError(f"expected a model among {names} or a model folder, got {name!r}")
+    folder = find_folder(name_or_folder)
+    if folder is None:
+        names = ", ".join(folders_by_name()) or "(none here)"
+        got = os.fspath(name_or_folder)
+        raise ValueError(f"expected a model among {names} or a model folder, got {got!r}")
     return read_info(folder)
 
 
@@ -264,9 +204,7 @@ def read_info(folder: Path) -> ModelInfo:
     vae = read_json(folder / "vae" / "config.json", _Autoencoder)
     scheduler = read_json(folder / "scheduler" / "scheduler_config.json", _Scheduler)
     read_json(folder / "text_encoder" / "config.json", _TextEncoder)
-    path = folder / MANIFEST
-    written = read_json(path, dict[str, Any]) if path.exists() else {}
-    manifest = as_kind(_renamed(written), _Manifest, path)
+    manifest = read_manifest(folder)
     multiple = vae.patch_size or 2 ** (len(vae.block_out_channels) - 1)
     return ModelInfo(
         name=manifest.name or folder.resolve().name,
@@ -278,7 +216,7 @@ def read_info(folder: Path) -> ModelInfo:
         image_multiple=multiple,
         max_steps=scheduler.num_train_timesteps - scheduler.steps_offset,
         size_mb=sum(p.stat().st_size for p in folder.rglob("*") if p.is_file()) / 1e6,
-        defaults=as_kind(_renamed(manifest.defaults), GenerationDefaults, f"{path}: defaults"),
+        defaults=read_defaults(folder),
     )
 
 
@@ -345,31 +283,40 @@ def check_prompt_length(model: ModelInfo, prompt: str) -> None:
 def load_model(
     name_or_folder: str | os.PathLike,
     device: str | torch.device | None = None,
-    dtype: torch.dtype | None = None,
+    dtype: DType = "auto",
 ) -> SPADPipeline:
-    """Load a model from its safetensors, without network.
+    """Load a model from its safetensors, after a check of all files, without network.
 
     Args:
         name_or_folder: name of an embedded or installed model, or a model folder.
         device: device of the pipeline. Default: CUDA, else MPS, else CPU.
-        dtype: data type of weights and computation. Default: float32, whatever the files have.
+        dtype: data type of weights and computation, whatever the files have. "auto" is bfloat16
+            on devices that are fast at it, else float32.
 
     Raises: ValueError: no such model; files missing, cut short or changed; unknown device.
     """
     model = model_info(name_or_folder)
     check_files(model)
-    for variable in ("HF_HUB_OFFLINE", "DIFFUSERS_OFFLINE", "TRANSFORMERS_OFFLINE"):
-        os.environ.setdefault(variable, "1")
     import torch
 
     from spad.model import SPADPipeline
+    from spad.model.precision import resolve_dtype
 
     device = resolve_device(device)
+    resolved = resolve_dtype(dtype, device)
     parts = {
-        part: _load_part(model.path, part, name, dtype or torch.float32)
+        part: _load_part(model.path, part, name, resolved)
         for part, name in _class_names(model.path).items()
     }
-    pipeline = SPADPipeline(**parts, prompt_prefix=_prompt_prefix(model.path)).to(device)
+    pipeline = SPADPipeline(
+        **parts,
+        prompt_prefix=_prompt_prefix(model.path),
+        defaults=model.defaults,
+        vocabulary=model.vocabulary(),
+    ).to(device)
+    pipeline.register_to_config(_name_or_path=model.name)
+    pipeline.has_auto_dtype = dtype == "auto"
+    pipeline.use_own_scheduler()
     # channels_last makes CPU inference about 14 % faster.
     pipeline.unet.to(memory_format=torch.channels_last)
     return pipeline
@@ -428,33 +375,22 @@ def save_model_manifest(
 
     Call it last, as it hashes all other files.
     """
-    folder = Path(folder)
+    folder, captions = Path(folder), sorted(set(captions))
     if not isinstance(defaults, GenerationDefaults):
         defaults = GenerationDefaults(**(defaults or {}))
-    manifest = {
-        "name": name,
-        "description": description,
-        "license": license,
-        "author": author,
-        "defaults": dataclasses.asdict(defaults),
-    }
+    index = read_json(folder / INDEX, dict[str, Any])
+    index["defaults"] = dataclasses.asdict(defaults)
+    index.pop("vocabulary", None)
+    if captions and has_whole_words(folder):
+        index["vocabulary"] = dataclasses.asdict(Vocabulary(tuple(captions)))
+    write_text(folder / INDEX, json_text(index))
+    manifest = {"name": name, "description": description, "license": license, "author": author}
     write_text(folder / MANIFEST, json_text(manifest))
-    write_text(folder / CAPTIONS, "".join(f"{caption}\n" for caption in sorted(set(captions))))
+    write_text(folder / CAPTIONS, "".join(f"{caption}\n" for caption in captions))
     (folder / HASHES).unlink(missing_ok=True)
     files = sorted(p for p in folder.rglob("*") if p.is_file() and not p.name.startswith("."))
     lines = [f"{file_hash(p)}  {p.relative_to(folder).as_posix()}\n" for p in files]
     write_text(folder / HASHES, "".join(lines))
-
-
-def _folders_by_name() -> dict[str, Path]:
-    """Model folders by name: embedded models, then installed ones that have another name."""
-    folders: dict[str, Path] = {}
-    for root in (EMBEDDED, installed_folder()):
-        for index in sorted(root.glob("*/model_index.json")):
-            # Names of folders that are being written start with a dot.
-            if not index.parent.name.startswith("."):
-                folders.setdefault(index.parent.name, index.parent)
-    return folders
 
 
 def _load_part(
@@ -490,17 +426,12 @@ def _load_part(
     return module.eval()
 
 
-def _renamed(values: Mapping[str, Any]) -> dict[str, Any]:
-    """`values` with present names in place of former keys."""
-    return {_FORMER_KEYS.get(key, key): value for key, value in values.items()}
-
-
 def _class_names(folder: Path) -> dict[str, str]:
     """Class names of the components, from `model_index.json`.
 
     Raises: ValueError: one is missing or not allowed.
     """
-    index = read_json(folder / "model_index.json", dict)
+    index = read_json(folder / INDEX, dict)
     names = {}
     for part, allowed in _CLASSES.items():
         entry = index.get(part)
@@ -517,7 +448,7 @@ def _class_names(folder: Path) -> dict[str, str]:
 
 
 def _prompt_prefix(folder: Path) -> str:
-    prefix = read_json(folder / "model_index.json", dict).get("prompt_prefix", "")
+    prefix = read_json(folder / INDEX, dict).get("prompt_prefix", "")
     return prefix if isinstance(prefix, str) else ""
 
 

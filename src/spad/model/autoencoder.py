@@ -4,9 +4,15 @@ import hashlib
 
 import torch
 from diffusers.configuration_utils import ConfigMixin, register_to_config
-from diffusers.models.autoencoders.vae import Decoder, DecoderOutput, DiagonalGaussianDistribution
+from diffusers.models.autoencoders.vae import (
+    AutoencoderMixin,
+    Decoder,
+    DecoderOutput,
+    DiagonalGaussianDistribution,
+)
 from diffusers.models.modeling_outputs import AutoencoderKLOutput
 from diffusers.models.modeling_utils import ModelMixin
+from diffusers.utils.accelerate_utils import apply_forward_hook
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -14,7 +20,7 @@ from torch.nn import functional as F
 CERTAIN = -30.0
 
 
-class PatchAutoencoder(ModelMixin, ConfigMixin):
+class PatchAutoencoder(ModelMixin, AutoencoderMixin, ConfigMixin):
     """Principal components of square patches as latents, and a decoder that sharpens them.
 
     Same interface as diffusers' `AutoencoderKL`: `encode(x).latent_dist`, `decode(z).sample`,
@@ -26,6 +32,9 @@ class PatchAutoencoder(ModelMixin, ConfigMixin):
     the training images. The decoder is its inverse plus the output of a small convolutional
     network, which sees neighboring patches and has no attention, so that it can be trained on
     crops. The encoder needs no training, so the denoiser can be trained before the decoder.
+
+    `enable_slicing` decodes one image at a time, `enable_tiling` images larger than `sample_size`
+    in tiles of that size, which differ slightly from the whole.
 
     Raises: ValueError: `patch_size` does not suit the number of blocks.
     """
@@ -44,6 +53,7 @@ class PatchAutoencoder(ModelMixin, ConfigMixin):
         sample_size: int = 128,
     ):
         super().__init__()
+        self.use_slicing = self.use_tiling = False
         num_ups = len(block_out_channels) - 1
         self.pixels_per_cell = patch_size // 2**num_ups
         if self.pixels_per_cell * 2**num_ups != patch_size:
@@ -72,17 +82,43 @@ class PatchAutoencoder(ModelMixin, ConfigMixin):
         """Side of the patch behind one latent, in pixels."""
         return self.config["patch_size"]
 
+    @apply_forward_hook
     def encode(self, images: Tensor) -> AutoencoderKLOutput:
         """(b, 3, h, w) in [-1, 1] -> a distribution without noise, (b, c, h / 16, w / 16)."""
         mean = self.encoder(self._patches(images))
         moments = torch.cat([mean, torch.full_like(mean, CERTAIN)], dim=1)
         return AutoencoderKLOutput(latent_dist=DiagonalGaussianDistribution(moments))
 
+    @apply_forward_hook
     def decode(self, latents: Tensor) -> DecoderOutput:
         """(b, c, h, w) -> images (b, 3, 16 h, 16 w), nominally in [-1, 1]."""
+        parts = latents.split(1) if self.use_slicing else [latents]
+        decode = self._decode_tiles if self.use_tiling else self._decode
+        return DecoderOutput(sample=torch.cat([decode(part) for part in parts]))
+
+    def _decode(self, latents: Tensor) -> Tensor:
         linear = F.pixel_shuffle(self.decoder(latents), self.config["patch_size"])
         refined = F.pixel_shuffle(self.refiner(latents), self.pixels_per_cell)
-        return DecoderOutput(sample=1 + linear + refined)
+        return 1 + linear + refined
+
+    def _decode_tiles(self, latents: Tensor) -> Tensor:
+        """Decode overlapping tiles, and keep the middle of each."""
+        height, width = latents.shape[-2:]
+        patch = self.config["patch_size"]
+        side = self.config["sample_size"] // patch
+        margin = side // 4
+        step = max(1, side - 2 * margin)
+        rows = []
+        for top in range(0, height, step):
+            first_row = max(0, top - margin)
+            row = []
+            for left in range(0, width, step):
+                first = max(0, left - margin)
+                tile = latents[..., first_row : top + step + margin, first : left + step + margin]
+                y, x = ((top - first_row) * patch, (left - first) * patch)
+                row.append(self._decode(tile)[..., y : y + step * patch, x : x + step * patch])
+            rows.append(torch.cat(row, dim=-1))
+        return torch.cat(rows, dim=-2)
 
     @torch.no_grad()
     def fit_components(self, images: Tensor) -> None:

@@ -1,18 +1,25 @@
 """SPADPipeline: a prompt and cameras in, one consistent image per camera out."""
 
 import copy
-from collections.abc import Callable, Sequence
+import dataclasses
+import logging
+import math
+import os
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import Any, Literal
 
 import torch
 from diffusers import DiffusionPipeline
+from diffusers.callbacks import MultiPipelineCallbacks, PipelineCallback
 from diffusers.loaders import StableDiffusionLoraLoaderMixin
 from diffusers.models.modeling_utils import ModelMixin
 from diffusers.schedulers.scheduling_utils import SchedulerMixin
 from diffusers.utils import BaseOutput
+from diffusers.utils.torch_utils import get_device, randn_tensor
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from spad.cameras import Cameras
@@ -20,9 +27,24 @@ from spad.images.pixels import fitted_image_tensor
 from spad.model import current_class
 from spad.model.conditioning import condition_on_cameras
 from spad.model.deep_cache import DeepFeatureCache
+from spad.model.folders import (
+    INDEX,
+    GenerationDefaults,
+    Vocabulary,
+    find_folder,
+    read_defaults,
+    read_vocabulary,
+)
+from spad.model.precision import resolve_dtype
 from spad.model.schedulers import SCHEDULERS
 from spad.model.unet import MultiViewUNet
+from spad.model.vocabulary import describe_reading, read_prompt
 from spad.model.word_tokenizer import tokenize
+
+logger = logging.getLogger(__name__)
+
+# Number of views where neither cameras nor a number is given.
+DEFAULT_VIEWS = 4
 
 
 @dataclass
@@ -30,7 +52,9 @@ class SPADOutput(BaseOutput):
     """Images of every prompt from every camera.
 
     Attributes:
-        images: `images[i][j]` shows prompt i from camera j.
+        images: `images[i][j]` shows image set i from camera j. Sets are in the order of the
+            prompts, those of one prompt side by side. With `output_type` "np" (b, v, h, w, 3) and
+            with "pt" (b, v, 3, h, w), both in [0, 1]; with "latent" the latents.
         latents: scaled latents (b, v, c, h, w).
     """
 
@@ -59,13 +83,21 @@ class SPADPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
     Components are those of a Stable Diffusion pipeline, with a `MultiViewUNet` as `unet`. Any
     diffusers scheduler for ε-, v- or x0-prediction fits; see `use_scheduler`. `prompt_prefix` is
     put before every prompt, as in training, but not before negative ones. Threads may share a
-    pipeline.
+    pipeline, and pipelines their components.
+
+    `defaults` are the settings for generation that the model was made for, and `vocabulary` the
+    words of a model that knows no others; prompts are read with its synonyms. `save_pretrained`
+    writes both.
 
     Source: SPAD (Kant et al., CVPR 2024).
     """
 
     model_cpu_offload_seq = "text_encoder->unet->vae"
-    _callback_tensor_inputs = ["latents"]
+    _callback_tensor_inputs = ["latents", "pred_original_sample"]
+    _interrupt = False
+    _guidance_scale: float | None = None
+    # Whether the data type follows the device.
+    has_auto_dtype = False
 
     def __init__(
         self,
@@ -75,6 +107,8 @@ class SPADPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
         unet: MultiViewUNet,
         scheduler: SchedulerMixin,
         prompt_prefix: str = "",
+        defaults: GenerationDefaults | dict | None = None,
+        vocabulary: Vocabulary | dict | None = None,
     ):
         super().__init__()
         self.register_modules(
@@ -84,17 +118,140 @@ class SPADPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
             unet=unet,
             scheduler=scheduler,
         )
-        self.register_to_config(prompt_prefix=prompt_prefix)
+        if not isinstance(defaults, GenerationDefaults):
+            defaults = GenerationDefaults(**(defaults or {}))
+        if isinstance(vocabulary, Vocabulary):
+            vocabulary = dataclasses.asdict(vocabulary)
+        self.register_to_config(
+            prompt_prefix=prompt_prefix,
+            defaults=dataclasses.asdict(defaults),
+            vocabulary=vocabulary,
+        )
+
+    @classmethod
+    def from_pretrained(
+        cls, pretrained_model_name_or_path: str | os.PathLike, **kwargs: Any
+    ) -> "SPADPipeline":
+        """Load a pipeline, on the CPU.
+
+        Args:
+            pretrained_model_name_or_path: name of an embedded or installed model (see
+                `spad models`), a folder, or a repository on the Hugging Face hub.
+            kwargs: as of diffusers, such as `revision` and `local_files_only`. `dtype` may be
+                "auto", and is by default: bfloat16 on devices that are fast at it, wherever the
+                pipeline is moved to, else float32.
+
+        Raises: ValueError: a released model is not installed, or a setting in the folder is
+            malformed. OSError: there is no such model, or it is not complete.
+        """
+        folder = find_folder(pretrained_model_name_or_path)
+        given = kwargs.pop("torch_dtype", None)
+        asked = kwargs.pop("dtype", None) or given or "auto"
+        is_mapped = kwargs.get("device_map") is not None
+        device = torch.device(get_device() if is_mapped else "cpu")
+        kwargs["dtype"] = asked if isinstance(asked, dict) else resolve_dtype(asked, device)
+        pipeline = super().from_pretrained(folder or pretrained_model_name_or_path, **kwargs)
+        pipeline.register_to_config(_name_or_path=os.fspath(pretrained_model_name_or_path))
+        pipeline.has_auto_dtype = asked == "auto" and not is_mapped
+        if "scheduler" not in kwargs:
+            pipeline.use_own_scheduler()
+        # channels_last makes CPU inference about 14 % faster.
+        pipeline.unet.to(memory_format=torch.channels_last)
+        return pipeline
 
     @classmethod
     def load_config(cls, *args: Any, **kwargs: Any) -> Any:
-        """Configuration of a folder as diffusers loads it, with present names of former classes."""
+        """Configuration of a folder as diffusers loads it, with what older folders have elsewhere.
+
+        These are present names of former classes, default settings, and a vocabulary.
+        """
         loaded = super().load_config(*args, **kwargs)
         config = loaded[0] if isinstance(loaded, tuple) else loaded
         for name, value in config.items():
             if isinstance(value, list) and len(value) == 2:
                 config[name] = list(current_class(*value))
+        folder = Path(args[0]) if args else None
+        if folder is not None and (folder / INDEX).is_file():
+            config["defaults"] = dataclasses.asdict(read_defaults(folder))
+            vocabulary = read_vocabulary(folder)
+            config["vocabulary"] = vocabulary and dataclasses.asdict(vocabulary)
         return loaded
+
+    def save_pretrained(self, save_directory: str | os.PathLike, *args: Any, **kwargs: Any) -> None:
+        """Save the pipeline with its default settings and its vocabulary, as diffusers does."""
+        name = next((n for n, kind in SCHEDULERS.items() if type(self.scheduler) is kind), None)
+        self.register_to_config(defaults={**self.config["defaults"], "scheduler": name})
+        super().save_pretrained(save_directory, *args, **kwargs)
+
+    def to(self, *args: Any, **kwargs: Any) -> "SPADPipeline":
+        """Move the pipeline, convert it, or both, as diffusers does.
+
+        A data type that was chosen automatically follows the device.
+        """
+        super().to(*args, **kwargs)
+        if kwargs.get("dtype") or any(isinstance(arg, torch.dtype) for arg in args):
+            self.has_auto_dtype = False
+        elif self.has_auto_dtype:
+            self._convert(resolve_dtype("auto", self.device))
+        return self
+
+    def enable_model_cpu_offload(
+        self, gpu_id: int | None = None, device: torch.device | str | None = None
+    ) -> None:
+        """Move one component at a time to the GPU, as diffusers does."""
+        self._settle_dtype(device)
+        super().enable_model_cpu_offload(gpu_id, device)  # pyright: ignore[reportArgumentType]
+
+    def enable_sequential_cpu_offload(
+        self, gpu_id: int | None = None, device: torch.device | str | None = None
+    ) -> None:
+        """Move one layer at a time to the GPU, as diffusers does."""
+        self._settle_dtype(device)
+        super().enable_sequential_cpu_offload(gpu_id, device)  # pyright: ignore[reportArgumentType]
+
+    def enable_group_offload(self, onload_device: torch.device, *args: Any, **kwargs: Any) -> None:
+        """Move a few layers at a time to the GPU, as diffusers does."""
+        self._settle_dtype(onload_device)
+        super().enable_group_offload(onload_device, *args, **kwargs)
+
+    def _settle_dtype(self, device: torch.device | str | None) -> None:
+        """Choose the data type for a device that components will move to, where it is automatic."""
+        if self.has_auto_dtype:
+            self.has_auto_dtype = False
+            self._convert(resolve_dtype("auto", torch.device(device or get_device())))
+
+    def _convert(self, dtype: torch.dtype) -> None:
+        for part in self.components.values():
+            if isinstance(part, nn.Module):
+                # Not by the method of diffusers, which warns of layers that are to stay in float32,
+                # even if there are none.
+                nn.Module.to(part, dtype=dtype)
+
+    @property
+    def defaults(self) -> GenerationDefaults:
+        """The model's own settings for generation."""
+        return GenerationDefaults(**self.config["defaults"])
+
+    @property
+    def vocabulary(self) -> Vocabulary | None:
+        """Known words of a model whose tokens are whole words; None: it reads any word."""
+        own = self.config["vocabulary"]
+        return None if own is None else Vocabulary(own["captions"], own["synonyms"])
+
+    @property
+    def name(self) -> str:
+        """Name of the model, for messages."""
+        return Path(self.config.get("_name_or_path") or "the model").name
+
+    @property
+    def interrupt(self) -> bool:
+        """Whether sampling is to stop after this step; a callback sets `_interrupt`."""
+        return self._interrupt
+
+    @property
+    def guidance_scale(self) -> float | None:
+        """Strength of text guidance in a callback; None elsewhere."""
+        return self._guidance_scale
 
     @property
     def vae_downscale(self) -> int:
@@ -117,104 +274,168 @@ class SPADPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
             raise ValueError(f"expected a scheduler among {', '.join(SCHEDULERS)}, got {name!r}")
         self.scheduler = SCHEDULERS[name].from_config(self.scheduler.config)
 
+    def use_own_scheduler(self) -> None:
+        """Choose the scheduler that the model was made for, if there is one."""
+        name = self.defaults.scheduler
+        if name is not None and type(self.scheduler) is not SCHEDULERS.get(name):
+            self.use_scheduler(name)
+
+    def own_cameras(self, num_views: int = DEFAULT_VIEWS) -> Cameras:
+        """Cameras evenly round the object, as the model was made for, with its image size."""
+        own = self.defaults
+        return Cameras.ring(
+            num_views,
+            own.elevation_deg,
+            own.start_azimuth_deg,
+            own.radius,
+            math.radians(own.fov_deg),
+            self.image_size,
+            self.image_size,
+        )
+
     @torch.no_grad()
     def __call__(
         self,
-        prompt: str | Sequence[str],
-        cameras: Cameras,
-        negative_prompt: str = "",
-        num_inference_steps: int = 50,
-        guidance_scale: float = 7.5,
-        guidance_rescale: float = 0.0,
-        blob_sigma: float = 0.5,
-        seed: int = 0,
+        prompt: str | Sequence[str] | None = None,
+        cameras: Cameras | None = None,
+        negative_prompt: str | Sequence[str] | None = None,
+        num_inference_steps: int | None = None,
+        guidance_scale: float | None = None,
+        guidance_rescale: float | None = None,
+        blob_sigma: float | None = None,
+        seed: int | None = None,
         image: Image.Image | None = None,
+        views: Mapping[int, Image.Image] | None = None,
         deep_cache_interval: int = 1,
-        callback_on_step_end: Callable[["SPADPipeline", int, Tensor, dict], dict] | None = None,
+        num_images_per_prompt: int = 1,
+        generator: torch.Generator | Sequence[torch.Generator] | None = None,
+        latents: Tensor | None = None,
+        prompt_embeds: Tensor | None = None,
+        negative_prompt_embeds: Tensor | None = None,
+        output_type: Literal["pil", "np", "pt", "latent"] = "pil",
+        return_dict: bool = True,
+        callback_on_step_end: Callable[..., dict | None] | None = None,
+        callback_on_step_end_tensor_inputs: Sequence[str] = ("latents",),
         cfg_scale: float | None = None,
     ) -> SPADOutput:
         """Sample images of every prompt from all cameras.
 
+        An argument of None is the model's own; see `defaults`.
+
         Args:
-            cameras: cameras of one object. Their image size is that of the result; it must be
-                divisible by `vae_downscale`.
-            negative_prompt: text that guidance pushes the result away from.
+            prompt: text that describes one object, or several. Words that the model does not know
+                are replaced by known synonyms, or named in a warning.
+            cameras: cameras of one object. Their image size is that of the result, and must be
+                divisible by `vae_downscale`; cameras without a size get `image_size`.
+            negative_prompt: text that guidance pushes the result away from, one or one per prompt.
             num_inference_steps: denoising steps, from 1 to the length of the noise schedule.
             guidance_scale: strength of text guidance; 1 turns it off. Guidance is by text only,
                 both of its branches see the cameras.
             guidance_rescale: 0 to 1, how much of the contrast added by guidance is removed; see
                 `guide`.
             blob_sigma: size of the blob that sampling starts from; see `gaussian_blob`.
-            seed: seed of the starting noise, which is the same for every prompt, so that the
-                images of a prompt do not depend on its place in the list.
-            image: image of the object from the first camera; the other views are sampled to fit.
-                It is held clean at timestep 0 and returned as the autoencoder reconstructs it.
+            seed: seed of the starting noise, 0 by default. It is the same for every prompt, so
+                that the images of a prompt do not depend on its place in the list; the k-th images
+                of a prompt have the noise of `seed + k`.
+            image: image of the object from the first camera, short for `views={0: image}`.
+            views: images of the object by index of their camera; the other views are sampled to
+                fit. They are held clean at timestep 0 and returned as the autoencoder reconstructs
+                them.
             deep_cache_interval: number of steps for which deep features are used; see
                 `spad.model.deep_cache`.
-            callback_on_step_end: called as `(pipeline, step, timestep, {"latents": ...})`; it may
-                return a dictionary with other latents.
+            num_images_per_prompt: image sets of every prompt.
+            generator: source of the starting noise instead of `seed`: one for all, or one per
+                image set.
+            latents: starting noise itself, of a standard normal distribution, (b, v, c, h, w) or
+                (1, v, c, h, w).
+            prompt_embeds: text embeddings (b, length, d) instead of prompts; see `encode_text`.
+            negative_prompt_embeds: the same instead of `negative_prompt`.
+            output_type: format of `images`; see `SPADOutput`.
+            return_dict: whether to return a `SPADOutput` rather than a tuple of its fields.
+            callback_on_step_end: called as `(pipeline, step, timestep, tensors)`; it may return a
+                dictionary with other latents. The pipeline has this run's scheduler; setting its
+                `_interrupt` ends the run.
+            callback_on_step_end_tensor_inputs: tensors for the callback: "latents" and
+                "pred_original_sample", the current estimate of the final latents.
             cfg_scale: alias of `guidance_scale`, the release's name.
 
         Raises: ValueError: an argument is out of range; the message says which and what to try.
         """
-        prompts = [prompt] if isinstance(prompt, str) else list(prompt)
-        guidance_scale = guidance_scale if cfg_scale is None else cfg_scale
-        self._check(prompts, cameras, num_inference_steps)
-        if not 0 <= guidance_scale <= 100:
-            raise ValueError(f"expected a guidance_scale of 0 to 100, got {guidance_scale}; try 5")
-        if not 0 <= guidance_rescale <= 1:
-            raise ValueError(f"expected a guidance_rescale of 0 to 1, got {guidance_rescale}")
-        if not blob_sigma > 0:
-            raise ValueError(f"expected a positive blob_sigma, got {blob_sigma}; try 0.2 to 0.7")
-        device, dtype = self._execution_device, self.unet.dtype
-        cameras = cameras.to(device)
-        height, width = (s // self.vae_downscale for s in (cameras.height, cameras.width))
-        guided = guidance_scale != 1
-        prefixed = [self.config["prompt_prefix"] + prompt for prompt in prompts]
-        text = self.encode_text([negative_prompt] * len(prompts) * guided + prefixed)
-        views = condition_on_cameras(self.unet, cameras, height, width, text=text)
+        own, device, dtype = self.defaults, self._execution_device, self.unet.dtype
+        cameras = self._sized(self.own_cameras() if cameras is None else cameras).to(device)
+        held = self._held(image, views, cameras)
+        steps = own.num_inference_steps if num_inference_steps is None else num_inference_steps
+        scale = _one_of("guidance_scale", guidance_scale, "cfg_scale", cfg_scale)
+        scale = own.guidance(held is not None) if scale is None else scale
+        rescale = own.guidance_rescale if guidance_rescale is None else guidance_rescale
+        sigma = own.blob_sigma if blob_sigma is None else blob_sigma
+        self._check(steps, scale, rescale, sigma, num_images_per_prompt, output_type)
+        if isinstance(callback_on_step_end, PipelineCallback | MultiPipelineCallbacks):
+            callback_on_step_end_tensor_inputs = callback_on_step_end.tensor_inputs
+        unknown = set(callback_on_step_end_tensor_inputs) - set(self._callback_tensor_inputs)
+        if unknown:
+            raise ValueError(
+                f"expected callback tensors among {', '.join(self._callback_tensor_inputs)}, got "
+                f"{', '.join(sorted(unknown))}"
+            )
+        texts = self._texts(prompt, prompt_embeds, negative_prompt, negative_prompt_embeds)
+        texts = [one.repeat_interleave(num_images_per_prompt, 0) for one in texts]
+        is_guided, count = scale != 1, len(texts[1])
+        text = torch.cat(texts if is_guided else texts[1:])
+        blob = self._encode_image(gaussian_blob(cameras.height, cameras.width, sigma))
+        blob = blob.expand(count, len(cameras), -1, -1, -1)
+        noise = self._noise(blob, seed, generator, latents, num_images_per_prompt)
+        height, width = blob.shape[-2:]
+        conditioning = condition_on_cameras(self.unet, cameras, height, width, text=text)
 
-        # A scheduler keeps the state of one run; another thread has its own.
-        scheduler = copy.deepcopy(self.scheduler)
-        scheduler.set_timesteps(num_inference_steps, device=device)
-        blob = self._encode_image(gaussian_blob(cameras.height, cameras.width, blob_sigma))
-        blob = blob.expand(-1, len(cameras), -1, -1, -1)
-        # Drawn on the CPU, so that a seed means the same on every device.
-        noise = torch.randn(blob.shape, generator=torch.Generator().manual_seed(seed)).to(blob)
-        latents = scheduler.add_noise(blob, noise, scheduler.timesteps[:1]).float()
-        latents = latents.expand(len(prompts), -1, -1, -1, -1)
-        given = None
-        if image is not None:
-            given = self._encode_image(fitted_image_tensor(image, cameras.height, cameras.width))
+        # A callback sees this run alone; another thread has its own.
+        run = copy.copy(self)
+        self._interrupt, run._guidance_scale = False, scale
+        run.scheduler = scheduler = copy.deepcopy(self.scheduler)
+        scheduler.set_timesteps(steps, device=device)
+        current = scheduler.add_noise(blob, noise, scheduler.timesteps[:1]).float()
         cache = DeepFeatureCache(self.unet, deep_cache_interval)
         # torch's decorator hides the method's signature.
-        bar = self.progress_bar(total=num_inference_steps)  # pyright: ignore[reportCallIssue]
+        bar = self.progress_bar(total=steps)  # pyright: ignore[reportCallIssue]
         with cache, bar as progress:
             for step, timestep in enumerate(scheduler.timesteps):
                 cache.begin(step)
-                scaled = scheduler.scale_model_input(latents, timestep)
-                timesteps = timestep.expand(latents.shape[:2])
-                if given is not None:
-                    scaled = torch.cat([given.expand_as(scaled[:, :1]), scaled[:, 1:]], dim=1)
-                    timesteps = torch.cat([torch.zeros_like(timesteps[:, :1]), timesteps[:, 1:]], 1)
-                copies = 2 if guided else 1
+                scaled = scheduler.scale_model_input(current, timestep)
+                timesteps = timestep.expand(current.shape[:2])
+                if held is not None:
+                    scaled = held.put_into(scaled)
+                    timesteps = timesteps.masked_fill(held.is_held, 0)
+                copies = 2 if is_guided else 1
                 predicted = self.unet(
                     scaled.to(dtype).repeat(copies, 1, 1, 1, 1),
                     timesteps.repeat(copies, 1),
                     text,
-                    views,
+                    conditioning,
                 ).sample.float()
-                if guided:
-                    predicted = self.guide(predicted, guidance_scale, guidance_rescale)
+                if is_guided:
+                    predicted = self.guide(predicted, run._guidance_scale, rescale)
                 # In float32 whatever the model's type, as small steps add up.
-                latents = scheduler.step(predicted, timestep, latents).prev_sample.float()
+                stepped = scheduler.step(predicted, timestep, current)
+                current = stepped.prev_sample.float()
                 if callback_on_step_end is not None:
-                    changed = callback_on_step_end(self, step, timestep, {"latents": latents})
-                    latents = (changed or {}).get("latents", latents)
+                    tensors = {"latents": current}
+                    if "pred_original_sample" in callback_on_step_end_tensor_inputs:
+                        estimate = _estimate(scheduler, stepped)
+                        tensors["pred_original_sample"] = (
+                            estimate if held is None else held.put_into(estimate)
+                        )
+                    tensors = {k: tensors[k] for k in callback_on_step_end_tensor_inputs}
+                    changed = callback_on_step_end(run, step, timestep, tensors)
+                    current = (changed or {}).get("latents", current)
                 progress.update()
-        if given is not None:
-            latents = torch.cat([given.expand_as(latents[:, :1]), latents[:, 1:]], dim=1)
-        return SPADOutput(images=[self.decode(one) for one in latents], latents=latents)
+                if run._interrupt or self._interrupt:
+                    break
+        if held is not None:
+            current = held.put_into(current)
+        output = SPADOutput(images=self._images(current, output_type), latents=current)
+        self.maybe_free_model_hooks()
+        # The type is that of the default.
+        return output if return_dict else output.to_tuple()  # pyright: ignore[reportReturnType]
 
     @staticmethod
     def guide(predicted: Tensor, guidance_scale: float, rescale: float = 0.0) -> Tensor:
@@ -234,22 +455,48 @@ class SPADPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
         ratio = with_text.std(over, keepdim=True) / guided.std(over, keepdim=True)
         return guided * (1 + rescale * (ratio - 1))
 
-    def encode_text(self, prompts: Sequence[str]) -> Tensor:
-        """Text embeddings (b, length, d)."""
-        ids = tokenize(self.tokenizer, prompts).to(self._execution_device)
+    def read_prompts(self, prompts: Sequence[str]) -> list[str]:
+        """Prompts in words that the model knows; replaced and unknown words are logged."""
+        vocabulary = self.vocabulary
+        if vocabulary is None:
+            return list(prompts)
+        readings = [read_prompt(p, vocabulary.captions, vocabulary.synonyms) for p in prompts]
+        for reading in readings:
+            for sentence in describe_reading(reading, vocabulary.captions, self.name):
+                logger.warning(sentence)
+        return [reading.prompt for reading in readings]
+
+    @torch.no_grad()
+    def encode_text(self, texts: Sequence[str]) -> Tensor:
+        """Text embeddings (b, length, d) of texts as they are, without `prompt_prefix`; cut off
+        where the text encoder ends.
+        """
+        ids = tokenize(self.tokenizer, texts).to(self._execution_device)
         return self.text_encoder(ids).last_hidden_state.to(self.unet.dtype)
 
     @torch.no_grad()
-    def decode(self, latents: Tensor, views_at_once: int = 8) -> list[Image.Image]:
+    def decode(self, latents: Tensor) -> list[Image.Image]:
         """Scaled latents (v, c, h, w) -> images."""
-        pixels = torch.cat(
+        levels = self._pixels(latents).add(1).mul(127.5).round().clamp(0, 255).byte()
+        return [Image.fromarray(view) for view in levels.movedim(1, -1).cpu().numpy()]
+
+    def _images(self, latents: Tensor, output_type: str) -> Any:
+        """Latents (b, v, c, h, w) in one of the formats of `SPADOutput`."""
+        if output_type == "latent":
+            return latents
+        if output_type == "pil":
+            return [self.decode(one) for one in latents]
+        images = torch.stack([self._pixels(one) for one in latents]).add(1).div(2).clamp(0, 1)
+        return images if output_type == "pt" else images.movedim(2, -1).cpu().numpy()
+
+    def _pixels(self, latents: Tensor, views_at_once: int = 8) -> Tensor:
+        """Scaled latents (v, c, h, w) -> images (v, 3, h, w), float32, nominally in [-1, 1]."""
+        return torch.cat(
             [
                 self.vae.decode((part / self.vae.config.scaling_factor).to(self.vae.dtype)).sample
                 for part in latents.split(views_at_once)
             ]
-        )
-        levels = pixels.float().add(1).mul(127.5).round().clamp(0, 255).byte()
-        return [Image.fromarray(view) for view in levels.movedim(1, -1).cpu().numpy()]
+        ).float()
 
     def _encode_image(self, pixels: Tensor) -> Tensor:
         """Image (3, h, w) in [-1, 1] -> scaled latents (1, 1, c, h, w), without noise."""
@@ -257,17 +504,201 @@ class SPADPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
         mode = self.vae.encode(moved).latent_dist.mode() * self.vae.config.scaling_factor
         return mode[None].float()
 
-    def _check(self, prompts: list[str], cameras: Cameras, num_inference_steps: int) -> None:
-        if not prompts or not all(p.strip() for p in prompts):
-            raise ValueError("expected a prompt, got an empty one; describe one object")
+    def _sized(self, cameras: Cameras) -> Cameras:
+        """Cameras with an image size: the model's, if they have none."""
+        own, multiple = self.image_size, self.vae_downscale
+        if not cameras.has_own_size:
+            return cameras.resized(own, own)
         for name, size in (("height", cameras.height), ("width", cameras.width)):
-            if size % self.vae_downscale:
+            if size % multiple:
                 raise ValueError(
-                    f"expected an image {name} divisible by {self.vae_downscale}, got {size}; "
-                    f"try {max(1, round(size / self.vae_downscale)) * self.vae_downscale}"
+                    f"expected an image {name} divisible by {multiple}, got {size}; "
+                    f"try {max(1, round(size / multiple)) * multiple}"
                 )
+        if (cameras.height, cameras.width) != (own, own):
+            logger.warning(
+                "%s was trained on images of %dx%d: at %dx%d expect repeated or broken objects",
+                *(self.name, own, own, cameras.height, cameras.width),
+            )
+        return cameras
+
+    def _held(
+        self,
+        image: Image.Image | None,
+        views: Mapping[int, Image.Image] | None,
+        cameras: Cameras,
+    ) -> "_HeldViews | None":
+        given = dict(views or {})
+        if image is not None and 0 in given:
+            raise ValueError("expected an image or views[0], got both")
+        if image is not None:
+            given[0] = image
+        if not given:
+            return None
+        for index, view in given.items():
+            if index not in range(len(cameras)):
+                raise ValueError(
+                    f"expected views among 0 to {len(cameras) - 1}, as there are {len(cameras)} "
+                    f"cameras, got {index!r}"
+                )
+            if not isinstance(view, Image.Image):
+                raise ValueError(f"expected view {index} to be a PIL image, got {type(view)}")
+        pixels = {
+            i: fitted_image_tensor(v, cameras.height, cameras.width) for i, v in given.items()
+        }
+        encoded = {i: self._encode_image(p) for i, p in pixels.items()}
+        nothing = torch.zeros_like(next(iter(encoded.values())))
+        return _HeldViews(
+            torch.tensor([i in given for i in range(len(cameras))], device=nothing.device),
+            torch.cat([encoded.get(i, nothing) for i in range(len(cameras))], dim=1),
+        )
+
+    def _texts(
+        self,
+        prompt: str | Sequence[str] | None,
+        prompt_embeds: Tensor | None,
+        negative: str | Sequence[str] | None,
+        negative_embeds: Tensor | None,
+    ) -> list[Tensor]:
+        """Embeddings of negative prompts and of prompts, (b, length, d) each."""
+        if (prompt is None) == (prompt_embeds is None):
+            got = "neither" if prompt is None else "both"
+            raise ValueError(f"expected a prompt or prompt_embeds, got {got}")
+        if negative is not None and negative_embeds is not None:
+            raise ValueError("expected negative_prompt or negative_prompt_embeds, got both")
+        prompts = [] if prompt is None else _as_list(prompt)
+        if prompt_embeds is None and not (prompts and all(one.strip() for one in prompts)):
+            raise ValueError("expected a prompt, got an empty one; describe one object")
+        count = len(prompts) if prompt_embeds is None else len(prompt_embeds)
+        negatives = [] if negative_embeds is not None else _as_list(negative or "")
+        if negative_embeds is None and len(negatives) not in (1, count):
+            raise ValueError(
+                f"expected one negative_prompt, or {count}, one per prompt, got {len(negatives)}"
+            )
+        prefixed = [self.config["prompt_prefix"] + one for one in self.read_prompts(prompts)]
+        negatives = self.read_prompts(negatives) * (count if len(negatives) == 1 else 1)
+        texts = [*negatives, *prefixed]
+        self._check_length(texts)
+        encoded = self.encode_text(texts) if texts else torch.empty(0)
+        embeds = [
+            encoded[: len(negatives)] if negative_embeds is None else negative_embeds,
+            encoded[len(negatives) :] if prompt_embeds is None else prompt_embeds,
+        ]
+        embeds = [one.to(self._execution_device, self.unet.dtype) for one in embeds]
+        if embeds[0].shape != embeds[1].shape:
+            raise ValueError(
+                "expected embeddings of prompts and negative prompts of one shape, got "
+                f"{tuple(embeds[1].shape)} and {tuple(embeds[0].shape)}"
+            )
+        return embeds
+
+    def _check_length(self, texts: Sequence[str]) -> None:
+        if not texts:
+            return
+        most = self.tokenizer.model_max_length
+        for text, ids in zip(texts, self.tokenizer(list(texts)).input_ids, strict=True):
+            if len(ids) > most:
+                ends = self.tokenizer.num_special_tokens_to_add()
+                raise ValueError(
+                    f"expected a prompt of at most {most - ends} words or word parts, got "
+                    f"{len(ids) - ends}: {text[:40]!r}…; shorten it"
+                )
+
+    def _noise(
+        self,
+        like: Tensor,
+        seed: int | None,
+        generator: torch.Generator | Sequence[torch.Generator] | None,
+        latents: Tensor | None,
+        sets_per_prompt: int,
+    ) -> Tensor:
+        """Starting noise (b, v, c, h, w), as `__call__` says."""
+        given = {"seed": seed, "generator": generator, "latents": latents}
+        names = [name for name, value in given.items() if value is not None]
+        if len(names) > 1:
+            raise ValueError(f"expected one source of noise, got {' and '.join(names)}")
+        if latents is not None:
+            if latents.shape not in (like.shape, like[:1].shape):
+                raise ValueError(
+                    f"expected latents of shape {tuple(like.shape)}, got {tuple(latents.shape)}"
+                )
+            return latents.to(like).expand_as(like)
+        if generator is not None:
+            if not isinstance(generator, torch.Generator):
+                generator = list(generator)
+                if len(generator) != len(like):
+                    raise ValueError(
+                        f"expected {len(like)} generators, one per image set, got {len(generator)}"
+                    )
+            return randn_tensor(like.shape, generator, like.device, like.dtype)
+        # Drawn on the CPU, so that a seed means the same on every device.
+        noise = [
+            torch.randn(like[:1].shape, generator=torch.Generator().manual_seed((seed or 0) + k))
+            for k in range(sets_per_prompt)
+        ]
+        return torch.cat(noise).repeat(len(like) // sets_per_prompt, 1, 1, 1, 1).to(like)
+
+    def _check(
+        self,
+        steps: int,
+        scale: float,
+        rescale: float,
+        sigma: float,
+        sets_per_prompt: int,
+        output_type: str,
+    ) -> None:
         config = self.scheduler.config
         # Timesteps are shifted by the offset, so the last ones would leave the schedule.
         most = config.num_train_timesteps - config.get("steps_offset", 0)
-        if not 1 <= num_inference_steps <= most:
-            raise ValueError(f"expected 1 to {most} steps, got {num_inference_steps}")
+        if not 1 <= steps <= most:
+            raise ValueError(f"expected 1 to {most} steps, got {steps}")
+        if not 0 <= scale <= 100:
+            raise ValueError(f"expected a guidance_scale of 0 to 100, got {scale}; try 5")
+        if not 0 <= rescale <= 1:
+            raise ValueError(f"expected a guidance_rescale of 0 to 1, got {rescale}")
+        if not sigma > 0:
+            raise ValueError(f"expected a positive blob_sigma, got {sigma}; try 0.2 to 0.7")
+        if sets_per_prompt < 1:
+            raise ValueError(f"expected num_images_per_prompt of 1 or more, got {sets_per_prompt}")
+        if output_type not in ("pil", "np", "pt", "latent"):
+            raise ValueError(f"expected output_type pil, np, pt or latent, got {output_type!r}")
+
+
+@dataclass(frozen=True)
+class _HeldViews:
+    """Views that are given rather than sampled.
+
+    Attributes:
+        is_held: (v,) bool.
+        latents: (1, v, c, h, w) without noise; those of other views count for nothing.
+    """
+
+    is_held: Tensor
+    latents: Tensor
+
+    def put_into(self, latents: Tensor) -> Tensor:
+        """Latents (b, v, c, h, w) with the held views in their places."""
+        return torch.where(self.is_held[:, None, None, None], self.latents, latents)
+
+
+def _estimate(scheduler: Any, stepped: Any) -> Tensor:
+    """Estimate of the final latents that a scheduler's step was based on."""
+    estimate = getattr(stepped, "pred_original_sample", None)
+    if estimate is None and getattr(scheduler, "model_outputs", None):
+        # Multistep solvers keep it for the steps that follow.
+        estimate = scheduler.model_outputs[-1]
+    if estimate is None:
+        raise ValueError(
+            f"expected a scheduler that gives pred_original_sample, got {type(scheduler).__name__}"
+        )
+    return estimate.float()
+
+
+def _one_of(name: str, value: float | None, alias: str, other: float | None) -> float | None:
+    if value is not None and other is not None:
+        raise ValueError(f"expected {name} or its alias {alias}, got both")
+    return other if value is None else value
+
+
+def _as_list(text: str | Sequence[str]) -> list[str]:
+    return [text] if isinstance(text, str) else list(text)

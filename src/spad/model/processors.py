@@ -1,5 +1,6 @@
 """Attention processors of a `MultiViewUNet`, and the conditioning that they read."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from diffusers.models.attention_processor import Attention
@@ -13,7 +14,8 @@ from spad.attention import AttentionMask, multiview_attention
 class ViewConditioning:
     """Cameras and text as the layers of a `MultiViewUNet` read them, the same in all steps.
 
-    A leading b of one serves a batch of any size, such as the two branches of guidance.
+    A leading b of one serves a batch of any size, such as the two branches of guidance. A function
+    in place of a tensor computes it in every step, where the layers are on the device only then.
 
     Attributes:
         camera_embedding: (b, v, width), added to the embedded timestep; None adds nothing.
@@ -25,9 +27,9 @@ class ViewConditioning:
     """
 
     num_views: int
-    camera_embedding: Tensor | None = None
+    camera_embedding: Tensor | Callable[[], Tensor] | None = None
     masks: dict[int, AttentionMask] = field(default_factory=dict)
-    plucker_features: dict[str, Tensor] = field(default_factory=dict)
+    plucker_features: dict[str, Tensor | Callable[[], Tensor]] = field(default_factory=dict)
     backend: str | None = None
     text_keys_values: dict[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
 

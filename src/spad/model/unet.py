@@ -2,6 +2,7 @@
 
 import inspect
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import torch
@@ -11,6 +12,7 @@ from diffusers.models.attention_processor import Attention
 from diffusers.models.embeddings import TimestepEmbedding
 from diffusers.models.transformers.transformer_2d import Transformer2DModel
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionOutput
+from diffusers.utils.accelerate_utils import apply_forward_hook
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -57,6 +59,7 @@ class PluckerProjection(nn.Module):
         views: ViewConditioning = call.arguments["cross_attention_kwargs"]["views"]
         features = views.plucker_features.get(self.name)
         if features is not None:
+            features = features if isinstance(features, Tensor) else features()
             hidden = call.arguments["hidden_states"].unflatten(0, (-1, views.num_views))
             call.arguments["hidden_states"] = (hidden + features).flatten(0, 1)
         return call.args[1:], call.kwargs
@@ -162,12 +165,40 @@ class MultiViewUNet(UNet2DConditionModel):
         own = inspect.signature(input_class.__init__).parameters
         return (set(parameters) | set(own)) - {"unet_config"}
 
+    def set_attn_processor(self, processor: Any) -> None:
+        """Not possible: views attend to each other by processors of this network.
+
+        Raises: ValueError: always.
+        """
+        raise ValueError(
+            "expected the attention processors of MultiViewUNet, by which views see each other, "
+            "got others; to save memory try enable_model_cpu_offload()"
+        )
+
+    def set_attention_slice(self, slice_size: str | int | list[int] | None = "auto") -> None:
+        """Not possible: attention in slices would see one view at a time.
+
+        Raises: ValueError: for any size but None.
+        """
+        if slice_size is not None:
+            raise ValueError(
+                "expected no attention slicing, as views see each other; to save memory try "
+                "enable_model_cpu_offload()"
+            )
+
+    def set_use_memory_efficient_attention_xformers(
+        self, valid: bool, attention_op: object = None
+    ) -> None:
+        """Not possible, as `set_attn_processor`. Raises: ValueError: always."""
+        self.set_attn_processor(None)
+
     def attention_grids(self, height: int, width: int) -> list[tuple[int, int]]:
         """Sizes at which transformers run, finest first, for latents of height x width."""
         sizes = _level_sizes(len(self.config["down_block_types"]), height, width)
         names = [name for name, m in self.named_modules() if isinstance(m, Transformer2DModel)]
         return [sizes[level] for level in sorted({_level(name, len(sizes)) for name in names})]
 
+    @apply_forward_hook
     def prepare_views(
         self,
         num_views: int,
@@ -184,18 +215,22 @@ class MultiViewUNet(UNet2DConditionModel):
             masks: tokens per view -> attention mask; see `spad.attention.masks`.
             text: (b, length, d), if it is the same in all steps. Default: that of `forward`.
         """
+        # Layers that are moved to the device in groups are there only while they run.
+        is_later = _is_offloaded_in_groups(self)
         plucker_features = {}
         if plucker is not None:
             sizes = _level_sizes(len(self.config["down_block_types"]), *plucker.shape[-2:])
             for module in self.modules():
                 if isinstance(module, PluckerProjection):
                     size = sizes[_level(module.name, len(sizes))]
-                    plucker_features[module.name] = module.features(plucker, *size)
+                    features = partial(module.features, plucker, *size)
+                    plucker_features[module.name] = features if is_later else features()
         camera_embedding = None
         if self.camera_embedding is not None and camera is not None:
-            camera_embedding = self.camera_embedding(camera.to(self.dtype))
+            embedding = partial(self.camera_embedding, camera.to(self.dtype))
+            camera_embedding = embedding if is_later else embedding()
         text_keys_values = {}
-        if text is not None:
+        if text is not None and not is_later:
             for module in self.modules():
                 if isinstance(module, Attention):
                     processor: object = module.processor
@@ -244,11 +279,12 @@ class MultiViewUNet(UNet2DConditionModel):
         if encoder_hidden_states.ndim == 4:
             encoder_hidden_states = encoder_hidden_states.flatten(0, 1)
         cross_attention_kwargs = {**(cross_attention_kwargs or {}), "views": views}
+        cameras = views.camera_embedding
         (output,) = super().forward(
             sample.flatten(0, 1),
             timestep,
             encoder_hidden_states,
-            class_labels=views.camera_embedding,
+            class_labels=cameras if cameras is None or isinstance(cameras, Tensor) else cameras(),
             cross_attention_kwargs=cross_attention_kwargs,
             return_dict=False,
             **kwargs,
@@ -271,6 +307,11 @@ class MultiViewUNet(UNet2DConditionModel):
             return None
         cameras = class_labels.to(sample.dtype).flatten(0, 1)
         return cameras.repeat(len(sample) // len(cameras), 1)
+
+
+def _is_offloaded_in_groups(module: nn.Module) -> bool:
+    registries = (getattr(one, "_diffusers_hook", None) for one in module.modules())
+    return any(one is not None and one.get_hook("group_offloading") for one in registries)
 
 
 def _level_sizes(num_levels: int, height: int, width: int) -> list[tuple[int, int]]:

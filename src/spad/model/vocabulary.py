@@ -16,8 +16,8 @@ _SPELLINGS = (
     ("ax", "axe"),
 )
 # Words on one line name similar-looking things; an unknown one is replaced by the first known one.
-_SYNONYMS = tuple(
-    line.split()
+SYNONYMS = tuple(
+    tuple(line.split())
     for line in """
         car automobile auto
         axe hatchet
@@ -68,6 +68,7 @@ _SYNONYMS = tuple(
         wooden wood
     """.strip().splitlines()
 )
+Synonyms = Sequence[Sequence[str]]
 _DETERMINERS = frozenset("an the this that some one my your his her its our their".split())
 # Shorter parts of words mean little: "art" is in "cart".
 _SHORTEST_PART = 4
@@ -99,10 +100,10 @@ class Reading:
     known: bool
 
 
-def read_prompt(prompt: str, captions: Iterable[str]) -> Reading:
+def read_prompt(prompt: str, captions: Iterable[str], synonyms: Synonyms = SYNONYMS) -> Reading:
     """Read `prompt` with the words of `captions`."""
     vocabulary = {word for caption in captions for word in words_of(caption)}
-    forms = {word: _known_form(word, vocabulary) for word in words_of(prompt)}
+    forms = {word: _known_form(word, vocabulary, synonyms) for word in words_of(prompt)}
     replaced = tuple((word, form) for word, form in forms.items() if form not in (None, word))
     unknown = tuple(word for word, form in forms.items() if form is None)
     content = {form for form in forms.values() if form is not None} - _DETERMINERS - {"a"}
@@ -120,7 +121,9 @@ def unknown_words(prompt: str, captions: Iterable[str]) -> list[str]:
     return list(read_prompt(prompt, captions).unknown)
 
 
-def nearest_captions(prompt: str, captions: Sequence[str], count: int = 3) -> list[str]:
+def nearest_captions(
+    prompt: str, captions: Sequence[str], count: int = 3, synonyms: Synonyms = SYNONYMS
+) -> list[str]:
     """Up to `count` of the captions that share words with `prompt`, the most similar first.
 
     A shared word counts more if few captions have it. For an unknown word of the prompt, words of
@@ -133,7 +136,7 @@ def nearest_captions(prompt: str, captions: Sequence[str], count: int = 3) -> li
     distinct = sorted(set(captions))
     words = {caption: set(words_of(caption)) for caption in distinct}
     uses = Counter(word for known in words.values() for word in known)
-    weights = _sought_words(prompt, uses)
+    weights = _sought_words(prompt, uses, synonyms)
     if not weights:
         return []
     rarity = {word: math.log(1 + len(distinct) / uses[word]) for word in weights}
@@ -199,14 +202,14 @@ def describe_reading(reading: Reading, captions: Sequence[str], model: str) -> l
     return sentences
 
 
-def _known_form(word: str, vocabulary: Container[str]) -> str | None:
-    return next((form for form in _forms(word) if form in vocabulary), None)
+def _known_form(word: str, vocabulary: Container[str], synonyms: Synonyms) -> str | None:
+    return next((form for form in _forms(word, synonyms) if form in vocabulary), None)
 
 
-def _forms(word: str) -> list[str]:
+def _forms(word: str, synonyms: Synonyms) -> list[str]:
     """The word, then its simple forms, then its synonyms."""
     forms = _simple_forms(word)
-    return forms + [other for f in forms for line in _SYNONYMS if f in line for other in line]
+    return forms + [other for f in forms for line in synonyms if f in line for other in line]
 
 
 def _simple_forms(word: str) -> list[str]:
@@ -232,11 +235,11 @@ def _simple_forms(word: str) -> list[str]:
     return forms
 
 
-def _sought_words(prompt: str, uses: Counter[str]) -> dict[str, float]:
+def _sought_words(prompt: str, uses: Counter[str], synonyms: Synonyms) -> dict[str, float]:
     """Known words to look for: those of the prompt weigh 1, those like its unknown ones less."""
     weights: dict[str, float] = {}
     for word in words_of(prompt):
-        form = _known_form(word, uses)
+        form = _known_form(word, uses, synonyms)
         found = {form: 1.0} if form else _alike(word, uses)
         for other, weight in found.items():
             weights[other] = max(weight, weights.get(other, 0.0))

@@ -74,7 +74,7 @@ def denoised_latents(
     They lack detail in the same way as sampled latents. Timesteps are uniform in
     `DENOISED_TIMESTEPS`.
     """
-    pipeline = load_model(model)
+    pipeline = load_model(model, dtype=torch.float32)
     unet, scheduler, vae = pipeline.unet.eval(), pipeline.scheduler, pipeline.vae.eval()
     generator = torch.Generator().manual_seed(seed)
     rows = []

@@ -76,7 +76,7 @@ def build_pipeline(settings: TrainConfig, image_size: int, captions: Sequence[st
     pipeline = (
         _from_scratch(settings, image_size, captions)
         if settings.init is None
-        else load_model(settings.init, "cpu")
+        else load_model(settings.init, "cpu", torch.float32)
     )
     if pipeline.image_size != image_size:
         raise ValueError(

@@ -34,7 +34,7 @@ def export_model(settings: ExportConfig) -> Path:
     """
     model = settings.runs[-1] / "model"
     info = read_info(model)
-    pipeline = load_model(model)
+    pipeline = load_model(model, dtype=torch.float32)
     runs = list(settings.runs)
     if settings.autoencoder is not None:
         autoencoder = settings.autoencoder / "vae"
