@@ -59,6 +59,7 @@ EXTRAS = {
     "spad.meshes.blender_script": "blender",
     "spad.training.build": "lora",
     "spad.training.train": "adam8bit",
+    "spad.reconstruction.splat_rendering": "splat",
 }
 
 

@@ -60,6 +60,7 @@ _EXTRAS = {
     "peft": "lora",
     "tensorboard": "train",
     "bitsandbytes": "adam8bit",
+    "gsplat": "splat",
     "bpy": "blender",
     "cv2": "eval",
     "torch_fidelity": "fidelity",

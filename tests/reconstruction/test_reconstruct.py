@@ -83,16 +83,19 @@ def test_of_many_cameras_those_far_apart_are_used():
 
 def test_the_command_writes_a_model_and_a_turntable(table_folder, tmp_path, capsys):
     output, turn = tmp_path / "out" / "model.glb", tmp_path / "turn.webp"
-    command = ["reconstruct", str(table_folder), "--output", str(output), "--faces", "2000"]
+    command = ["reconstruct", str(table_folder), "--output", str(output), "--faces", "600"]
     command += ["--cells", "32", "--turntable", str(turn), "--texture-size", "128"]
+    command += ["--splat", str(tmp_path / "splats.ply")]
     assert main(command) == 0
     told = capsys.readouterr().out
     assert str(output) in told
     assert "the model agrees with the views" in told
+    assert "the splats agree with the views" in told
+    assert len(trimesh.load(tmp_path / "splats.ply").vertices) <= 600
     mesh = trimesh.load_mesh(output)
     mesh.merge_vertices(merge_tex=True, merge_norm=True)
     assert mesh.is_watertight
-    assert len(mesh.faces) <= 2000
+    assert len(mesh.faces) <= 600
     with Image.open(turn) as animation:
         assert animation.n_frames == 36
     assert main(command) == BAD_INPUT
@@ -138,6 +141,7 @@ def test_light_is_divided_out_only_where_it_is_known(table_views, tmp_path):
     ("settings", "message"),
     [
         ({"output": "model.fbx"}, "output to end in .glb"),
+        ({"splat": "model.splat"}, "splat to end in .ply"),
         ({"turntable": "turn.mp4"}, "turntable to end in .webp or .gif"),
         ({"faces": 10}, "faces of at least 100"),
         ({"cells": 5000}, "cells of at least 24 and at most 512"),

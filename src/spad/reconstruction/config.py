@@ -38,6 +38,8 @@ class ReconstructConfig:
     about one a pixel, at most 128."""
     delight: bool = False
     """Divide the light out of the colors; for views of `spad render`, whose light is known."""
+    splat: Path | None = None
+    """Also write the model as Gaussian splats: a .ply file."""
     turntable: Path | None = None
     """Turntable of the model to write too: .webp or .gif."""
     hold_out: CountOrZero = 0
@@ -48,9 +50,15 @@ class ReconstructConfig:
     """Device to fit the surface on, such as cpu or cuda. Default: the fastest available."""
 
     def __post_init__(self) -> None:
-        for name, suffixes in (("output", MODEL_SUFFIXES), ("turntable", (".webp", ".gif"))):
+        for name, suffixes in (
+            ("output", MODEL_SUFFIXES),
+            ("splat", (".ply",)),
+            ("turntable", (".webp", ".gif")),
+        ):
             path = getattr(self, name)
             if path is not None and path.suffix.lower() not in suffixes:
                 raise ValueError(
                     f"expected {flag(name)} to end in {' or '.join(suffixes)}, got {path}"
                 )
+        if self.splat is not None and self.splat == self.output:
+            raise ValueError(f"expected two files, got {self.splat} for --output and --splat")

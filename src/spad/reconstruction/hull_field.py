@@ -72,14 +72,24 @@ def view_distances(
 
 
 def hull_distance(
-    points: Tensor, outlines: Tensor, cameras: Cameras, cut_off: Sequence[bool]
+    points: Tensor,
+    outlines: Tensor,
+    cameras: Cameras,
+    cut_off: Sequence[bool],
+    dissenting: int = 0,
 ) -> Tensor:
     """Signed distance of points (n, 3) to the visual hull, world units, negative inside: (n,).
 
     The largest of `view_distances`: right at outlines; farther out up to a tenth too long where the
     field of view is 50 degrees.
+
+    Args:
+        dissenting: the hull has what all views but so many contain.
     """
-    return reduce(torch.maximum, view_distances(points, outlines, cameras, cut_off))
+    distances = view_distances(points, outlines, cameras, cut_off)
+    if dissenting == 0:
+        return reduce(torch.maximum, distances)
+    return torch.stack(list(distances)).topk(dissenting + 1, dim=0).values[-1]
 
 
 def pixels_to(mask: Tensor, reach: int) -> Tensor:

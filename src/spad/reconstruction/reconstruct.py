@@ -25,12 +25,13 @@ from spad.reconstruction.hull_field import cuts_off, outline_distance
 from spad.reconstruction.mesh_extraction import extract_mesh
 from spad.reconstruction.model_views import draw_model, on_white, turntable
 from spad.reconstruction.scores import FITTED, HELD_OUT, LEFT_OUT, Scores, score_views
+from spad.reconstruction.splats import Splats, fit_splats
 from spad.reconstruction.surface import fit_surface
 from spad.reconstruction.texture import texture_mesh
 from spad.reconstruction.textured_mesh import TexturedMesh
 
 FEWEST_VIEWS = 3
-_LONGEST_SIDE = 1024
+_LONGEST_SIDE, _SPLATS_SIDE = 1024, 256
 # Views within so many degrees of each other see one side of the object.
 _ONE_SIDE_DEG = 75.0
 # Share of the outlines' area that may be missing before it is said.
@@ -60,19 +61,26 @@ class Reconstruction:
 
         Raises: ValueError: another suffix. OSError: it cannot be written.
         """
-        path = Path(path)
-        written = []
-        for name, data in self.mesh.files(path.name).items():
-            with whole_file(path.with_name(name)) as unfinished:
-                unfinished.write_bytes(data)
-            written.append(path.with_name(name))
-        return written
+        return write_model(self.mesh, Path(path))
 
     def save_turntable(self, path: str | Path) -> None:
         """Write an animation of the model that turns, as .webp or .gif."""
         path = Path(path)
         with whole_file(path) as unfinished:
             unfinished.write_bytes(turntable(self.mesh, path.suffix[1:].lower()))
+
+
+def write_model(mesh: TexturedMesh, path: Path) -> list[Path]:
+    """Write a model as .glb, .obj, .ply or .stl; returns the files, for .obj three.
+
+    Raises: ValueError: another suffix. OSError: it cannot be written.
+    """
+    written = []
+    for name, data in mesh.files(path.name).items():
+        with whole_file(path.with_name(name)) as unfinished:
+            unfinished.write_bytes(data)
+        written.append(path.with_name(name))
+    return written
 
 
 def reconstruct(
@@ -116,7 +124,7 @@ def reconstruct(
             "is its camera right?"
         )
     fitted = _fitted(uses)
-    target = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    target = _device(device)
     surface = fit_surface(
         images[fitted].to(target),
         alpha[fitted].to(target),
@@ -146,6 +154,27 @@ def reconstruct(
     return Reconstruction(mesh, scores, tuple(notes))
 
 
+def splats_of(
+    result: Reconstruction, views: ViewSet, device: torch.device | str | None = None
+) -> Splats:
+    """Gaussian splats seeded on a model, fitted to the views that it was fitted to.
+
+    Args:
+        views: those that the model was made from.
+        device: as in `ReconstructConfig`.
+    """
+    fitted = _fitted([score.use for score in result.scores.views])
+    images, alpha, cameras = resized(views, _SPLATS_SIDE)
+    target = _device(device)
+    premultiplied = (images - 1 + alpha[:, None]).clamp(0, 1)
+    return fit_splats(
+        result.mesh,
+        premultiplied[fitted].to(target),
+        alpha[fitted].to(target),
+        cameras[fitted].to(target),
+    )
+
+
 def run_reconstruct(config: ReconstructConfig) -> tuple[Reconstruction, list[Path]]:
     """Read views, make the model, write it; returns it and the files.
 
@@ -153,7 +182,7 @@ def run_reconstruct(config: ReconstructConfig) -> tuple[Reconstruction, list[Pat
         folder, or a file that is there already. OSError: a file cannot be written.
     """
     output = config.output or Path("spad-out") / f"{slug(config.source.resolve().stem)}.glb"
-    for path in filter(None, (output, config.turntable)):
+    for path in filter(None, (output, config.splat, config.turntable)):
         if path.exists() and not config.overwrite:
             raise ValueError(f"expected a new file, got {path}, which exists; use --overwrite")
     files, names, notes = _chosen_files(config)
@@ -169,8 +198,16 @@ def run_reconstruct(config: ReconstructConfig) -> tuple[Reconstruction, list[Pat
         config.device,
         names,
     )
+    splats = None
+    if config.splat is not None:
+        splats = splats_of(result, views, config.device)
+        notes.append(f"the splats agree with the views: {splats.psnr:.1f} dB")
     result = replace(result, notes=(*notes, *result.notes))
     written = result.save(output)
+    if config.splat is not None and splats is not None:
+        with whole_file(config.splat) as unfinished:
+            unfinished.write_bytes(splats.ply())
+        written.append(config.splat)
     if config.turntable is not None:
         result.save_turntable(config.turntable)
         written.append(config.turntable)
@@ -225,6 +262,10 @@ def _uses(count: int, hold_out: int) -> list[str]:
     for view in np.linspace(0, count, hold_out, endpoint=False).astype(int).tolist():
         uses[view] = HELD_OUT
     return uses
+
+
+def _device(asked: torch.device | str | None) -> torch.device:
+    return torch.device(asked or ("cuda" if torch.cuda.is_available() else "cpu"))
 
 
 def _fitted(uses: Sequence[str]) -> list[int]:

@@ -11,6 +11,8 @@ from torch import Tensor
 
 from spad.cameras import Cameras
 from spad.geometry.focus import Ball
+from spad.geometry.rays import rays
+from spad.reconstruction.adam import Adam
 from spad.reconstruction.hull_field import cuts_off, hull_distance, outline_distance
 from spad.reconstruction.volume_rendering import (
     Grid,
@@ -55,6 +57,7 @@ class FitSettings:
         color_smoothness: that colors change little from cell to cell.
         sharpness: of the surface, per pixel: how soft the edges of masks are.
         sample_step: cells from one sample on a ray to the next.
+        dissenting: views that may lack what the others' hull contains, at the start.
         seed: of the choice of rays.
     """
 
@@ -72,6 +75,7 @@ class FitSettings:
     color_smoothness: float = 0.02
     sharpness: float = 4.0
     sample_step: float = 0.8
+    dissenting: int = 0
     seed: int = 0
 
 
@@ -118,7 +122,7 @@ def fit_surface(
     """
     generator = torch.Generator(device=images.device).manual_seed(settings.seed)
     outlines, cut_off = outline_distance(alpha), cuts_off(alpha)
-    box = box_of_hull(outlines, cameras, cut_off, ball)
+    box = box_of_hull(outlines, cameras, cut_off, ball, settings.dissenting)
     if box is None:
         raise ValueError(
             "expected views of one object, got masks that no point in space agrees with; are the "
@@ -133,8 +137,8 @@ def fit_surface(
         (cells, settings.fine_steps, settings.fine_rate),
     ):
         grid = grid_over(*box, count)
-        hull = hull_distance(grid.points(), outlines, cameras, cut_off) / grid.cell
-        hull = hull.clamp(max=_FAR)
+        hull = hull_distance(grid.points(), outlines, cameras, cut_off, settings.dissenting)
+        hull = (hull / grid.cell).clamp(max=_FAR)
         views = _resized(images, alpha, cameras, grid.cell, ball.center)
         if result is None:
             color = torch.full((len(grid), 3), 0.5, device=hull.device)
@@ -148,7 +152,7 @@ def fit_surface(
 
 
 def box_of_hull(
-    outlines: Tensor, cameras: Cameras, cut_off: list[bool], ball: Ball
+    outlines: Tensor, cameras: Cameras, cut_off: list[bool], ball: Ball, dissenting: int = 0
 ) -> tuple[Tensor, Tensor] | None:
     """Lowest and highest corner (3,) of a box around the visual hull; None if that is empty."""
     radius = _ROOM * ball.radius
@@ -157,10 +161,37 @@ def box_of_hull(
     )
     points = grid.points()
     # Half a cell's diagonal: parts between the points count.
-    inside = points[hull_distance(points, outlines, cameras, cut_off) < 0.87 * grid.cell]
+    distance = hull_distance(points, outlines, cameras, cut_off, dissenting)
+    inside = points[distance < 0.87 * grid.cell]
     if not len(inside):
         return None
     return inside.amin(0) - grid.cell, inside.amax(0) + grid.cell
+
+
+@torch.no_grad()
+def draw_surface(surface: DistanceGrid, cameras: Cameras, sharpness: float = 4.0) -> Tensor:
+    """Images of a grid by volume rendering: (v, 4, h, w), color premultiplied by alpha, alpha.
+
+    Args:
+        sharpness: of the surface, per cell.
+    """
+    grid = surface.grid
+    blocks = occupied_blocks(grid.volume(surface.distance.abs() < _BAND))
+    table = torch.cat([surface.distance[:, None], surface.color], dim=1)
+    origins, directions = rays(
+        cameras.world_from_cam, cameras.intrinsics, cameras.height, cameras.width
+    )
+    images = []
+    for origin, direction in zip(origins, directions, strict=True):
+        count = cameras.height * cameras.width
+        start, towards = origin.reshape(-1, 3), direction.reshape(-1, 3)
+        middle = torch.full((count,), 0.5, device=start.device)
+        ray, place = samples_along(start, towards, grid, blocks, middle, 0.5)
+        rows, weights = interpolation(place, grid)
+        values = TableMix.apply(table, rows, weights)
+        drawn = composite(values[:, 0], values[:, 1:], ray, count, sharpness)
+        images.append(drawn.T.reshape(4, cameras.height, cameras.width))
+    return torch.stack(images)
 
 
 def grid_over(low: Tensor, high: Tensor, cells: int) -> Grid:
@@ -239,7 +270,7 @@ class _Fit:
         self._neighbors = self._rows_beside()
         self._inner = (self._neighbors < count).all(1).float()[:, None]
         self._rays = _Rays.near_masks(images, alpha, cameras)
-        self._optimizer = _Adam(self._table)
+        self._optimizer = Adam([self._table])
 
     def run(self, steps: int, rate: float, generator: torch.Generator) -> None:
         settings, done = self._settings, 0
@@ -312,7 +343,7 @@ class _Fit:
         (gradient,) = torch.autograd.grad(loss, self._table)
         gradient[: len(self._points)] += self._regularization()
         gradient[len(self._points) :] = 0
-        self._optimizer.step(gradient, rate)
+        self._optimizer.step([gradient], [rate])
 
     @torch.no_grad()
     def _regularization(self) -> Tensor:
@@ -334,27 +365,6 @@ class _Fit:
             before, after = self._neighbors[:, 2 * axis], self._neighbors[:, 2 * axis + 1]
             gradient[:, 0] += settings.eikonal * (push[before, axis] - push[after, axis])
         return gradient / count
-
-
-class _Adam:
-    """Adam for one tensor, as `torch.optim.Adam`, whose first use takes seconds: it loads a
-    compiler.
-
-    Source: Kingma and Ba 2015, algorithm 1.
-    """
-
-    def __init__(self, values: Tensor, betas: tuple[float, float] = (0.9, 0.99)):
-        self._values, self._betas, self._steps = values, betas, 0
-        self._mean, self._square = torch.zeros_like(values), torch.zeros_like(values)
-
-    @torch.no_grad()
-    def step(self, gradient: Tensor, rate: float) -> None:
-        self._steps += 1
-        first, second = self._betas
-        self._mean.lerp_(gradient, 1 - first)
-        self._square.mul_(second).addcmul_(gradient, gradient, value=1 - second)
-        root = (self._square / (1 - second**self._steps)).sqrt_().add_(1e-8)
-        self._values.addcdiv_(self._mean, root, value=-rate / (1 - first**self._steps))
 
 
 @dataclass(frozen=True, eq=False)
