@@ -11,7 +11,7 @@ import shlex
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial, reduce
 from operator import or_
@@ -277,7 +277,8 @@ def _generate(settings: GenerateConfig, argv: list[str]) -> None:
     from spad.generation.generate import draw, plan_generation
 
     plan = plan_generation(settings)
-    folder = draw(plan, argv)
+    with _resumable(argv) if len(plan.prompts) > 1 else nullcontext():
+        folder = draw(plan, argv)
     for name in ("grid.png", "turntable.webp", "transforms.json", "run.json"):
         if (folder / name).exists():
             _print(folder / name)

@@ -34,7 +34,8 @@ class GenerateConfig:
     prompt: Positional[str | None] = None
     """Text that describes one object, such as "a blue fish"."""
     prompts: Path | None = None
-    """Text file with one prompt per line, instead of a prompt."""
+    """Text file with one prompt per line, instead of a prompt. The same command resumes a stopped
+    run."""
     from_run: Annotated[Path | None, arg(name="from")] = None
     """Generate an earlier run again: its run.json, or its folder. Other flags change its
     settings."""

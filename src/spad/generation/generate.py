@@ -7,7 +7,7 @@ import importlib.metadata
 import logging
 import platform
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -26,9 +26,10 @@ from spad.files import (
 from spad.generation.config import GenerateConfig
 from spad.generation.earlier_run import EarlierRun, read_earlier_run
 from spad.generation.framing import framing_warnings
+from spad.generation.many_prompts import begun_folder, is_begun
 from spad.generation.orbit import ORBIT_FLAGS, Orbit, plan_orbit
 from spad.generation.presets import PRESETS
-from spad.generation.results import save_many_results, save_results, write_results
+from spad.generation.results import prompt_folders, write_summary, write_views
 from spad.hub.registry import (
     GenerationDefaults,
     ModelInfo,
@@ -47,8 +48,6 @@ if TYPE_CHECKING:
 
     from spad.cameras import Cameras
     from spad.model import SPADPipeline
-
-__all__ = ["GenerationPlan", "draw", "plan_generation", "save_many_results", "save_results"]
 
 logger = logging.getLogger(__name__)
 
@@ -111,7 +110,8 @@ def plan_generation(settings: GenerateConfig) -> GenerationPlan:
     is_asked = run is None or asked.prompt is not None or asked.prompts is not None
     prompts = _prompts(settings) if run is None or is_asked else run.prompts
     output = settings.output or _free_output(settings, prompts)
-    check_output(output, settings.overwrite)
+    if len(prompts) == 1 or not is_begun(output):
+        check_output(output, settings.overwrite)
     image = read_image(settings.image, upright=True) if settings.image is not None else None
     if settings.cameras is not None and not settings.cameras.exists():
         raise ValueError(f"expected a camera file or folder, got {settings.cameras}: no such file")
@@ -155,6 +155,8 @@ def draw(plan: GenerationPlan, command: Sequence[str] = ()) -> Path:
     Raises: ValueError: the camera file is malformed, the device does not work, or the pipeline
         refuses a setting. OSError: the folder cannot be written.
     """
+    from spad.cameras.formats import cameras_record
+
     started = time.monotonic()
     settings = plan.settings
     device = resolve_device(settings.device)
@@ -165,17 +167,31 @@ def draw(plan: GenerationPlan, command: Sequence[str] = ()) -> Path:
     pixels = len(plan.prompts) * len(cameras) * cameras.height * cameras.width
     check_space([(plan.output, _BYTES_PER_PIXEL * pixels)])
     # Opened before anything is generated: what cannot be written is said at once.
-    with whole_folder(plan.output, settings.overwrite) as folder:
-        images, pipeline = _sample(plan, cameras, device)
-        run = _record(plan, command, pipeline, time.monotonic() - started)
-        write_results(folder, images, cameras, run, settings.save_for)
+    if len(plan.prompts) == 1:
+        with whole_folder(plan.output, settings.overwrite) as folder:
+            pipeline = _pipeline(plan, device)
+            ((_, images),) = _sample(plan, cameras, pipeline, plan.prompts)
+            run = _record(plan, command, pipeline, time.monotonic() - started)
+            write_views(folder, images, cameras, run, settings.save_for)
+        return plan.output
+    request = {**_request(plan), "dtype": settings.dtype, "cameras": cameras_record(cameras)}
+    folders = prompt_folders(plan.output, plan.prompts)
+    with begun_folder(plan.output, request, settings.overwrite):
+        left = [prompt for prompt, folder in folders.items() if not folder.exists()]
+        if len(left) < len(folders):
+            logger.info("going on: %d of %d prompts are left", len(left), len(folders))
+        pipeline = _pipeline(plan, device)
+        run = _record(plan, command, pipeline, 0.0)
+        for prompt, images in _sample(plan, cameras, pipeline, left):
+            run["seconds"] = round(time.monotonic() - started, 2)
+            with whole_folder(folders[prompt]) as folder:
+                of_prompt = run | {"prompts": [prompt]}
+                write_views(folder, images, cameras, of_prompt, settings.save_for)
+        write_summary(plan.output, folders, cameras, run)
     return plan.output
 
 
-def _sample(
-    plan: GenerationPlan, cameras: Cameras, device: torch.device
-) -> tuple[dict[str, list[Image.Image]], SPADPipeline]:
-    """Images of every prompt, and the pipeline that generated them."""
+def _pipeline(plan: GenerationPlan, device: torch.device) -> SPADPipeline:
     import torch
 
     settings = plan.settings
@@ -186,8 +202,17 @@ def _sample(
     pipeline.unet.attention_backend = settings.attention
     if settings.ball_radius is not None:
         pipeline.unet.register_to_config(ball_radius=settings.ball_radius)
-    images = {}
+    return pipeline
+
+
+def _sample(
+    plan: GenerationPlan, cameras: Cameras, pipeline: SPADPipeline, prompts: Sequence[str]
+) -> Iterator[tuple[str, list[Image.Image]]]:
+    """Images of some of the prompts, one prompt after the other."""
+    settings = plan.settings
     for index, (prompt, read_as) in enumerate(zip(plan.prompts, plan.read_as, strict=True)):
+        if prompt not in prompts:
+            continue
         of_how_many = f" {index + 1}/{len(plan.prompts)}" if len(plan.prompts) > 1 else ""
         pipeline.set_progress_bar_config(desc=f"drawing{of_how_many}", unit="step")
         prefix = pipeline.config["prompt_prefix"]
@@ -205,8 +230,7 @@ def _sample(
             seed=settings.seed,
             image=plan.image,
         )
-        images[prompt] = result.images[0]
-    return images, pipeline
+        yield prompt, result.images[0]
 
 
 def _prompts(settings: GenerateConfig) -> tuple[str, ...]:
@@ -217,7 +241,10 @@ def _prompts(settings: GenerateConfig) -> tuple[str, ...]:
     else:
         got = "neither" if settings.prompt is None else "both"
         raise ValueError(f'expected a prompt, as in "a blue fish", or --prompts FILE, got {got}')
-    prompts = tuple(dict.fromkeys(line.strip() for line in lines if line.strip()))
+    given = [line.strip() for line in lines if line.strip()]
+    prompts = tuple(dict.fromkeys(given))
+    if len(prompts) < len(given):
+        logger.warning("%d prompts occur again and are generated once", len(given) - len(prompts))
     if not prompts:
         where = "" if settings.prompts is None else f" in {settings.prompts}"
         raise ValueError(f'expected a prompt{where}, got an empty one; try "a blue fish"')
@@ -230,6 +257,8 @@ def _free_output(settings: GenerateConfig, prompts: Sequence[str]) -> Path:
     base = Path("spad-out") / f"{stem}-{settings.seed}"
     folder, number = base, 1
     while folder.exists() and not settings.overwrite:
+        if len(prompts) > 1 and is_begun(folder):
+            break
         number += 1
         folder = base.with_name(f"{base.name}-{number}")
     return folder
@@ -361,6 +390,19 @@ def _record(
 ) -> dict[str, Any]:
     import torch
 
+    return {
+        **_request(plan),
+        "dtype": str(pipeline.unet.dtype).removeprefix("torch."),
+        "device": str(pipeline.device),
+        "threads": torch.get_num_threads(),
+        "seconds": round(seconds, 2),
+        "command": list(command),
+        "versions": _versions(),
+    }
+
+
+def _request(plan: GenerationPlan) -> dict[str, Any]:
+    """What the images depend on, but for cameras and machine."""
     settings = plan.settings
     return {
         "prompts": list(plan.prompts),
@@ -377,12 +419,6 @@ def _record(
         "attention": settings.attention,
         "ball_radius": settings.ball_radius,
         "image_size": plan.image_size,
-        "dtype": str(pipeline.unet.dtype).removeprefix("torch."),
-        "device": str(pipeline.device),
-        "threads": torch.get_num_threads(),
-        "seconds": round(seconds, 2),
-        "command": list(command),
-        "versions": _versions(),
     }
 
 

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
-from spad.files import RECORD, json_text, slug, whole_folder, write_text
+from spad.files import RECORD, json_text, slug, whole_file, whole_folder, write_text
 from spad.generation.presets import PRESETS, PresetName
 from spad.images.grids import prompt_grid, save_turntable, view_grid
+from spad.images.reading import read_image
 
 if TYPE_CHECKING:
     from spad.cameras import Cameras
@@ -45,42 +46,34 @@ def save_many_results(
 ) -> None:
     """Write the output folder of several prompts: one folder each, a common grid and record."""
     with whole_folder(folder, overwrite) as temporary:
-        _write_many(temporary, images, cameras, run)
+        folders = prompt_folders(temporary, list(images))
+        for prompt, views in images.items():
+            folders[prompt].mkdir()
+            write_views(folders[prompt], views, cameras, {**run, "prompts": [prompt]})
+        write_summary(temporary, folders, cameras, run)
 
 
-def write_results(
-    folder: Path,
-    images: Mapping[str, Sequence[Image.Image]],
-    cameras: Cameras,
-    run: Mapping[str, Any],
-    tool: PresetName | None = None,
+def prompt_folders(folder: Path, prompts: Sequence[str]) -> dict[str, Path]:
+    """The folder of each of several prompts."""
+    return {prompt: folder / f"{index:03d}-{slug(prompt)}" for index, prompt in enumerate(prompts)}
+
+
+def write_summary(
+    folder: Path, folders: Mapping[str, Path], cameras: Cameras, run: Mapping[str, Any]
 ) -> None:
-    """Write the files of one prompt or several into an existing folder.
-
-    Args:
-        tool: also write the images into `for-TOOL`, as this tool reads them.
-
-    Raises: ValueError: the background of the images is not white enough for the tool.
-    """
-    if len(images) == 1:
-        write_views(folder, next(iter(images.values())), cameras, run, tool)
-    else:
-        _write_many(folder, images, cameras, run, tool)
-
-
-def _write_many(
-    folder: Path,
-    images: Mapping[str, Sequence[Image.Image]],
-    cameras: Cameras,
-    run: Mapping[str, Any],
-    tool: PresetName | None = None,
-) -> None:
-    for index, (prompt, views) in enumerate(images.items()):
-        one = folder / f"{index:03d}-{slug(prompt)}"
-        one.mkdir()
-        write_views(one, views, cameras, {**run, "prompts": [prompt]}, tool)
-    prompt_grid(images).save(folder / "grid.png")
+    """Write the common grid and record of several prompts, whose folders are written."""
+    images = {prompt: _read_views(place, len(cameras)) for prompt, place in folders.items()}
+    with whole_file(folder / "grid.png") as unfinished:
+        prompt_grid(images).save(unfinished)
     _write_record(folder, cameras, run)
+
+
+def _read_views(folder: Path, num_views: int) -> list[Image.Image]:
+    return [read_image(folder / _view_name(view)).convert("RGB") for view in range(num_views)]
+
+
+def _view_name(view: int) -> str:
+    return f"images/{view:03d}.png"
 
 
 def write_views(
@@ -90,10 +83,16 @@ def write_views(
     run: Mapping[str, Any],
     tool: PresetName | None = None,
 ) -> None:
-    """Write the files of one object into an existing folder."""
+    """Write the files of one object into an existing folder.
+
+    Args:
+        tool: also write the images into `for-TOOL`, as this tool reads them.
+
+    Raises: ValueError: the background of the images is not white enough for the tool.
+    """
     from spad.cameras import save_transforms
 
-    names = [f"images/{view:03d}.png" for view in range(len(images))]
+    names = [_view_name(view) for view in range(len(images))]
     (folder / "images").mkdir()
     for name, image in zip(names, images, strict=True):
         image.save(folder / name)

@@ -1,0 +1,64 @@
+"""Output folder of several prompts: each is kept as it is generated; a stopped run goes on."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from spad.files import RECORD, check_output, exclusive, json_text, read_json, write_text
+from spad.files.writing import LOCK
+
+# What was asked for, in a folder that is not finished yet.
+REQUEST = "request.json"
+
+
+def is_begun(folder: Path) -> bool:
+    """Whether an earlier command stopped in this folder before all prompts were generated."""
+    return (folder / REQUEST).is_file()
+
+
+@contextmanager
+def begun_folder(folder: Path, request: Mapping[str, Any], overwrite: bool) -> Iterator[None]:
+    """Context in which prompts are generated in `folder`, and after which it is finished.
+
+    A folder in which a command with the same request stopped keeps what is there.
+
+    Args:
+        request: all that the images depend on.
+        overwrite: replace a folder of an earlier run.
+
+    Raises: ValueError: the folder exists and may not be replaced, was begun with another request,
+        or another command is at work in it.
+    """
+    request = json.loads(json_text(request))
+    with exclusive(folder):
+        before = read_json(folder / REQUEST, dict[str, Any]) if is_begun(folder) else None
+        if before is not None and before != request and not overwrite:
+            names = sorted(n for n in before.keys() | request if before.get(n) != request.get(n))
+            raise ValueError(
+                f"expected the settings with which {folder} was begun, got another "
+                f"{', '.join(names)}; use the same, --overwrite or another --output"
+            )
+        if before is None and any(each.name != LOCK for each in folder.iterdir()):
+            check_output(folder, overwrite)
+        if before != request:
+            # What says that the folder is ours goes last, so that a kill here does no harm.
+            _empty(folder, keep={LOCK, REQUEST, RECORD})
+            write_text(folder / REQUEST, json_text(request))
+            (folder / RECORD).unlink(missing_ok=True)
+        yield
+        (folder / REQUEST).unlink()
+
+
+def _empty(folder: Path, keep: set[str]) -> None:
+    for each in folder.iterdir():
+        if each.name in keep:
+            continue
+        if each.is_dir() and not each.is_symlink():
+            shutil.rmtree(each)
+        else:
+            each.unlink()

@@ -1,0 +1,106 @@
+"""Several prompts: what is generated is kept, and the same command goes on."""
+
+import pytest
+
+from spad.files import RECORD, exclusive
+from spad.generation import generate
+from spad.generation.config import GenerateConfig
+from spad.generation.many_prompts import REQUEST, begun_folder
+
+PROMPTS = ("a blue fish", "a grey rock", "a red ball")
+
+
+def run(model, tmp_path, **changes):
+    (tmp_path / "prompts.txt").write_text("\n".join([*PROMPTS, PROMPTS[0]]))
+    settings = {"prompts": tmp_path / "prompts.txt", "output": tmp_path / "out"}
+    settings |= {"model": str(model), "views": 2, "steps": 1, "image_size": 16}
+    return generate.draw(generate.plan_generation(GenerateConfig(**settings | changes)))
+
+
+def contents(folder, *names):
+    files = sorted(file for file in folder.rglob("*.png") if file.parent.name != "out")
+    return {file.relative_to(folder): file.read_bytes() for file in files}
+
+
+@pytest.fixture
+def stop_after(monkeypatch):
+    """Stops at the prompt after so many, and counts how many are generated."""
+    asked = []
+    load = generate.load_model
+
+    def stop_after(count):
+        def loaded(*args):
+            pipeline = load(*args)
+
+            class Stopping(type(pipeline)):
+                def __call__(self, *args, **options):
+                    if len(asked) == count:
+                        raise KeyboardInterrupt
+                    asked.append(options)
+                    return super().__call__(*args, **options)
+
+            pipeline.__class__ = Stopping
+            return pipeline
+
+        monkeypatch.setattr(generate, "load_model", loaded)
+        return asked
+
+    return stop_after
+
+
+def test_a_stop_keeps_what_is_generated_and_the_same_command_goes_on(
+    tiny_pipeline_folder, tmp_path, stop_after, caplog
+):
+    caplog.set_level("INFO")
+    asked = stop_after(2)
+    with pytest.raises(KeyboardInterrupt):
+        run(tiny_pipeline_folder, tmp_path)
+    assert "1 prompts occur again and are generated once" in caplog.text
+    kept = contents(tmp_path / "out")
+    assert len(kept) == 2 * 3 and not (tmp_path / "out" / RECORD).exists()
+    with pytest.raises(ValueError, match="was begun, got another seed; use the same, --overwrite"):
+        run(tiny_pipeline_folder, tmp_path, seed=1)
+    asked.clear()
+    stop_after(9)
+    run(tiny_pipeline_folder, tmp_path)
+    assert len(asked) == 1 and "going on: 1 of 3 prompts are left" in caplog.text
+    whole = contents(tmp_path / "out")
+    assert kept.items() <= whole.items()
+    asked.clear()
+    other = run(tiny_pipeline_folder, tmp_path, output=tmp_path / "whole" / "out")
+    assert len(asked) == 3 and contents(other) == whole
+    assert (other / "grid.png").read_bytes() == (tmp_path / "out" / "grid.png").read_bytes()
+    # Finished, it is a folder as any other.
+    with pytest.raises(ValueError, match="exists; use --overwrite"):
+        run(tiny_pipeline_folder, tmp_path)
+    run(tiny_pipeline_folder, tmp_path, seed=1, overwrite=True)
+    assert contents(tmp_path / "out").keys() == whole.keys()
+    names = sorted(file.name for file in (tmp_path / "out").iterdir())
+    assert names == ["000-a-blue-fish", "001-a-grey-rock", "002-a-red-ball", "grid.png", RECORD]
+
+
+def test_folders_are_begun_and_replaced_with_care(tmp_path):
+    folder = tmp_path / "out"
+    with pytest.raises(KeyboardInterrupt), begun_folder(folder, {"seed": 0}, False):
+        (folder / "000").mkdir()
+        raise KeyboardInterrupt
+    with begun_folder(folder, {"seed": 0}, False):
+        assert (folder / "000").is_dir()
+        with (
+            pytest.raises(ValueError, match="another command is"),
+            begun_folder(folder, {"seed": 0}, False),
+        ):
+            pass
+        (folder / RECORD).write_text("{}")
+    assert not (folder / REQUEST).exists()
+    with begun_folder(folder, {"seed": 0}, True):
+        assert not (folder / "000").exists() and not (folder / RECORD).exists()
+    (folder / "notes.txt").touch()
+    with (
+        pytest.raises(ValueError, match=r"holds no run\.json"),
+        begun_folder(folder, {"seed": 0}, True),
+    ):
+        pass
+    assert (folder / "notes.txt").exists()
+    with exclusive(folder):
+        pass
