@@ -17,7 +17,7 @@ from PIL import Image
 from spad.cameras import Cameras
 from spad.hub.registry import load_model, model_info
 from spad.images.pixels import fitted_image_tensor
-from spad.model import PatchAutoencoder, SPADPipeline
+from spad.model import PatchAutoencoder, SPADPipeline, precision
 from spad.model.folders import EMBEDDED, GenerationDefaults, Vocabulary
 from spad.model.pipeline import gaussian_blob
 from spad.model.schedulers import SCHEDULERS
@@ -208,10 +208,12 @@ def test_solvers_agree_on_where_they_lead(pipeline, cameras):
         assert error < 0.15, (name, error)
 
 
-def test_a_given_picture_is_kept_and_leads_the_other_views(pipeline, cameras):
-    picture = Image.new("RGB", (128, 128), "white")
-    picture.paste((200, 30, 30), (40, 40, 90, 90))
-    free = pipeline("a blue fish", cameras, num_inference_steps=2)
+def test_given_views_are_kept_and_lead_the_others(pipeline, cameras):
+    image = Image.new("RGB", (128, 128), "white")
+    image.paste((200, 30, 30), (40, 40, 90, 90))
+    views = {2: image, 0: image.rotate(90).resize((64, 64))}
+    draw = functools.partial(pipeline, "a blue fish", cameras, num_inference_steps=2)
+    free = draw(guidance_scale=5.0).latents
     seen_timesteps = []
     forward = pipeline.unet.forward
 
@@ -220,12 +222,16 @@ def test_a_given_picture_is_kept_and_leads_the_other_views(pipeline, cameras):
         return forward(sample, timestep, *args, **kwargs)
 
     pipeline.unet.forward = watched
-    led = pipeline("a blue fish", cameras, num_inference_steps=2, image=picture)
-    expected = pipeline._encode_image(fitted_image_tensor(picture, 128, 128))[0, 0]
-    assert torch.equal(led.latents[0, 0], expected)
-    assert not torch.allclose(led.latents[0, 1:], free.latents[0, 1:], atol=1e-4)
-    assert all((t[:, 0] == 0).all() for t in seen_timesteps)
-    assert (seen_timesteps[0][:, 1:] > 0).all()
+    led = draw(views=views).latents
+    for index, view in views.items():
+        expected = pipeline._encode_image(fitted_image_tensor(view, 128, 128))[0, 0]
+        assert torch.equal(led[0, index], expected)
+    assert not torch.allclose(led[0, 1], free[0, 1], atol=1e-4)
+    assert all((t[:, ::2] == 0).all() and (t[:, 1] > 0).all() for t in seen_timesteps[:1])
+    pipeline.unet.forward = forward
+    first = draw(image=image).latents
+    assert torch.equal(first, draw(views={0: image}).latents)
+    assert not torch.allclose(first[0, 1], led[0, 1], atol=1e-4)
 
 
 def test_conditioning_is_computed_once(pipeline, cameras, monkeypatch):
@@ -456,20 +462,28 @@ def test_deep_blocks_run_only_on_every_so_many_steps(pipeline, cameras):
         draw(deep_cache_interval=0)
 
 
-def test_threads_that_share_a_pipeline_draw_what_each_would_alone(pipeline, cameras):
+@pytest.mark.parametrize("is_shared", [True, False])
+def test_threads_that_share_a_unet_draw_what_each_would_alone(pipeline, cameras, is_shared):
     pipeline.use_scheduler("dpm++")
+    pipelines = [pipeline, pipeline if is_shared else SPADPipeline(**pipeline.components)]
+    if not is_shared:
+        pipelines[1].use_scheduler("euler")
+    for one in pipelines:
+        one.set_progress_bar_config(disable=True)
     meet = threading.Barrier(2, timeout=60)
+    image = Image.new("RGB", (64, 64), "red")
 
     def draw(number: int, wait: bool) -> torch.Tensor:
         def callback(*_):
             if wait:
                 meet.wait()
 
-        return pipeline(
+        return pipelines[number](
             ["a blue fish", "a grey rock"][number],
             cameras[: 2 + number],
             num_inference_steps=4,
             deep_cache_interval=1 + number,
+            views={number: image},
             callback_on_step_end=callback,
         ).latents
 
@@ -479,6 +493,63 @@ def test_threads_that_share_a_pipeline_draw_what_each_would_alone(pipeline, came
         together = list(pool.map(draw, (0, 1), (True, True)))
     assert all(torch.equal(a, b) for a, b in zip(alone, together, strict=True))
     assert not any("forward" in vars(module) for module in pipeline.unet.modules())
+
+
+@pytest.mark.parametrize("way", ["model", "leaf_level", "block_level"])
+def test_offloaded_components_draw_the_same(pipeline, cameras, tmp_path, way):
+    """Weights that are not read back from the disk in time are empty."""
+    draw = functools.partial(pipeline, "a blue fish", cameras, num_inference_steps=2)
+    expected = draw().latents
+    cpu = torch.device("cpu")
+    if way == "model":
+        pipeline.enable_model_cpu_offload(device=cpu)
+    else:
+        pipeline.enable_group_offload(
+            cpu, offload_type=way, num_blocks_per_group=1, offload_to_disk_path=str(tmp_path)
+        )
+    for _ in range(2):
+        torch.testing.assert_close(draw().latents, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_the_decoder_works_in_slices_and_tiles(pipeline):
+    torch.nn.init.normal_(pipeline.vae.refiner.conv_out.weight, std=0.01)
+    cameras = Cameras.ring(2, height=192, width=256)
+    draw = functools.partial(pipeline, "a fish", cameras, num_inference_steps=1, output_type="pt")
+    whole = draw().images
+    pipeline.vae.enable_slicing()
+    torch.testing.assert_close(draw().images, whole)
+    pipeline.vae.enable_tiling()
+    tiles = draw().images
+    assert tiles.shape == whole.shape and 0 < (tiles - whole).abs().mean() < 0.02
+
+
+def test_what_would_hide_views_from_each_other_is_refused(pipeline):
+    for enable in (
+        pipeline.enable_attention_slicing,
+        pipeline.enable_xformers_memory_efficient_attention,
+        pipeline.unet.fuse_qkv_projections,
+    ):
+        with pytest.raises(ValueError, match="views see each other"):
+            enable()
+    pipeline.disable_attention_slicing()
+
+
+def test_bfloat16_is_automatic_where_it_is_fast(tiny_pipeline_folder, monkeypatch, caplog):
+    monkeypatch.setattr(precision, "has_fast_bfloat16", lambda device: device.type == "cpu")
+    precision._say_bfloat16.cache_clear()
+    with caplog.at_level("INFO"):
+        for load in (SPADPipeline.from_pretrained, load_model):
+            assert load(tiny_pipeline_folder).to("cpu").unet.dtype == torch.bfloat16
+    assert caplog.text.count("computing in bfloat16") == 1 and "float32" in caplog.text
+    for load in (SPADPipeline.from_pretrained, load_model):
+        assert load(tiny_pipeline_folder, dtype=torch.float32).to("cpu").vae.dtype == torch.float32
+    pipeline = SPADPipeline.from_pretrained(tiny_pipeline_folder)
+    monkeypatch.setattr(precision, "has_fast_bfloat16", lambda device: False)
+    # A chosen type follows the device; one that was asked for stays.
+    assert pipeline.to("cpu").text_encoder.dtype == torch.float32
+    assert pipeline.to(torch.float16).to("cpu").unet.dtype == torch.float16
+    with pytest.raises(ValueError, match="dtype such as torch.float32"):
+        load_model(tiny_pipeline_folder, dtype="bf16")
 
 
 def test_an_error_between_steps_leaves_the_model_as_it_was(pipeline, cameras):

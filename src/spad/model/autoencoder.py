@@ -41,6 +41,8 @@ class PatchAutoencoder(ModelMixin, AutoencoderMixin, ConfigMixin):
 
     # The module that saved folders name.
     __module__ = "spad.model"
+    # What diffusers moves to the GPU in groups, since `forward` is never called.
+    _group_offload_block_modules = ["encoder", "decoder", "refiner"]
 
     @register_to_config
     def __init__(

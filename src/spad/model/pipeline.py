@@ -212,6 +212,8 @@ class SPADPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
     def enable_group_offload(self, onload_device: torch.device, *args: Any, **kwargs: Any) -> None:
         """Move a few layers at a time to the GPU, as diffusers does."""
         self._settle_dtype(onload_device)
+        # diffusers writes weights to disk only if they are contiguous.
+        self.unet.to(memory_format=torch.contiguous_format)
         super().enable_group_offload(onload_device, *args, **kwargs)
 
     def _settle_dtype(self, device: torch.device | str | None) -> None:
