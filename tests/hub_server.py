@@ -36,7 +36,8 @@ class Hub:
     what it sends, the server drops the connection, once; at `stalls_at` it sends no more until
     `go_on` is set. `refuses` maps repositories, or `storage`, to a status and the hub's error
     code. `sends_instead` is what the storage sends whatever was asked for; with `ignores_ranges`
-    it sends all of it every time. Without `is_hub` a login page answers everything.
+    it sends all of it every time. `lies` are headers of the answers for small files. Without
+    `is_hub` a login page answers everything.
     """
 
     files: dict[tuple[str, str], bytes]
@@ -46,6 +47,7 @@ class Hub:
     refuses: dict[str, tuple[int, str]] = field(default_factory=dict)
     sends_instead: bytes | None = None
     ignores_ranges: bool = False
+    lies: dict[str, str] = field(default_factory=dict)
     is_hub: bool = True
     requests: list[Request] = field(default_factory=list)
     address: str = ""
@@ -112,7 +114,7 @@ class _Handler(BaseHTTPRequestHandler):
             return self._send(404, b"", {"X-Error-Code": "EntryNotFound"} | commit)
         if len(content) < LARGE:
             digest = hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
-            return self._send(200, content, {"ETag": f'"{digest}"'} | commit)
+            return self._send(200, content, {"ETag": f'"{digest}"'} | commit | self.hub.lies)
         digest = hashlib.sha256(content).hexdigest()
         links = {
             "Location": f"http://localhost:{self.hub.port}/storage/{digest}",

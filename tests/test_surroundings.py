@@ -88,7 +88,8 @@ def test_warnings_are_no_errors(monkeypatch):
         ("COLUMNS=1 spad models --help", 0, ""),
         ("spad models > /dev/full", 1, "No space left on device"),
         ("spad download spad_two_views <&-", 2, "expected --yes, as there is no terminal"),
-        ("HOME=/dev/null SPAD_HOME= spad models", 0, ""),
+        ("SPAD_HOME='~nobody-here' spad models", 0, ""),
+        ("SPAD_HOME='~nobody-here' spad download spad_two_views", 2, "expected a user with a home"),
     ],
 )
 def test_commands_in_odd_surroundings(command, code, said):

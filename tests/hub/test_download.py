@@ -218,6 +218,24 @@ def test_a_corrupted_file_is_removed_and_fetched_again(machine, hub, size):
     assert machine.asked()["sha256"] == SHA256
 
 
+@pytest.mark.parametrize(
+    ("lies", "said"),
+    [
+        ({"ETag": '"../../../../evil"'}, "does not answer as a model hub does"),
+        ({"X-Repo-Commit": "../../../../evil"}, "does not answer as a model hub does"),
+        ({"Content-Encoding": "gzip"}, "sends other data than the"),
+        ({"X-Linked-Size": "9000000000000"}, "vocab.json of"),
+    ],
+)
+def test_no_answer_leaves_the_cache(machine, hub, lies, said):
+    (machine.folder / "hf").mkdir()
+    hub.lies = lies
+    assert said in machine.fails()
+    assert not list(machine.folder.rglob("*evil*"))
+    files = [p for p in machine.cache.rglob("*") if p.is_file()]
+    assert sum(file.stat().st_size for file in files) < 1000
+
+
 def test_a_file_that_stays_short_is_given_up(machine, hub):
     hub.sends_instead = CHECKPOINT[:3_000_000]
     assert "ends before its 6000000 bytes" in machine.fails()

@@ -10,16 +10,17 @@ import hashlib
 import logging
 import os
 import re
+import shutil
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 from huggingface_hub import (
     constants,
     get_hf_file_metadata,
     get_session,
-    hf_hub_download,
     hf_hub_url,
     try_to_load_from_cache,
 )
@@ -35,7 +36,7 @@ from huggingface_hub.errors import (
 from huggingface_hub.utils import build_hf_headers, hf_raise_for_status
 from tqdm import tqdm
 
-from spad.files import check_space, exclusive, file_hash, size_text
+from spad.files import check_space, exclusive, file_hash, size_text, whole_file, write_text
 from spad.hub.config import ConvertConfig, DownloadConfig
 from spad.hub.registry import check_files, read_info
 from spad.model.folders import installed_folder
@@ -45,6 +46,7 @@ log = logging.getLogger(__name__)
 
 # A transfer is given up after so many tries in a row without a new byte.
 _TRIES = 5
+_LARGEST_TOKENIZER_FILE = 50_000_000
 # Size of the model by that of the original, which has the UNet twice, raw and averaged.
 _KEPT_SHARE = 0.56
 _OTHER_DISKS = (
@@ -54,6 +56,10 @@ _OTHER_DISKS = (
 
 class DownloadError(OSError):
     """Failure of network or hub; the message says what to do."""
+
+
+class _WrongData(DownloadError):
+    """The server sends something else than it announced."""
 
 
 def find_installed(settings: DownloadConfig) -> Path | None:
@@ -161,12 +167,13 @@ def _fetch_tokenizer(model: ReleasedModel) -> Path:
     for name in model.tokenizer_files:
         path = _cached(repository, name, revision)
         if path is None:
-            with _plain_errors(repository, name):
-                # Fails at once without a network, for which hf_hub_download waits a minute.
-                get_hf_file_metadata(hf_hub_url(repository, name, revision=revision))
-                hf_hub_download(repository, name, revision=revision)
-            path = _cached(repository, name, revision)
-            assert path is not None, name
+            remote = _find(repository, name, revision)
+            if remote.size > _LARGEST_TOKENIZER_FILE:
+                raise DownloadError(
+                    f"expected {name} of {repository} of at most "
+                    f"{size_text(_LARGEST_TOKENIZER_FILE)}, got {size_text(remote.size)}"
+                )
+            path = _keep(remote, _fetch(remote, is_shown=False))
         revision = path.parent.name
     assert path is not None
     return path.parent
@@ -186,47 +193,110 @@ def _fetch_original(
         size = _converted_bytes(settings, cached.stat().st_size)
         check_space([(folder, size)], _OTHER_DISKS)
         return cached, False
-    # Every try follows the redirect to the hub's storage again, as that address expires.
-    url = hf_hub_url(repository, file)
+    remote = _find(repository, file)
+    here = remote.part.stat().st_size if remote.part.exists() else 0
+    needs = [(remote.blob, remote.size - here), (folder, _converted_bytes(settings, remote.size))]
+    check_space(needs, _OTHER_DISKS)
+    done = f", of which {size_text(here)} are here" if here else ""
+    log.info("downloading %s%s", size_text(remote.size), done)
+    part = _fetch(remote, is_shown=True)
+    return (_keep(remote, part), False) if settings.keep_original else (part, True)
+
+
+@dataclass(frozen=True)
+class _Remote:
+    """A file of the hub as its server describes it, and its place in the hub's cache."""
+
+    repository: str
+    file: str
+    revision: str
+    commit: str
+    etag: str
+    size: int
+
+    @property
+    def folder(self) -> Path:
+        return Path(constants.HF_HUB_CACHE) / f"models--{self.repository.replace('/', '--')}"
+
+    @property
+    def blob(self) -> Path:
+        return self.folder / "blobs" / self.etag
+
+    @property
+    def part(self) -> Path:
+        """What was received of it."""
+        return self.blob.with_name(f"{self.etag}.spad-part")
+
+
+def _find(repository: str, file: str, revision: str = "main") -> _Remote:
+    """Raises: DownloadError: the server cannot be reached, or is no hub."""
     with _plain_errors(repository, file):
-        metadata = get_hf_file_metadata(url)
-    etag, size = metadata.etag or "", metadata.size
-    # The tag becomes part of a file name.
-    if metadata.commit_hash is None or not re.fullmatch(r"[\w-]+", etag) or not size:
+        metadata = get_hf_file_metadata(hf_hub_url(repository, file, revision=revision))
+    commit, etag, size = metadata.commit_hash or "", metadata.etag or "", metadata.size
+    # Tag and commit become names of files.
+    are_names = re.fullmatch("[0-9a-f]{40}", commit) and re.fullmatch(r"[\w-]{1,200}", etag)
+    if not are_names or not size or (revision != "main" and commit != revision):
         raise DownloadError(
             f"{constants.ENDPOINT} does not answer as a model hub does; check HF_ENDPOINT, proxy "
             "and login page of this network"
         )
-    blobs = Path(constants.HF_HUB_CACHE) / f"models--{repository.replace('/', '--')}" / "blobs"
-    blobs.mkdir(parents=True, exist_ok=True)
-    part = blobs / f"{etag}.spad-part"
-    if part.exists() and part.stat().st_size > size:
-        part.unlink()
-    here = part.stat().st_size if part.exists() else 0
-    needs = [(blobs, size - here), (folder, _converted_bytes(settings, size))]
-    check_space(needs, _OTHER_DISKS)
-    done = f", of which {size_text(here)} are here" if here else ""
-    log.info("downloading %s%s", size_text(size), done)
-    with _plain_errors(repository, file):
-        _transfer(url, part, size, Path(file).name)
-    log.info("checking the hash")
-    if not _is_named(part, etag):
-        part.unlink()
-        raise _damaged(repository, file)
-    if not settings.keep_original:
-        return part, True
-    os.replace(part, blobs / etag)
-    with _plain_errors(repository, file):
-        # Finds the content in `blobs` and adds it to the cache's index.
-        return Path(hf_hub_download(repository, file)), False
+    return _Remote(repository, file, revision, commit, etag, size)
 
 
-def _transfer(url: str, part: Path, size: int, title: str) -> None:
+def _fetch(remote: _Remote, is_shown: bool) -> Path:
+    """Receive what is missing of a file, and check its hash.
+
+    Raises: DownloadError: failure of the network, or another file than the server described.
+    """
+    part = remote.part
+    part.parent.mkdir(parents=True, exist_ok=True)
+    if part.exists() and part.stat().st_size > remote.size:
+        part.unlink()
+    # Every try follows the redirect to the hub's storage again, as that address expires.
+    url = hf_hub_url(remote.repository, remote.file, revision=remote.revision)
+    title = Path(remote.file).name if is_shown else None
+    try:
+        with _plain_errors(remote.repository, remote.file):
+            _transfer(url, part, remote.size, title)
+    except _WrongData:
+        part.unlink()
+        raise
+    if is_shown:
+        log.info("checking the hash")
+    if not _is_named(part, remote.etag):
+        part.unlink()
+        raise _damaged(remote.repository, remote.file)
+    return part
+
+
+def _keep(remote: _Remote, part: Path) -> Path:
+    """Put a received file into the hub's cache, where its client finds it."""
+    os.replace(part, remote.blob)
+    snapshot = remote.folder / "snapshots" / remote.commit / remote.file
+    snapshot.parent.mkdir(parents=True, exist_ok=True)
+    snapshot.unlink(missing_ok=True)
+    try:
+        snapshot.symlink_to(os.path.relpath(remote.blob, snapshot.parent))
+    # Windows, unless its user may make links.
+    except OSError:
+        with whole_file(snapshot) as unfinished:
+            shutil.copyfile(remote.blob, unfinished)
+    if remote.revision == "main":
+        write_text(remote.folder / "refs" / "main", remote.commit)
+    return snapshot
+
+
+def _transfer(url: str, part: Path, size: int, title: str | None) -> None:
     """Append the missing bytes of `url` to `part`, over as many connections as necessary.
 
+    Args:
+        title: that of the progress bar; None: there is none.
+
     Raises: HTTPError: the server refused, or the network failed several times in a row.
+        _WrongData: the server sends something else than it announced.
     """
-    options = {"desc": title, "unit": "B", "unit_scale": True, "disable": None}
+    options = {"desc": title, "unit": "B", "unit_scale": True}
+    options["disable"] = None if title else True
     failures = 0
     with part.open("ab") as file, tqdm(total=size, initial=file.tell(), **options) as bar:
         while (start := file.tell()) < size:
@@ -244,7 +314,14 @@ def _transfer(url: str, part: Path, size: int, title: str) -> None:
                         file.seek(0)
                         file.truncate()
                         bar.reset()
-                    for chunk in response.iter_bytes():
+                    # Compressed data, which nobody asked for, may become any size.
+                    is_plain = response.headers.get("Content-Encoding", "identity") == "identity"
+                    for chunk in response.iter_raw():
+                        if not is_plain or file.tell() + len(chunk) > size:
+                            raise _WrongData(
+                                f"{url} is damaged: it sends other data than the {size} bytes "
+                                "that were announced; run the same command later"
+                            )
                         file.write(chunk)
                         bar.update(len(chunk))
             except HfHubHTTPError:

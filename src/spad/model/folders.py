@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -95,17 +96,27 @@ class Manifest:
 
 
 def installed_folder() -> Path:
-    """Folder of installed models: `$SPAD_HOME/models`, or `spad/models` in the user's cache."""
+    """Folder of installed models: `$SPAD_HOME/models`, or `spad/models` in the user's cache.
+
+    Raises: ValueError: the user has no home.
+    """
     home = os.environ.get("SPAD_HOME")
     if not home:
         home = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "spad"
-    return Path(home).expanduser() / "models"
+    folder = Path(os.path.expanduser(home))
+    if folder.parts[:1] and folder.parts[0].startswith("~"):
+        raise ValueError("expected a user with a home, got none; set SPAD_HOME to a folder")
+    return folder / "models"
 
 
 def folders_by_name() -> dict[str, Path]:
     """Model folders by name: embedded models, then installed ones that have another name."""
     folders: dict[str, Path] = {}
-    for root in (EMBEDDED, installed_folder()):
+    roots = [EMBEDDED]
+    # Whoever has no home can use what is in the package.
+    with suppress(ValueError):
+        roots.append(installed_folder())
+    for root in roots:
         for index in sorted(root.glob(f"*/{INDEX}")):
             # Names of folders that are being written start with a dot.
             if not index.parent.name.startswith("."):
