@@ -24,8 +24,9 @@ SRC = ROOT / "src"
 
 # A package, or a module beside the packages, imports only from itself and from those before it.
 PACKAGES = """
-    files settings installation cameras geometry images meshes attention model hub generation data
-    curation reconstruction training evaluation visualize app command_line surroundings cli __main__
+    files settings installation cameras geometry images meshes attention model hub cluster
+    generation data curation reconstruction training evaluation visualize app command_line
+    surroundings cli __main__
 """.split()
 # Nothing heavier than torch.
 TENSOR_PACKAGES = ("spad.files", "spad.cameras", "spad.geometry", "spad.attention")
@@ -51,6 +52,7 @@ DISTRIBUTIONS = {
 EXTRAS = {
     "spad.images.sheet": "plot",
     "spad.images.depth_maps": "exr",
+    "spad.cluster": "ray",
     "spad.data.ray_executor": "ray",
     "spad.meshes.blender": "blender",
     "spad.evaluation.shape": "mesh",

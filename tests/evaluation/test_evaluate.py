@@ -197,6 +197,18 @@ def test_a_model_is_evaluated_and_resumed(tiny_pipeline_folder, data, tmp_path, 
     assert report.about["model_sha256"] and report.about["data_sha256"]
 
 
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform == "win32", reason="Ray is for other systems")
+def test_a_cluster_generates_what_this_process_does(tiny_pipeline_folder, data, tmp_path):
+    arguments = ("--model", tiny_pipeline_folder, "--data", data, "--limit", "1")
+    assert run(*arguments, "--output", tmp_path / "here") == 0
+    assert run(*arguments, "--output", tmp_path / "ray", "--executor", "ray") == 0
+    here, ray = (sorted((tmp_path / n).glob("*/*/images/*.png")) for n in ("here", "ray"))
+    assert [p.read_bytes() for p in here] == [p.read_bytes() for p in ray] and len(here) == 12 + 4
+    # The same command goes on: nothing is missing.
+    assert run(*arguments, "--output", tmp_path / "ray", "--executor", "ray") == 0
+
+
 def test_novel_views_have_the_guidance_of_input_images(
     tiny_pipeline_folder, data, tmp_path, monkeypatch
 ):

@@ -3,26 +3,15 @@
 from __future__ import annotations
 
 import functools
-import logging
-import os
-from collections.abc import Callable, Generator, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Generator, Iterable
 from typing import Any
 
+# With it, so that Ray is set up before it is imported.
+from spad.cluster import RETRIES, cluster, ray
 from spad.data.workers import JobLimits, LostJob, Worker, num_cores
 
-# Set before Ray is imported: it would send usage statistics.
-os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-
-import ray
-from ray.exceptions import NodeDiedError, OutOfMemoryError, WorkerCrashedError
-
-# Retries of a job whose machine or Ray worker dies; `Worker` retries crashes of the job itself.
-_RETRIES = 5
 # Jobs are sent ahead while others run.
 _QUEUED_PER_CORE = 2
-_OBJECT_STORE_BYTES = 100_000_000
 
 
 def run_on_ray(
@@ -42,10 +31,10 @@ def run_on_ray(
 
     Raises: OSError: no cluster at `address`; and any error of `function`.
     """
-    task = ray.remote(num_cpus=1, max_retries=_RETRIES)(_run_one)
+    task = ray.remote(num_cpus=1, max_retries=RETRIES)(_run_one)
     numbered = enumerate(jobs)
     running: dict[ray.ObjectRef, int] = {}
-    with _cluster(address, workers):
+    with cluster(address, workers or num_cores()):
         while True:
             most = workers or _QUEUED_PER_CORE * int(ray.cluster_resources().get("CPU", 1))
             while len(running) < most and (item := next(numbered, None)):
@@ -75,32 +64,10 @@ def _own_worker(function: Callable[[Any], Any], limits: JobLimits) -> Worker:
 def _result(reference: ray.ObjectRef) -> Any:
     try:
         result, error = ray.get(reference)
-    except OutOfMemoryError:
+    except ray.exceptions.OutOfMemoryError:
         return LostJob("memory limit", "its machine ran out of memory")
-    except (WorkerCrashedError, NodeDiedError):
-        return LostJob("crash", f"its Ray worker died {_RETRIES + 1} times")
+    except (ray.exceptions.WorkerCrashedError, ray.exceptions.NodeDiedError):
+        return LostJob("crash", f"its Ray worker died {RETRIES + 1} times")
     if error is not None:
         raise error
     return result
-
-
-@contextmanager
-def _cluster(address: str | None, workers: int) -> Iterator[None]:
-    quiet = {"logging_level": logging.ERROR, "log_to_driver": False}
-    if address is None:
-        ray.init(
-            address="local",
-            num_cpus=workers or num_cores(),
-            include_dashboard=False,
-            _node_ip_address="127.0.0.1",  # refuse work from other machines
-            object_store_memory=_OBJECT_STORE_BYTES,
-            # Ray's default is a low priority.
-            _system_config={"worker_niceness": 0},
-            **quiet,
-        )
-    else:
-        ray.init(address=address, **quiet)
-    try:
-        yield
-    finally:
-        ray.shutdown()

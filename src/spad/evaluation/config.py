@@ -49,6 +49,11 @@ class EvaluateConfig:
     """Strength of the prompt. Default: the model's."""
     device: str | None = None
     """Device to generate on, such as cpu, cuda or mps. Default: the fastest available."""
+    executor: Literal["process", "ray"] = "process"
+    """Where the model generates: in this process, or one copy of it on every device of a Ray
+    cluster."""
+    ray_address: str | None = None
+    """Address of a running Ray cluster. Default: one of this machine, for this run."""
     clip: Path | None = None
     """Folder of a CLIP model in transformers' layout, for the CLIP score."""
     lpips: Path | None = None
@@ -68,6 +73,8 @@ class EvaluateConfig:
             raise ValueError("expected a 3D model, or a folder of them, with --reference, got none")
         if len(self.compare) == 1:
             raise ValueError("expected two or more reports to compare, got one")
-        for name in ("quick", "steps", "guidance_scale", "device"):
+        if self.ray_address is not None and self.executor != "ray":
+            raise ValueError(f"expected --executor ray with {flag('ray_address')}, got none")
+        for name in ("quick", "steps", "guidance_scale", "device", "ray_address"):
             if self.model is None and getattr(self, name):
                 raise ValueError(f"expected --model with {flag(name)}, got none")

@@ -91,7 +91,7 @@ class EvaluationJob:
         protocol: scores are comparable between equal protocols.
         request: everything the scores depend on; a run with the same request is resumed.
         gallery: renders by which captions are ranked.
-        tasks: output folder -> tasks in order.
+        tasks: output folder -> tasks in order; what a cluster generates is there then.
         real: reference renders of FID.
         notes: what is skipped, and why.
     """
@@ -212,6 +212,15 @@ def _model_job(settings: EvaluateConfig) -> EvaluationJob:
 
     def tasks(output: Path) -> list[Task]:
         sampler = ModelSampler(model, settings, output)
+        if settings.executor == "ray":
+            captions = enumerate(protocol.captions.values())
+            requests = [sampler.text_request(i, caption, protocol) for i, caption in captions]
+            requests += [
+                sampler.novel_request(index, plan.truth[uid], protocol)
+                for index, uid in enumerate(protocol.novel)
+                if uid in plan.truth
+            ]
+            sampler.generate_on_cluster(requests)
         text = [
             Task(
                 f"{index:03d}-{slug(caption)}",

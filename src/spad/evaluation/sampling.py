@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache, partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from PIL import Image
+from tqdm import tqdm
 
 from spad.cameras import Cameras
 from spad.data.renders import is_held_out, list_sets
 from spad.data.view_sets import ObjectViews, ViewSet
+from spad.data.workers import num_cores
 from spad.evaluation.config import EvaluateConfig
 from spad.evaluation.novel_views import NovelViews, match_size, read_truth
 from spad.evaluation.protocol import Protocol, load_gallery, load_protocol
@@ -114,6 +117,22 @@ def _own_protocol(
     return replace(protocol, captions=held_out, novel=tuple(held_out)), own
 
 
+@dataclass(frozen=True, eq=False)
+class SetRequest:
+    """A set of views to generate.
+
+    Attributes:
+        folder: folder for the set.
+        image: image from the first camera, or None.
+    """
+
+    folder: Path
+    prompt: str
+    cameras: Cameras
+    seed: int
+    image: Image.Image | None = None
+
+
 class ModelSampler:
     """Generates sets of views with a model, or reads those generated before.
 
@@ -130,61 +149,105 @@ class ModelSampler:
 
     def sample_text(self, index: int, caption: str, protocol: Protocol) -> ViewSet:
         """Views of a caption from the protocol's cameras."""
+        return self._sample(self.text_request(index, caption, protocol))
+
+    def text_request(self, index: int, caption: str, protocol: Protocol) -> SetRequest:
+        """What `sample_text` generates."""
+        folder = self.folder / "sets" / f"{index:03d}-{slug(caption)}"
         cameras = protocol.cameras(self.model.image_size)
-        name = f"{index:03d}-{slug(caption)}"
-        return self._sample(self.folder / "sets" / name, caption, cameras, protocol.seed + index)
+        return SetRequest(folder, caption, cameras, protocol.seed + index)
 
     def sample_novel(self, index: int, views: ObjectViews, protocol: Protocol) -> NovelViews:
         """Novel views of an object from one of its renders and its caption."""
+        truth = self._truth(views, protocol)
+        generated = self._sample(self._novel_request(index, views, truth, protocol))
+        return match_size(replace(generated, name=views.uid), truth)
+
+    def novel_request(self, index: int, views: ObjectViews, protocol: Protocol) -> SetRequest:
+        """What `sample_novel` generates."""
+        return self._novel_request(index, views, self._truth(views, protocol), protocol)
+
+    def generate_on_cluster(self, requests: Iterable[SetRequest]) -> None:
+        """Generate what is missing on all devices of a Ray cluster; each set is kept when done.
+
+        Raises: OSError: there is no such cluster, or a set could not be generated.
+        """
+        from spad.cluster import run_on_devices
+
+        missing = [request for request in requests if not request.folder.is_dir()]
+        # A folder of a model has the same path everywhere, the package has not.
+        name = self.settings.model
+        assert name is not None
+        model = Path(name).absolute() if Path(name).is_dir() else name
+        function = partial(_generate, model, self.settings.device)
+        jobs = [self._arguments(request) for request in missing]
+        finished = run_on_devices(function, jobs, self.settings.ray_address, num_cores())
+        with tqdm(total=len(missing), unit="set", desc="generating", disable=None) as progress:
+            for number, images in finished:
+                self._write(missing[number], images)
+                progress.update()
+
+    def _truth(self, views: ObjectViews, protocol: Protocol) -> ViewSet:
         chosen = protocol.choose_views(views.uid, len(views.cameras))
-        truth = read_truth(views, chosen, self.model.image_size)
+        return read_truth(views, chosen, self.model.image_size)
+
+    def _novel_request(
+        self, index: int, views: ObjectViews, truth: ViewSet, protocol: Protocol
+    ) -> SetRequest:
         size = self.model.image_size
-        generated = self._sample(
+        return SetRequest(
             self.folder / "novel" / f"{index:03d}-{slug(views.captions[0])}",
             views.captions[0],
             truth.cameras.resized(size, size),
             protocol.seed + index,
             Image.fromarray(to_levels(truth.images[:1])[0]),
         )
-        return match_size(replace(generated, name=views.uid), truth)
 
-    def _sample(
-        self,
-        folder: Path,
-        prompt: str,
-        cameras: Cameras,
-        seed: int,
-        image: Image.Image | None = None,
-    ) -> ViewSet:
-        if not folder.is_dir():
-            self._generate(folder, prompt, cameras, seed, image)
-        (views,) = list_sets(folder)
-        return _read_generated(views, prompt)
+    def _sample(self, request: SetRequest) -> ViewSet:
+        if not request.folder.is_dir():
+            if self._pipeline is None:
+                self._pipeline = _load(self.model.path, self.settings.device)
+            self._write(request, self._pipeline(**self._arguments(request)).images[0])
+        (views,) = list_sets(request.folder)
+        return _read_generated(views, request.prompt)
 
-    def _generate(
-        self, folder: Path, prompt: str, cameras: Cameras, seed: int, image: Image.Image | None
-    ) -> None:
-        pipeline, defaults = self._loaded(), self.model.defaults
+    def _arguments(self, request: SetRequest) -> dict[str, Any]:
+        """Arguments of the pipeline."""
+        defaults, captions = self.model.defaults, self._captions
         steps, scale = self.settings.steps, self.settings.guidance_scale
-        output = pipeline(
-            read_prompt(prompt, self._captions).prompt if self._captions else prompt,
-            cameras,
-            num_inference_steps=defaults.num_inference_steps if steps is None else steps,
-            guidance_scale=defaults.guidance(image is not None) if scale is None else scale,
-            guidance_rescale=defaults.guidance_rescale,
-            blob_sigma=defaults.blob_sigma,
-            seed=seed,
-            image=image,
-        )
-        with whole_folder(folder) as temporary:
-            run = {"prompts": [prompt], "model": self.model.name, "seed": seed}
-            write_views(temporary, output.images[0], cameras, run)
+        is_image_given = request.image is not None
+        return {
+            "prompt": read_prompt(request.prompt, captions).prompt if captions else request.prompt,
+            "cameras": request.cameras,
+            "num_inference_steps": defaults.num_inference_steps if steps is None else steps,
+            "guidance_scale": defaults.guidance(is_image_given) if scale is None else scale,
+            "guidance_rescale": defaults.guidance_rescale,
+            "blob_sigma": defaults.blob_sigma,
+            "seed": request.seed,
+            "image": request.image,
+        }
 
-    def _loaded(self) -> SPADPipeline:
-        if self._pipeline is None:
-            self._pipeline = load_model(self.model.path, self.settings.device, torch.float32)
-            self._pipeline.set_progress_bar_config(disable=True)
-        return self._pipeline
+    def _write(self, request: SetRequest, images: Sequence[Image.Image]) -> None:
+        run = {"prompts": [request.prompt], "model": self.model.name, "seed": request.seed}
+        with whole_folder(request.folder) as temporary:
+            write_views(temporary, images, request.cameras, run)
+
+
+def _generate(
+    model: str | Path, device: str | None, arguments: dict[str, Any]
+) -> list[Image.Image]:
+    """The images of one set, in a process of a cluster, which keeps the model for the next."""
+    return _loaded(model, device)(**arguments).images[0]
+
+
+def _load(model: str | Path, device: str | None) -> SPADPipeline:
+    # Scores of one model are the same everywhere.
+    pipeline = load_model(model, device, torch.float32)
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
+
+
+_loaded = lru_cache(maxsize=1)(_load)
 
 
 def _read_generated(views: ObjectViews, prompt: str) -> ViewSet:
