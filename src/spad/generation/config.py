@@ -11,6 +11,7 @@ from spad.generation.presets import PresetName
 from spad.settings import (
     AzimuthDeg,
     Count,
+    CountOrZero,
     Distance,
     ElevationDeg,
     FovDeg,
@@ -65,8 +66,14 @@ class GenerateConfig:
     save_for: PresetName | None = None
     """Generate from the cameras that another tool expects, and also write the images as it reads
     them, into the folder for-NAME."""
-    image: Path | None = None
-    """Image of the object from the first camera; the other views are generated to fit."""
+    image: Annotated[tuple[str, ...], MinLen(1)] | None = None
+    """Images of the object from some of the cameras, as in 0=front.png 2=back.png; the other views
+    are generated to fit. A file alone is that of view 0."""
+    hold: Path | None = None
+    """Folder of views with cameras, such as an earlier output: all but those of --redraw are kept.
+    The prompt may be left out."""
+    redraw: Annotated[tuple[CountOrZero, ...], MinLen(1)] | None = None
+    """Views of --hold to generate anew, counted from 0."""
     mesh: bool = False
     """Reconstruct a 3D model from the images: model.glb, and model.webp, a turntable of it."""
     model: str = "mini"

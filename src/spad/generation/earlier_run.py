@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
 from spad.files import RECORD, file_hash, read_json
 from spad.generation.config import GenerateConfig
+from spad.generation.given_views import parse_views
 
 CAMERA_SETTINGS = (
     "views", "elevation", "azimuth", "radius", "fov_deg", "cameras", "preset", "save_for",
 )  # fmt: skip
 # What a record says in another form, or is no matter of the images.
-_NOT_TAKEN = ("prompt", "prompts", "cameras", "output", "overwrite", "from_run")
+_NOT_TAKEN = ("prompt", "prompts", "cameras", "output", "overwrite", "from_run", "hold", "redraw")
 
 
 @dataclass(frozen=True)
@@ -25,7 +27,7 @@ class EarlierRun:
         prompts: its prompts.
         model_sha256: hash of the weights.
         versions: versions of packages, by name.
-        image_sha256: hash of the input image; None if there was none.
+        image_sha256: hashes of the input images.
     """
 
     prompts: tuple[str, ...]
@@ -33,7 +35,7 @@ class EarlierRun:
     versions: dict[str, str]
     cameras: dict[str, Any]
     rest: dict[str, Any]
-    image_sha256: str | None = None
+    image_sha256: tuple[str, ...] = ()
 
 
 def read_earlier_run(settings: GenerateConfig) -> tuple[GenerateConfig, EarlierRun]:
@@ -64,7 +66,7 @@ def read_earlier_run(settings: GenerateConfig) -> tuple[GenerateConfig, EarlierR
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
     if "image" in changes and both.image is not None:
-        _check_image(both.image, run, path)
+        _check_images(both.image, run, path)
     return both, run
 
 
@@ -76,17 +78,22 @@ def _settings(run: EarlierRun) -> dict[str, Any]:
     for name in hints.keys() & recorded.keys() - set(_NOT_TAKEN):
         value = recorded[name]
         is_path = isinstance(value, str) and Path in get_args(hints[name])
+        value = tuple(value) if isinstance(value, list) else value
         found[name] = Path(value) if is_path else value
     return found
 
 
-def _check_image(image: Path, run: EarlierRun, record: Path) -> None:
-    if not image.is_file():
+def _check_images(entries: Sequence[str], run: EarlierRun, record: Path) -> None:
+    files = list(parse_views(entries).values())
+    for file in files:
+        if not file.is_file():
+            raise ValueError(
+                f"expected {file}, an input image of {record}, got no such file; give it with "
+                "--image"
+            )
+    if [file_hash(file) for file in files] != list(run.image_sha256):
+        shown = ", ".join(map(str, files))
         raise ValueError(
-            f"expected {image}, the input image of {record}, got no such file; give it with --image"
-        )
-    if file_hash(image) != run.image_sha256:
-        raise ValueError(
-            f"expected {image} as it was when {record} was written, got another image; give the "
-            "one of then with --image"
+            f"expected {shown} as when {record} was written, got another image; give the one of "
+            "then with --image"
         )

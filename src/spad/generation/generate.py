@@ -26,6 +26,7 @@ from spad.files import (
 from spad.generation.config import GenerateConfig
 from spad.generation.earlier_run import EarlierRun, read_earlier_run
 from spad.generation.framing import framing_warnings
+from spad.generation.given_views import check_views, hold_views, parse_views
 from spad.generation.many_prompts import begun_folder, is_begun
 from spad.generation.orbit import ORBIT_FLAGS, Orbit, plan_orbit
 from spad.generation.presets import PRESETS
@@ -84,7 +85,7 @@ class GenerationPlan:
         prompts: the prompts, each once.
         read_as: the prompts in words that the model knows, in the same order.
         orbit: orbit of the cameras. None: they come from `settings.cameras`.
-        image: image of the object from the first camera, or None.
+        views: images of the object that are given, by view.
         output: output folder.
     """
 
@@ -95,7 +96,7 @@ class GenerationPlan:
     prompts: tuple[str, ...]
     read_as: tuple[str, ...]
     orbit: Orbit | None
-    image: Image.Image | None
+    views: dict[int, Image.Image]
     output: Path
 
 
@@ -104,6 +105,8 @@ def plan_generation(settings: GenerateConfig) -> GenerationPlan:
 
     Raises: ValueError: a setting is wrong; the message says what to try.
     """
+    if settings.hold is not None or settings.redraw is not None:
+        settings = hold_views(settings)
     asked, run = settings, None
     if settings.from_run is not None:
         settings, run = read_earlier_run(settings)
@@ -112,14 +115,15 @@ def plan_generation(settings: GenerateConfig) -> GenerationPlan:
     output = settings.output or _free_output(settings, prompts)
     if len(prompts) == 1 or not is_begun(output):
         check_output(output, settings.overwrite)
-    image = read_image(settings.image, upright=True) if settings.image is not None else None
+    files = parse_views(settings.image or ())
+    views = {view: read_image(file, upright=True) for view, file in files.items()}
     if settings.cameras is not None and not settings.cameras.exists():
         raise ValueError(f"expected a camera file or folder, got {settings.cameras}: no such file")
     model = model_info(settings.model)
     defaults = model.defaults
     sampling = Sampling(
         _given(settings.steps, defaults.num_inference_steps),
-        _given(settings.guidance_scale, defaults.guidance(image is not None)),
+        _given(settings.guidance_scale, defaults.guidance(bool(views))),
         _given(settings.guidance_rescale, defaults.guidance_rescale),
         _given(settings.blob_sigma, defaults.blob_sigma),
         _given(settings.scheduler, defaults.scheduler),
@@ -131,6 +135,7 @@ def plan_generation(settings: GenerateConfig) -> GenerationPlan:
     orbit = None if has_its_cameras else _orbit(settings, defaults)
     if orbit is not None:
         num_views = len(orbit.azimuth_deg)
+        check_views(files, num_views)
         if settings.mesh and num_views < FEWEST_MESH_VIEWS:
             raise ValueError(
                 f"expected {FEWEST_MESH_VIEWS} or more --views with --mesh, got {num_views}"
@@ -142,7 +147,7 @@ def plan_generation(settings: GenerateConfig) -> GenerationPlan:
     if run is not None:
         _warn_about_changes(run, model)
     return GenerationPlan(
-        settings, sampling, image_size, model, prompts, read_as, orbit, image, output
+        settings, sampling, image_size, model, prompts, read_as, orbit, views, output
     )
 
 
@@ -209,7 +214,10 @@ def _sample(
     plan: GenerationPlan, cameras: Cameras, pipeline: SPADPipeline, prompts: Sequence[str]
 ) -> Iterator[tuple[str, list[Image.Image]]]:
     """Images of some of the prompts, one prompt after the other."""
+    from spad.images.pixels import fitted_image
+
     settings = plan.settings
+    negative = pipeline.read_prompts([settings.negative_prompt])
     for index, (prompt, read_as) in enumerate(zip(plan.prompts, plan.read_as, strict=True)):
         if prompt not in prompts:
             continue
@@ -221,16 +229,20 @@ def _sample(
             cameras,
             # What the prompts are read as has been said already.
             prompt_embeds=pipeline.encode_text([prefix + read_as]),
-            negative_prompt=settings.negative_prompt,
+            negative_prompt_embeds=pipeline.encode_text(negative),
             num_inference_steps=plan.sampling.num_inference_steps,
             guidance_scale=plan.sampling.guidance_scale,
             guidance_rescale=plan.sampling.guidance_rescale,
             blob_sigma=plan.sampling.blob_sigma,
             deep_cache_interval=settings.deep_cache_interval,
             seed=settings.seed,
-            image=plan.image,
+            views=plan.views,
         )
-        yield prompt, result.images[0]
+        images = result.images[0]
+        for view, image in plan.views.items():
+            # As it was given, not as the autoencoder reconstructs it.
+            images[view] = fitted_image(image, cameras.height, cameras.width)
+        yield prompt, images
 
 
 def _prompts(settings: GenerateConfig) -> tuple[str, ...]:
@@ -411,7 +423,7 @@ def _request(plan: GenerationPlan) -> dict[str, Any]:
         "model": settings.model,
         "model_sha256": weights_hash(plan.model),
         "image": settings.image,
-        "image_sha256": None if settings.image is None else file_hash(settings.image),
+        "image_sha256": [file_hash(file) for file in parse_views(settings.image or ()).values()],
         "save_for": settings.save_for,
         "seed": settings.seed,
         **dataclasses.asdict(plan.sampling),

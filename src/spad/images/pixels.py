@@ -25,11 +25,16 @@ def to_levels(images: torch.Tensor) -> np.ndarray:
 
 def fitted_image_tensor(image: Image.Image, height: int, width: int) -> Tensor:
     """An image on white, padded to the shape asked for, resized: (3, height, width), [-1, 1]."""
+    pixels = torch.from_numpy(np.array(fitted_image(image, height, width), dtype=np.float32))
+    return pixels.movedim(-1, 0) / 127.5 - 1
+
+
+def fitted_image(image: Image.Image, height: int, width: int) -> Image.Image:
+    """An image on white, padded to the shape asked for and resized, in mode RGB."""
     rgba = as_rgba(image)
     scale = min(width / rgba.width, height / rgba.height)
     size = (max(1, round(rgba.width * scale)), max(1, round(rgba.height * scale)))
     canvas = Image.new("RGBA", (width, height), "white")
     corner = ((width - size[0]) // 2, (height - size[1]) // 2)
     canvas.alpha_composite(rgba.resize(size, Image.Resampling.LANCZOS), corner)
-    pixels = torch.from_numpy(np.array(canvas.convert("RGB"), dtype=np.float32))
-    return pixels.movedim(-1, 0) / 127.5 - 1
+    return canvas.convert("RGB")
