@@ -29,8 +29,7 @@ WRONG = {
     "generate x --radius 1 far": "got '1 far'",
     "generate x --views 0": "expected --views of at least 1, got 0",
     "render models": "expected --output PATH, got none; see: spad render --help",
-    "render models --num-view 3": "expected a flag of spad render, got --num-view; did you mean "
-    "--num-views?",
+    "render models --view 3": "expected a flag of spad render, got --view; did you mean --views?",
     "train --stpes 3": "expected a flag of spad train, got --stpes; did you mean --steps?",
     "train --preset mni": "got 'mni'; did you mean mini?",
 }

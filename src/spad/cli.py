@@ -464,7 +464,7 @@ def _resumable(argv: list[str]) -> Iterator[None]:
 
 
 def _is_first_process() -> bool:
-    """Whether this process prints, of those that torchrun has started."""
+    """Whether this is the first of the processes that torchrun started, which alone prints."""
     return os.environ.get("RANK", "0") == "0"
 
 

@@ -12,12 +12,16 @@ from judged_sets import true_set
 from spad.cameras import Cameras, save_colmap, save_transforms
 from spad.data.config import PackConfig
 from spad.data.pack import pack
-from spad.data.renders import list_sets, read_sets
+from spad.data.renders import list_sets
 from spad.data.view_sets import ViewSet, set_from_images
 from spad.generation.results import save_many_results, save_results
 from spad.images.alpha import estimate_alpha
 
 CAMERAS = Cameras.ring(3, height=32, width=32)
+
+
+def read_sets(source) -> list[ViewSet]:
+    return [views.read() for views in list_sets(source)]
 
 
 def disc(radius: float = 9) -> np.ndarray:

@@ -10,7 +10,7 @@ import torch
 
 from judged_sets import MODELS, rendered_set, true_set, white_set
 from spad.cameras import Cameras
-from spad.data.renders import read_sets
+from spad.data.renders import list_sets
 from spad.evaluation.camera_error import camera_error_deg
 from spad.evaluation.content_copying import content_copying
 from spad.evaluation.controls import (
@@ -221,7 +221,7 @@ def test_shared_renders_behave_like_hand_made_ones(shared_models, tmp_path):
 
     shared_models(4)
     render_all(RenderConfig(tmp_path, tmp_path / "out", cameras="orbit", views=8, workers=1))
-    sets = read_sets(tmp_path / "out")
+    sets = [views.read() for views in list_sets(tmp_path / "out")]
     assert len(sets) >= 3
     for true, other in zip(sets, sets[1:] + sets[:1], strict=True):
         assert silhouette_iou(true) > 0.9

@@ -134,7 +134,7 @@ def test_files_are_read_up_to_their_limit(tmp_path):
         ('{"a":\n ?}', r"other text in line 2, column 2"),
         ('{"a": 1, "b": {"c": 2, "c": 2}}', "'c' twice in one object"),
         ("[" + "9" * 5000 + "]", "digits"),
-        (r'["\ud800"]', "half of one"),
+        (r'["\ud800"]', "half of a surrogate pair"),
         ("[" * 100_000, "levels or less, got more"),
         ("[" * 100_000 + "]" * 100_000, "levels or less, got more"),
         ('{"a":' * (DEEPEST + 1) + "1" + "}" * (DEEPEST + 1), "levels or less, got more"),

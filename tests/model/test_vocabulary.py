@@ -6,7 +6,6 @@ from spad.model.vocabulary import (
     describe_reading,
     nearest_captions,
     read_prompt,
-    unknown_words,
     unlike_captions,
     words_of,
 )
@@ -57,16 +56,21 @@ def test_words_that_mean_the_same_are_known():
 def test_known_words_stay_as_written():
     prompt = "A Blue fish, with  wings!"
     assert read_prompt(prompt, CAPTIONS).prompt == prompt
-    assert unknown_words(prompt, CAPTIONS) == []
+    assert read_prompt(prompt, CAPTIONS).unknown == ()
 
 
 def test_unknown_words_come_in_order_and_once():
-    assert unknown_words("a zebra and a zebra on a rug", CAPTIONS) == ["zebra", "and", "on", "rug"]
+    assert read_prompt("a zebra and a zebra on a rug", CAPTIONS).unknown == (
+        "zebra",
+        "and",
+        "on",
+        "rug",
+    )
 
 
 def test_every_caption_is_known_and_nearest_to_itself():
     for caption in CAPTIONS:
-        assert unknown_words(caption, CAPTIONS) == []
+        assert read_prompt(caption, CAPTIONS).unknown == ()
         assert nearest_captions(caption, CAPTIONS, count=1) == [caption]
 
 

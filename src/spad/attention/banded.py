@@ -49,7 +49,7 @@ class Blocks(NamedTuple):
     allowed: Tensor
 
     def split(self, most: int) -> Iterator[Blocks]:
-        """Parts of at most `most` keys, but of one block at least."""
+        """Parts of at most `most` keys and at least one block."""
         size = max(1, most // self.keys.shape[1])
         for parts in zip(*(x.split(size) for x in self), strict=True):
             yield Blocks(*parts)
@@ -226,7 +226,7 @@ def banded_attention(query: Tensor, key: Tensor, value: Tensor, plan: BandedPlan
 
 
 class _Banded(torch.autograd.Function):
-    """Of (b, v * n, heads, c). Backwards, recomputes all but the result and its normalization."""
+    """Autograd function over (b, v * n, heads, c); its backward recomputes the weights."""
 
     @staticmethod
     def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, plan: BandedPlan) -> Tensor:

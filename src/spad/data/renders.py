@@ -11,7 +11,7 @@ import numpy as np
 from spad.cameras import load_cameras
 from spad.cameras.formats import has_cameras
 from spad.data.shards import INDEX, Sample, ShardedObject, is_shard_folder, read_shard_folder
-from spad.data.view_sets import ObjectViews, ViewSet
+from spad.data.view_sets import ObjectViews
 from spad.files import RECORD, file_hash, inside, read_json, read_json_lines, short
 from spad.images.posed import find_images
 
@@ -104,11 +104,6 @@ def list_sets(folder: Path) -> list[ObjectViews]:
             f"{folder}, got none in {without[0].name}; move it elsewhere, or give it cameras"
         )
     return [_views_in(f) for f in folders]
-
-
-def read_sets(folder: Path) -> list[ViewSet]:
-    """Read all objects of a folder. Raises: ValueError: as `list_sets` and `ObjectViews.read`."""
-    return [views.read() for views in list_sets(folder)]
 
 
 def _views_in(source: Path) -> ObjectViews:

@@ -199,7 +199,7 @@ class ShardRecord:
 @dataclass(frozen=True)
 @checked
 class ShardIndex:
-    """What `index.json` holds; `ShardFolder` says what it means."""
+    """The contents of `index.json`; `ShardFolder` describes the fields."""
 
     format: Format
     num_views: Count

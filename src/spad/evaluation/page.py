@@ -87,7 +87,7 @@ def report_page(report: EvaluationReport, folder: Path) -> str:
 
 
 def _is_binary(report: EvaluationReport, column: Column) -> bool:
-    """Whether all values are 0 or 1, so that the mean tells everything."""
+    """Whether all values are 0 or 1, so that a histogram adds nothing to the mean."""
     known = {value for _, value in report.values(column) if not math.isnan(value)}
     return known <= {0.0, 1.0}
 

@@ -1,4 +1,4 @@
-"""Read text, JSON and JSON Lines: every field of a type that was asked for.
+"""Read text, JSON and JSON Lines files, with the type of every field checked.
 
 Files may be damaged, hostile or endless. No more than a limit is ever in memory, and what is wrong
 is a `ValueError` that begins with the file and the place in it.
@@ -23,7 +23,7 @@ from typing import Any, BinaryIO, Literal, TypeVar, Union, get_args, get_origin,
 
 # Bytes of a file that is read at once, and of a line of one that is read line by line.
 MOST_BYTES, LONGEST_LINE = 64 << 20, 16 << 20
-# Lists and objects of JSON in each other.
+# Levels of lists and objects of JSON.
 DEEPEST = 64
 _LONGEST_NAME = 255
 _WORDS = {str: "text", bool: "true or false", int: "a whole number", float: "a finite number"}
@@ -49,7 +49,7 @@ def read_text(path: Path, most: int = MOST_BYTES) -> str:
 
 
 def read_lines(path: Path) -> Iterator[tuple[str, str]]:
-    """The lines of a UTF-8 text without their ends, each behind its place for messages.
+    """Yield (place, line) of a UTF-8 text file; the place begins messages, lines have no ends.
 
     Raises: ValueError: the file cannot be read, or a line is too long or no UTF-8.
     """
@@ -66,12 +66,12 @@ def read_ids(path: Path) -> frozenset[str]:
 
 
 def read_json(path: Path, kind: type[T], most: int = MOST_BYTES) -> T:
-    """A JSON file as a `kind`. Raises: ValueError: what `read_bytes` and `parse_json` raise."""
+    """A JSON file as a value of type `kind`. Raises: as `read_bytes` and `parse_json`."""
     return parse_json(read_bytes(path, most), kind, path)
 
 
 def read_json_lines(path: Path, kind: type[T], is_journal: bool = False) -> Iterator[tuple[str, T]]:
-    """The lines of a JSON Lines file as `kind`s, each behind its place; empty ones are skipped.
+    """Yield (place, value of type `kind`) of a JSON Lines file; empty lines are skipped.
 
     In a journal a last line without an end counts for nothing: a kill cut it short.
 
@@ -83,7 +83,7 @@ def read_json_lines(path: Path, kind: type[T], is_journal: bool = False) -> Iter
 
 
 def parse_json(data: bytes, kind: type[T], where: object) -> T:
-    """JSON as a `kind`.
+    """Parse JSON to a value of type `kind`.
 
     Args:
         kind: `str`, `bool`, `int`, `float` (finite; a whole number will do), `None`, `Any`,
@@ -106,7 +106,9 @@ def parse_json(data: bytes, kind: type[T], where: object) -> T:
         got = f"other text in line {error.lineno}, column {error.colno} ({error.msg})"
         raise ValueError(f"{where}: expected JSON, got {got if text.strip() else 'none'}") from None
     except UnicodeEncodeError:
-        raise ValueError(f"{where}: expected JSON of whole letters, got half of one") from None
+        raise ValueError(
+            f"{where}: expected JSON of whole characters, got half of a surrogate pair"
+        ) from None
     except _NotFinite as error:
         name = "every number"
         with suppress(ValueError, RecursionError):
@@ -120,7 +122,7 @@ def parse_json(data: bytes, kind: type[T], where: object) -> T:
 
 
 def as_kind(found: Any, kind: type[T], where: object) -> T:
-    """What JSON, or YAML, was parsed to, as a `kind`; `parse_json` says which there are.
+    """A parsed JSON or YAML value as a value of type `kind`, which `parse_json` describes.
 
     Raises: ValueError: it has other types.
     """
@@ -131,7 +133,7 @@ def as_kind(found: Any, kind: type[T], where: object) -> T:
 
 
 def file_hash(path: Path, digest: Any = None) -> str:
-    """Hash of a file of any size in hexadecimal: SHA-256, or what `digest` has begun."""
+    """Hexadecimal hash of a file of any size: SHA-256, or that of `digest`, continued."""
     digest = digest or hashlib.sha256()
     with open(path, "rb") as file:
         while piece := file.read(1 << 20):
@@ -140,7 +142,7 @@ def file_hash(path: Path, digest: Any = None) -> str:
 
 
 def inside(folder: Path, name: str, where: object) -> Path:
-    """The file `name` of `folder`; `where`, the place that names it, begins the message.
+    """The path `folder / name`, which must lie in `folder`; `where` begins the message.
 
     Raises: ValueError: `name` is empty or absolute, has "..", a backslash or too long a part, or
         a link on its way leads out of `folder`.
@@ -159,7 +161,7 @@ def inside(folder: Path, name: str, where: object) -> Path:
 
 
 def short(value: Any) -> str:
-    """One short line that shows `value` in a message."""
+    """`value` in at most 60 characters, for messages."""
     text = _BRIEF.repr(value)
     return text if len(text) <= 60 else f"{text[:57]}..."
 
@@ -238,7 +240,7 @@ _DECODER = json.JSONDecoder(
 
 
 def _is_deep(found: Any) -> bool:
-    """Whether lists and objects lie in each other on more than `DEEPEST` levels."""
+    """Whether lists and objects are nested deeper than `DEEPEST` levels."""
     level, depth = [found], 0
     while level and depth <= DEEPEST:
         groups = [one.values() if isinstance(one, dict) else one for one in level]
@@ -248,7 +250,7 @@ def _is_deep(found: Any) -> bool:
 
 
 def _checked(value: Any, kind: Any, name: str) -> Any:
-    """What JSON says of `name`, as a `kind`."""
+    """The value of the field `name` as a value of type `kind`."""
     if type(value) is kind or kind is Any or (kind is None and value is None):
         return value
     origin, inner = get_origin(kind) or kind, get_args(kind)
@@ -312,7 +314,7 @@ def _filled(value: dict, kind: Any, name: str) -> Any:
 
 @cache
 def _fields(kind: Any) -> tuple[dict[str, Any], frozenset[str], bool]:
-    """A dataclass's fields and their types, which have no default, and whether `rest` is one."""
+    """Types of a dataclass's fields, the names of those without default, whether one is `rest`."""
     hints = get_type_hints(kind)
     named = {field.name: field for field in fields(kind) if field.init and field.name != "rest"}
     needed = [n for n, f in named.items() if f.default is f.default_factory is MISSING]

@@ -1,4 +1,4 @@
-"""Write files and folders whole or not at all, and keep others out meanwhile.
+"""Write files and folders whole or not at all, with locks against other processes.
 
 What is written lies in `.unfinished`, beside its place, until it is complete, and a lock there
 says that somebody is at it. What a killed command left has no holder: the next one that writes in
@@ -48,7 +48,7 @@ def json_text(data: Any, indent: int | None = 2) -> str:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a text file in UTF-8, whole or not at all; `whole_file` says what is raised."""
+    """Write a text file in UTF-8, whole or not at all. Raises: as `whole_file`."""
     write_texts({path: text})
 
 
@@ -67,7 +67,7 @@ def write_json_lines(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
 
 
 def append_json(path: Path, row: Mapping[str, Any]) -> None:
-    """Add a line to a JSON Lines file, whole or not at all, in the place of one that was cut short.
+    """Append a line to a JSON Lines file, whole or not at all; it replaces a line without an end.
 
     Raises: OSError: what `whole_file` raises.
     """
@@ -87,7 +87,7 @@ def append_json(path: Path, row: Mapping[str, Any]) -> None:
 
 @contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
-    """A file to write, of the same name, that takes the place of `path` when the block ends well.
+    """Context: a temporary path to write, which replaces `path` when the block ends well.
 
     On any error, Ctrl-C included, `path` stays as it was. Folders that it lacks are made.
 
@@ -103,7 +103,7 @@ def whole_file(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def whole_folder(folder: Path, overwrite: bool = False, mark: str = RECORD) -> Iterator[Path]:
-    """A new folder, of the same name, that takes the place of `folder` when the block ends well.
+    """Context: a temporary folder to fill, which replaces `folder` when the block ends well.
 
     On any error, Ctrl-C included, nothing of it is left and an older `folder` stays.
 
@@ -150,7 +150,7 @@ def check_output(folder: Path, overwrite: bool, mark: str = RECORD) -> None:
 
 @contextmanager
 def exclusive(folder: Path, wait: bool = False) -> Iterator[None]:
-    """Let only this command work in `folder`, which is made, and goes again if it stays empty.
+    """Context: lock `folder` for this command; make it, and remove it if it stays empty.
 
     Raises: ValueError: another command is at work there, and not to be waited for.
     """
@@ -165,7 +165,7 @@ def exclusive(folder: Path, wait: bool = False) -> Iterator[None]:
 
 @contextmanager
 def room_for(path: Path) -> Iterator[None]:
-    """Say in one line that the disk is full, whatever the library at work calls that.
+    """Context: any library's error of a full disk becomes an `OSError` of one line.
 
     Raises: OSError: in the place of such an error; it names `path`.
     """
@@ -222,7 +222,7 @@ def _lack_of_room(error: BaseException | None, path: Path) -> str | None:
 
 @contextmanager
 def _beside(target: Path, patience: float) -> Iterator[Path]:
-    """A path of the name of `target` in a folder beside it that is this command's alone."""
+    """Context: a path for unfinished output, named as `target`, in a locked folder beside it."""
     unfinished = target.parent / UNFINISHED
     place = unfinished / target.name
     _sweep(target.parent)
@@ -285,7 +285,7 @@ def _check_idle(folder: Path) -> None:
 
 
 def _sweep(folder: Path) -> None:
-    """Remove what killed commands left unfinished in `folder`."""
+    """Remove unfinished output of killed commands from `folder`."""
     unfinished = folder / UNFINISHED
     for place in [each for each in unfinished.glob("*") if each.is_dir()]:
         with suppress(ValueError), _held(place, 0, place):
@@ -295,7 +295,7 @@ def _sweep(folder: Path) -> None:
 
 
 def _clear(place: Path) -> None:
-    """Empty a folder of `_beside`; what was about to be replaced goes back to its place."""
+    """Empty a folder of `_beside`; output that was about to be replaced is moved back."""
     target, replaced = place.parent.parent / place.name, place / _REPLACED
     if replaced.exists() and not target.exists():
         os.rename(replaced, target)
@@ -313,7 +313,7 @@ def _remove_empty(folders: Iterable[Path]) -> None:
 
 
 def _sync(path: Path) -> None:
-    """Have the disk hold a file, or the names in a folder, before anything relies on it."""
+    """Flush a file, or the names in a folder, to the disk."""
     if os.name == "nt" and path.is_dir():
         return
     descriptor = os.open(path, os.O_RDWR if os.name == "nt" else os.O_RDONLY)

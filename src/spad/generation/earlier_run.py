@@ -21,7 +21,7 @@ _NOT_TAKEN = ("prompt", "prompts", "cameras", "output", "overwrite", "from_run",
 
 @dataclass(frozen=True)
 class EarlierRun:
-    """What a `run.json` says of a run, beside its settings, which are in `rest`.
+    """The contents of a `run.json`; the settings are in `rest`.
 
     Attributes:
         prompts: its prompts.

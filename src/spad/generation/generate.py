@@ -353,7 +353,7 @@ def _read_prompts(prompts: Sequence[str], model: ModelInfo, strict: bool) -> tup
 
 
 def _warn_about_changes(run: EarlierRun, model: ModelInfo) -> None:
-    """Log what may make the images of an earlier run other ones."""
+    """Warn of what may make the images differ from those of an earlier run."""
     if weights_hash(model) != run.model_sha256:
         logger.warning(
             "%s has other weights now than in the earlier run; images differ", model.name

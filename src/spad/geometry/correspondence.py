@@ -28,7 +28,7 @@ FEW_POINTS = 30
 
 @dataclass(frozen=True)
 class Correspondences:
-    """Where n surface points that one view sees lie in all v views.
+    """Positions in all v views of n surface points that one view sees.
 
     Attributes:
         xy: (n, v, 2) places in the images, pixels; NaN behind a camera.
@@ -81,7 +81,7 @@ class Suspect:
 def corresponding_points(
     cameras: Cameras, depth: Tensor, view: int, xy: Tensor, tolerance: float = 0.01
 ) -> Correspondences:
-    """Where the surface points at pixels (n, 2) of one view lie in all views.
+    """Positions in all views of the surface points at pixels (n, 2) of one view.
 
     Args:
         cameras: v views.
@@ -107,7 +107,7 @@ def corresponding_points(
 def _looked_up(
     cameras: Cameras, depth: Tensor, points: Tensor, exists: Tensor, tolerance: float
 ) -> Correspondences:
-    """Where surface points (n, 3), of which some exist, lie in all views."""
+    """Positions in all views of surface points (n, 3), not all of which exist."""
     size = torch.tensor([cameras.width, cameras.height])
     places, depths = (x.transpose(0, 1) for x in cameras.project(points))
     # Looked up at the nearest pixel; NaN and places outside read pixel 0 and are sorted out below.

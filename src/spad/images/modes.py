@@ -1,4 +1,4 @@
-"""Images of every mode that Pillow reads as 8-bit RGBA, each by the range of its values."""
+"""Conversion of images of every Pillow mode to 8-bit RGBA, by the range of their values."""
 
 from __future__ import annotations
 

@@ -73,7 +73,7 @@ def normalized(values: np.ndarray) -> np.ndarray:
 
 
 def component_type(accessor: Entry) -> np.dtype:
-    """Of the numbers of an accessor."""
+    """Component type of an accessor."""
     number = accessor.integer("componentType")
     if number not in _COMPONENTS:
         raise ValueError(f"{accessor.place}.componentType: expected 5120 to 5126, got {number}")
@@ -81,7 +81,7 @@ def component_type(accessor: Entry) -> np.dtype:
 
 
 def _read(file: GltfFile, accessor: Entry, types: tuple[str, ...]) -> np.ndarray:
-    """Its numbers as they are stored, (n, width), with the sparse ones in place."""
+    """Numbers of an accessor as they are stored, (n, width), with the sparse ones in place."""
     kind, dtype = accessor.text("type"), component_type(accessor)
     if kind not in types:
         raise ValueError(f"{accessor.place}.type: expected {' or '.join(types)}, got {kind!r}")

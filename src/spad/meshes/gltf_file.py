@@ -41,7 +41,7 @@ class Entry:
         return name in self._value
 
     def names(self) -> list[str]:
-        """Of its fields."""
+        """Names of its fields."""
         return list(self._value)
 
     def entry(self, name: str) -> Entry:
@@ -54,7 +54,7 @@ class Entry:
         return [Entry(item, f"{self.place}.{name}[{i}]") for i, item in items]
 
     def extension(self, name: str) -> Entry | None:
-        """What an extension says of it."""
+        """The value of an extension of it."""
         extensions = self.entry("extensions")
         return extensions.entry(name) if name in extensions else None
 
@@ -163,7 +163,7 @@ class GltfFile:
         return self._lists[kind]
 
     def item(self, kind: str, index: int, place: str) -> Entry:
-        """An entry of such a list; `place` is who names it."""
+        """An entry of a list of the root; `place`, which refers to it, begins messages."""
         items = self.items(kind)
         if index >= len(items):
             raise ValueError(f"{place}: expected one of {len(items)} {kind}, got number {index}")
@@ -189,7 +189,7 @@ class GltfFile:
         return data[start : start + length], stride
 
     def image_bytes(self, index: int, place: str) -> tuple[bytes, str]:
-        """The encoded bytes of an image, and words that name it [3.8.2]."""
+        """The encoded bytes of an image, and its name for messages [3.8.2]."""
         image = self.item("images", index, place)
         if "bufferView" in image:
             data, _ = self.view(image.integer("bufferView"), image.place)
@@ -266,7 +266,7 @@ def inside(folder: Path, uri: str, place: str) -> list[Path]:
 
 
 def read_inside(folder: Path, uri: str, place: str, most: int | None = None) -> bytes:
-    """The file that a relative reference means, up to `most` bytes of it.
+    """The contents of the file of a relative reference, up to `most` bytes.
 
     Raises: FileNotFoundError: there is none. ValueError: as `inside`, or it cannot be read.
     """

@@ -1,4 +1,4 @@
-"""Materials of a glTF file: what of them a matt, soft light shows, with textures and samplers.
+"""Materials of a glTF file, reduced to what diffuse shading shows, with textures and samplers.
 
 Sections in brackets are those of the Khronos glTF 2.0 specification.
 """
@@ -49,7 +49,7 @@ class Surface:
 
 
 def bare_surface(surfaces: Surfaces, is_colored: bool) -> Surface:
-    """What stands for no material; vertex colors are shown as they are."""
+    """The surface of a primitive without material; vertex colors are shown unchanged."""
     material = surfaces.material(Material() if is_colored else BARE)
     return Surface(material, TextureUse(), TextureUse())
 
@@ -177,7 +177,7 @@ def _read_texture(file: GltfFile, index: int, place: str, without_alpha: bool) -
 
 
 def _texture_pixels(file: GltfFile, texture: Entry) -> np.ndarray:
-    """Of the first source that can be read: an extension's, else the core's."""
+    """Pixels of the first readable source: that of an extension, else that of the core."""
     failed = None
     for name in _SOURCES:
         source = texture.extension(name)
@@ -205,7 +205,7 @@ def _wrap(sampler: Entry, name: str) -> str:
 
 
 def _is_nearest(sampler: Entry) -> bool:
-    """By the filter for magnified texels; where a file gives none, by that for others."""
+    """Whether texels are not interpolated, by the magnification filter, else by the other one."""
     chosen = sampler.integer("magFilter", sampler.integer("minFilter", 9729))
     if chosen not in (*_NEAREST, *_LINEAR):
         raise ValueError(f"{sampler.place}: expected a filter of 9728 to 9987, got {chosen}")

@@ -155,7 +155,7 @@ def skinned(
 
 
 def morph_weights(node: Entry, mesh: Entry, num_targets: int) -> list[float]:
-    """Of a node, else of its mesh, else zeros [3.7.2.2]; none where there are no targets."""
+    """Morph weights of a node, else of its mesh, else zeros [3.7.2.2]; none without targets."""
     for owner in (node, mesh):
         if "weights" in owner and num_targets:
             return owner.numbers("weights", None)

@@ -1,4 +1,4 @@
-"""What readers of 3D model files hand over: triangles in the file's axes, and their surfaces."""
+"""The contents of a 3D model file: triangles in the file's axes, and their surfaces."""
 
 from __future__ import annotations
 
@@ -108,7 +108,7 @@ class Surfaces:
     _texture_ids: dict = field(default_factory=dict)
 
     def material(self, material: Material) -> int:
-        """Its number; equal ones are one."""
+        """The index of a material; equal materials have one."""
         if material not in self._material_ids:
             self._material_ids[material] = len(self.materials)
             self.materials.append(material)

@@ -73,7 +73,7 @@ class TextureMap:
 
 @dataclass
 class MtlMaterial:
-    """What a library says of one material; None where it says nothing."""
+    """The statements of a library about one material; None where there is none."""
 
     color: list[float] | None = None
     emission: list[float] | None = None
@@ -84,7 +84,7 @@ class MtlMaterial:
 
     @property
     def has_textures(self) -> bool:
-        """Whether it has any that is shown."""
+        """Whether the material has a texture that is shown."""
         return bool(self.maps)
 
     def surface(

@@ -53,7 +53,7 @@ class Neighbors:
         return Path(os.path.realpath(path)).is_relative_to(self._root)
 
     def _walk(self, folder: Path, name: str) -> Path | None:
-        """Down the parts of a relative name, in other case where there is none in this."""
+        """The path of a relative name; parts that do not exist may differ in case."""
         if name.startswith("/") or re.match(r"[A-Za-z]:", name):
             return None
         path = folder

@@ -174,7 +174,7 @@ def _sorted_lines(path: Path) -> _Statements:
 
 
 def _words(lines: list[str]) -> list[list[str]]:
-    """Of each line, up to a comment."""
+    """Words of each line, up to a comment."""
     if any("#" in line for line in lines):
         lines = [line.partition("#")[0] for line in lines]
     return [line.split() for line in lines]

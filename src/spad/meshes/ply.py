@@ -149,7 +149,7 @@ def _colors(columns: Columns, notes: set[str]) -> np.ndarray | None:
 
 
 def _scale(columns: list[np.ndarray], notes: set[str]) -> float:
-    """What counts as full strength."""
+    """The value of a channel at full strength."""
     dtype, largest = columns[0].dtype, max(float(c.max()) for c in columns)
     if dtype.kind == "f":
         if largest > 1:

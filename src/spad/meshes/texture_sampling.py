@@ -37,7 +37,7 @@ def sample_texture(texture: Texture, uv: np.ndarray) -> np.ndarray:
 
 
 def _wrapped(index: np.ndarray, size: int, wrap: str) -> np.ndarray:
-    """Which of `size` texels stands at any index."""
+    """Texels, of `size` in a row, at any indices, by the wrap mode."""
     if wrap == "clamp":
         return index.clip(0, size - 1)
     if wrap == "mirror":

@@ -38,7 +38,7 @@ class DeepFeatureCache:
         self._before: Token | None = None
 
     def begin(self, step: int) -> None:
-        """Say which step comes, from 0."""
+        """Begin the denoising step of this number, from 0."""
         self.reuse = step % self.interval != 0
 
     def __enter__(self) -> DeepFeatureCache:
@@ -76,7 +76,7 @@ class _CachedForward:
         return cache.features[self.block]
 
     def leave(self) -> None:
-        """Put the former forward back with the last cache."""
+        """Restore the former forward when the last cache is left."""
         self.num_caches -= 1
         if self.num_caches == 0 and self.own is None:
             del self.block.forward

@@ -116,11 +116,6 @@ def read_prompt(prompt: str, captions: Iterable[str], synonyms: Synonyms = SYNON
     return Reading(_WORD.sub(known_form, prompt), replaced, unknown, bool(content))
 
 
-def unknown_words(prompt: str, captions: Iterable[str]) -> list[str]:
-    """Words of `prompt` without a known form in `captions`, in order, each once."""
-    return list(read_prompt(prompt, captions).unknown)
-
-
 def nearest_captions(
     prompt: str, captions: Sequence[str], count: int = 3, synonyms: Synonyms = SYNONYMS
 ) -> list[str]:

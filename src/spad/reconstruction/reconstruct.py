@@ -1,4 +1,4 @@
-"""From posed images to a watertight, textured 3D model: what `spad reconstruct` does."""
+"""`spad reconstruct`: a watertight, textured 3D model from posed images."""
 
 from __future__ import annotations
 

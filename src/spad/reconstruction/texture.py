@@ -32,7 +32,6 @@ _SHARP, _SOFT = 8.0, 2.0
 _DETAIL_PIXELS = 3.0
 # Where all views together count less than this, colors are spread from around.
 _CONFIDENCE = 0.03
-_GUTTER = 4
 
 
 @dataclass(frozen=True, eq=False)

@@ -72,7 +72,7 @@ class TrainAutoencoderConfig:
 @dataclass(frozen=True)
 @checked
 class ModelConfig:
-    """What is trained. Settings without a value are those of --init."""
+    """Trained layers and conditioning. Settings without a value are those of --init."""
 
     trainable: Literal["all", "new-layers", "lora"] = "all"
     """all: the whole UNet. new-layers: only the layers that SPAD adds to Stable Diffusion. lora:

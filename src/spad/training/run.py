@@ -102,7 +102,7 @@ def settings_record(settings: Any, without: Collection[str] = ()) -> dict[str, A
 
 @dataclass(frozen=True)
 class RunRecord:
-    """What `record.json` of a run folder holds."""
+    """The contents of `record.json` of a run folder."""
 
     steps: int
     seconds: float

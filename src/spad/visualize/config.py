@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 from annotated_types import Ge
-from tyro.conf import Positional, arg
+from tyro.conf import Positional
 
 from spad.settings import (
     AzimuthDeg,
@@ -49,7 +49,7 @@ class EpipolarConfig:
     """Distance from the origin in world units: one value, or one per view. Default: 3.5."""
     fov_deg: tuple[FovDeg, ...] | None = None
     """Horizontal field of view in degrees: one value, or one per view. Default: 40.3."""
-    image_size: Annotated[Count | None, arg(aliases=("--size",))] = None
+    image_size: Count | None = None
     """Side of the toy bear's images in pixels. Default: 256."""
     view: CountOrZero = 0
     """Source view, whose pixels are followed."""

@@ -48,14 +48,14 @@ MOST_TOKENS = 16384
 
 
 @dataclass(frozen=True)
-class Report:
+class EpipolarReport:
     """Result of a run: files written and text to print, such as the table of pairs."""
 
     files: tuple[Path, ...]
     lines: tuple[str, ...] = ()
 
 
-def run_epipolar(settings: EpipolarConfig, command: Sequence[str] = ()) -> Report:
+def run_epipolar(settings: EpipolarConfig, command: Sequence[str] = ()) -> EpipolarReport:
     """Draw the requested figures; suspicious cameras are logged as warnings.
 
     Raises: ValueError: bad input, in one line that names file and view. OSError: the output cannot
@@ -114,7 +114,7 @@ def run_epipolar(settings: EpipolarConfig, command: Sequence[str] = ()) -> Repor
         page = explorer_page(shown, band, *_depths(settings), source)
         write_text(settings.html, page)
         files.append(settings.html)
-    return Report(tuple(files), tuple(lines))
+    return EpipolarReport(tuple(files), tuple(lines))
 
 
 def table_lines(table: PairTable) -> list[str]:
@@ -225,7 +225,7 @@ def _pixels(settings: EpipolarConfig, views: PosedImages) -> tuple[int, Tensor]:
 
 
 def _shown(settings: EpipolarConfig, views: PosedImages, view: int) -> tuple[PosedImages, int]:
-    """The views to draw, in their own order, and where the source is among them."""
+    """The views to draw, in their own order, and the index of the source among them."""
     if not settings.to:
         return views, view
     indices = sorted({view, *settings.to})

@@ -235,7 +235,7 @@ def _diverging(values: np.ndarray) -> np.ndarray:
 
 
 def _band_alpha(bands: PixelBands, index: int, half_width: float) -> np.ndarray:
-    """How much of a band's color lies on every pixel: a pale band, its middle line, soft edges.
+    """Opacity of a band's color at every pixel: a pale band, its middle line, soft edges.
 
     None in the source pixel's own view.
     """
