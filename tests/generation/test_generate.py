@@ -46,11 +46,11 @@ def test_a_given_image_has_a_guidance_of_its_own(tiny_pipeline_folder, tmp_path)
     Image.new("RGB", (8, 8)).save(photo)
     shutil.copytree(tiny_pipeline_folder, model)
     own = plan(model, tmp_path).sampling.guidance_scale
-    assert plan(model, tmp_path, image=photo).sampling.guidance_scale == own
+    assert plan(model, tmp_path, image=(str(photo),)).sampling.guidance_scale == own
     defaults = replace(read_info(model).defaults, guidance_scale_with_image=1.0)
     save_model_manifest(model, "other", "", ["a fish"], defaults, license="", author="")
     assert plan(model, tmp_path).sampling.guidance_scale == own != 1.0
-    assert plan(model, tmp_path, image=photo).sampling.guidance_scale == 1.0
+    assert plan(model, tmp_path, image=(str(photo),)).sampling.guidance_scale == 1.0
     assert plan(model, tmp_path, image=photo, guidance_scale=2.0).sampling.guidance_scale == 2.0
 
 
