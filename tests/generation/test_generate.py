@@ -51,7 +51,10 @@ def test_a_given_image_has_a_guidance_of_its_own(tiny_pipeline_folder, tmp_path)
     save_model_manifest(model, "other", "", ["a fish"], defaults, license="", author="")
     assert plan(model, tmp_path).sampling.guidance_scale == own != 1.0
     assert plan(model, tmp_path, image=(str(photo),)).sampling.guidance_scale == 1.0
-    assert plan(model, tmp_path, image=photo, guidance_scale=2.0).sampling.guidance_scale == 2.0
+    assert (
+        plan(model, tmp_path, image=(str(photo),), guidance_scale=2.0).sampling.guidance_scale
+        == 2.0
+    )
 
 
 def test_default_output_never_exists(tiny_pipeline_folder, tmp_path, monkeypatch):
