@@ -13,6 +13,7 @@ import pytest
 from spad.files import (
     RECORD,
     append_json,
+    check_file_output,
     check_output,
     check_space,
     exclusive,
@@ -328,3 +329,18 @@ def test_slugs_are_names():
     assert slug("../../etc") == "etc"
     assert slug("日本") == "object"
     assert slug("a " * 99, longest=5) == "a-a-a"
+
+
+def test_files_are_replaced_if_they_begin_with_their_mark(tmp_path):
+    path = tmp_path / "page.html"
+    check_file_output(path, "<title>Mine</title>")
+    path.write_text("<html><title>Mine</title>")
+    check_file_output(path, "<title>Mine</title>")
+    path.write_text("notes of the user")
+    with pytest.raises(ValueError, match=r"an earlier one of the same kind, got .*page\.html"):
+        check_file_output(path, "<title>Mine</title>")
+    with pytest.raises(ValueError, match="expected a file to write, got the folder"):
+        check_file_output(tmp_path, "<title>Mine</title>")
+    (tmp_path / "link").symlink_to(tmp_path / "nowhere")
+    with pytest.raises(ValueError, match="which is something else"):
+        check_file_output(tmp_path / "link", "<title>Mine</title>")

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from spad.data.config import InspectConfig
 from spad.data.renders import ListedObject, read_listing, rendered_object
@@ -24,12 +25,14 @@ from spad.data.shards import (
     read_shard_folder,
     scan_shard,
 )
-from spad.files import read_bytes, read_json_lines, whole_file
+from spad.files import check_file_output, read_bytes, read_json_lines, whole_file
 from spad.images.grids import prompt_grid
 from spad.images.reading import on_white, open_image
 
 # Largest width of a panel on the sheet, in pixels.
 _PANEL_PX = 160
+# In the head of a sheet, which may therefore be replaced.
+_MARK = "spad inspect"
 
 
 @dataclass(frozen=True)
@@ -44,11 +47,22 @@ class InspectReport:
 
 
 @dataclass(frozen=True)
+class _Encoded:
+    """Contents of an image file, and its place for messages."""
+
+    where: str
+    data: bytes
+
+    def opened(self) -> Image.Image:
+        return open_image(self.data, self.where)
+
+
+@dataclass(frozen=True)
 class _Entry:
-    """An object with the contents of its image files, by kind and then by view."""
+    """An object with its image files, by kind and then by view."""
 
     about: ShardedObject
-    images: dict[str, list[bytes]]
+    images: dict[str, list[_Encoded]]
 
 
 @dataclass(frozen=True)
@@ -75,6 +89,8 @@ def inspect_data(settings: InspectConfig) -> InspectReport:
     Raises: ValueError: the path is none of these, or damaged.
     """
     path = Path(settings.path)
+    sheet = settings.output or Path(f"{path.resolve().stem}-sheet.png")
+    check_file_output(sheet, _MARK)
     source = _open(path, settings.verify)
     chosen = _evenly_spaced(len(source.entries), settings.sample or len(source.entries))
     shown = {chosen[i] for i in _evenly_spaced(len(chosen), settings.objects)}
@@ -86,9 +102,10 @@ def inspect_data(settings: InspectConfig) -> InspectReport:
         if number in shown:
             caption = f"{entry.about.captions[0]}  ({entry.about.uid})"
             panels[caption] = _panels(entry, settings.views)
-    sheet = settings.output or Path(f"{path.resolve().stem}-sheet.png")
+    mark = PngInfo()
+    mark.add_text("Software", _MARK)
     with whole_file(sheet) as unfinished:
-        prompt_grid(panels).save(unfinished, "PNG")
+        prompt_grid(panels).save(unfinished, "PNG", pnginfo=mark)
     count, total = len(chosen), len(source.entries)
     of = f"all {total:,} objects" if count == total else f"{count:,} of {total:,} objects"
     return InspectReport((*source.lines, f"computed on  {of}", *statistics.lines()), sheet)
@@ -134,13 +151,13 @@ def _rejects(renders: Path) -> list[str]:
 
 
 def _from_shard(sample: Sample) -> _Entry:
-    images: dict[str, list[bytes]] = {}
+    images: dict[str, list[_Encoded]] = {}
     about = sample.read_object()
     for suffix, data in sample.read().items():
         view, _, rest = suffix.partition(".")
         if view.isdigit():
             kind = rest.partition(".")[0] if "." in rest else "color"
-            images.setdefault(kind, []).append(data)
+            images.setdefault(kind, []).append(_Encoded(f"{sample.shard}, {suffix}", data))
     return _Entry(about, images)
 
 
@@ -150,7 +167,10 @@ def _from_renders(renders: Path, listed: ListedObject) -> _Entry:
     return _Entry(
         about,
         {
-            kind: [read_bytes(folder / name, LARGEST_IMAGE) for name in names]
+            kind: [
+                _Encoded(str(folder / name), read_bytes(folder / name, LARGEST_IMAGE))
+                for name in names
+            ]
             for kind, names in paths.items()
         },
     )
@@ -164,10 +184,9 @@ def _evenly_spaced(count: int, most: int) -> list[int]:
 def _panels(entry: _Entry, count: int) -> list[Image.Image]:
     """Some views on white, each above its depth map if there is one: near is dark."""
     views = _evenly_spaced(len(entry.images["color"]), count)
-    where = entry.about.uid
-    rows = [[on_white(open_image(entry.images["color"][view], where)) for view in views]]
+    rows = [[on_white(entry.images["color"][view].opened()) for view in views]]
     if "depth" in entry.images:
-        depth = [np.asarray(open_image(entry.images["depth"][view], where)) for view in views]
+        depth = [np.asarray(entry.images["depth"][view].opened()) for view in views]
         seen = np.concatenate([one[one > 0] for one in depth])
         near, far = (seen.min(), max(seen.max(), seen.min() + 1)) if len(seen) else (0, 1)
         gray = [
@@ -206,16 +225,16 @@ class _Statistics:
         ):
             self._extend(name, values.tolist())
         for kind, images in entry.images.items():
-            self._extend(f"{kind} bytes", [len(data) for data in images])
-        for data in entry.images["color"]:
-            rgba = np.asarray(open_image(data, about.uid).convert("RGBA"), dtype=np.float32) / 255
+            self._extend(f"{kind} bytes", [len(image.data) for image in images])
+        for image in entry.images["color"]:
+            rgba = np.asarray(image.opened().convert("RGBA"), dtype=np.float32) / 255
             alpha = rgba[..., 3]
             self._extend("coverage", [float(alpha.mean())])
             if alpha.any():
                 luma = rgba[..., :3] @ np.array([0.2126, 0.7152, 0.0722], dtype=np.float32)
                 self._extend("brightness", [float((luma * alpha).sum() / alpha.sum())])
-        for data in entry.images.get("depth", ()):
-            steps = np.asarray(open_image(data, about.uid))
+        for image in entry.images.get("depth", ()):
+            steps = np.asarray(image.opened())
             seen = steps[steps > 0]
             if len(seen):
                 self._extend(

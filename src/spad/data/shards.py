@@ -37,8 +37,9 @@ DEPTH_UNIT = 1e-3
 _LONGEST_KEY = 80
 # A hundred bytes or so for each object.
 _LARGEST_INDEX = 1 << 30
-# Of a rendered view, in bytes.
+# Of a rendered view, and of anything in a shard, in bytes.
 LARGEST_IMAGE = 1 << 28
+_LARGEST_MEMBER = 1 << 28
 
 
 @dataclass(frozen=True)
@@ -64,11 +65,12 @@ class ShardedObject:
 
 @dataclass(frozen=True)
 class Sample:
-    """Location of an object: the bytes `start` to `end` of a shard."""
+    """Location of an object: the bytes `start` to `end` of a shard, and its id in the index."""
 
     shard: Path
     start: int
     end: int
+    uid: str | None = None
 
     def read(self, suffixes: Collection[str] | None = None) -> dict[str, bytes]:
         """Its members by suffix. None: all.
@@ -92,8 +94,14 @@ class Sample:
         return found
 
     def read_object(self) -> ShardedObject:
-        """Its `KEY.json`. Raises: ValueError: as `read`, or the JSON is malformed."""
-        return parse_object(self.read({"json"})["json"], f"{self.shard}, byte {self.start}")
+        """Its `KEY.json`. Raises: ValueError: as `read`, or the JSON is malformed or of another."""
+        where = f"{self.shard}, byte {self.start}"
+        found = parse_object(self.read({"json"})["json"], where)
+        if self.uid not in (None, found.uid):
+            raise ValueError(
+                f"{where}: expected {short(self.uid)}, as in {INDEX}, got {short(found.uid)}"
+            )
+        return found
 
 
 @dataclass(frozen=True)
@@ -111,7 +119,7 @@ class Shard:
 
     def sample(self, index: int) -> Sample:
         """Location of object `index`."""
-        return Sample(self.path, self.offsets[index], self.offsets[index + 1])
+        return Sample(self.path, self.offsets[index], self.offsets[index + 1], self.uids[index])
 
     def check(self, whole: bool = False) -> None:
         """Compare the file's size with the index, and if `whole` also its hash.
@@ -356,6 +364,9 @@ def _walk(file: BinaryIO, path: Path, start: int, end: int) -> Iterator[tuple[in
             member = tarfile.TarInfo.frombuf(header, "utf-8", "strict")
         except (tarfile.HeaderError, UnicodeDecodeError):
             raise _damaged(path, at) from None
+        # Sizes may be negative, too.
+        if not 0 <= member.size <= min(_LARGEST_MEMBER, end - at - BLOCK):
+            raise _damaged(path, at)
         yield at, member.name, member.size
         at += BLOCK + member.size + (-member.size % BLOCK)
 

@@ -17,6 +17,7 @@ from spad.files.reading import (
 from spad.files.writing import (
     RECORD,
     append_json,
+    check_file_output,
     check_output,
     check_space,
     exclusive,
@@ -35,6 +36,7 @@ __all__ = [
     "RECORD",
     "append_json",
     "as_kind",
+    "check_file_output",
     "check_output",
     "check_space",
     "exclusive",

@@ -35,6 +35,8 @@ _FULL_BELOW = 1 << 16
 # Whoever looks for what was left behind holds a lock no longer than this.
 _PATIENCE_S = 1.0
 _ATTEMPTS = 100
+# Bytes in which a file that may be replaced says so.
+_HEAD = 1 << 14
 
 
 class TooLittleSpace(OSError):
@@ -145,6 +147,22 @@ def check_output(folder: Path, overwrite: bool, mark: str = RECORD) -> None:
     if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK):
         raise ValueError(
             f"expected an output folder that can be made, got {folder}: cannot write in {parent}"
+        )
+
+
+def check_file_output(path: Path, mark: str) -> None:
+    """Raises: ValueError: `path` may not be replaced, as it does not begin with text that has
+    `mark`, or may not be made.
+    """
+    if path.is_dir():
+        raise ValueError(f"expected a file to write, got the folder {path}")
+    if path.is_symlink() or path.exists():
+        with suppress(OSError), open(path, "rb") as file:
+            if mark.encode() in file.read(_HEAD):
+                return
+        raise ValueError(
+            f"expected a new file or an earlier one of the same kind, got {path}, which is "
+            "something else; choose another"
         )
 
 

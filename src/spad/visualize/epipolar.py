@@ -18,7 +18,15 @@ from torch import Tensor
 import spad
 from spad.cameras import Cameras, save_transforms
 from spad.cameras.formats import cameras_record
-from spad.files import RECORD, check_output, json_text, slug, whole_folder, write_text
+from spad.files import (
+    RECORD,
+    check_file_output,
+    check_output,
+    json_text,
+    slug,
+    whole_folder,
+    write_text,
+)
 from spad.generation.orbit import ORBIT_FLAGS, plan_orbit
 from spad.geometry import epipolar_mask
 from spad.geometry.correspondence import (
@@ -45,6 +53,8 @@ logger = logging.getLogger(__name__)
 
 # A matrix of this many tokens squared takes 256 MB.
 MOST_TOKENS = 16384
+# In the head of a page, which may therefore be replaced.
+_PAGE_MARK = "<title>Epipolar explorer</title>"
 
 
 @dataclass(frozen=True)
@@ -68,6 +78,8 @@ def run_epipolar(settings: EpipolarConfig, command: Sequence[str] = ()) -> Epipo
         check_output(folder, settings.overwrite)
     if settings.html is not None and not settings.html.absolute().parent.is_dir():
         raise ValueError(f"expected --html in a folder that exists, got {settings.html}")
+    if settings.html is not None:
+        check_file_output(settings.html, _PAGE_MARK)
     if capture is not None:
         if settings.source is not None:
             raise ValueError(
