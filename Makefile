@@ -9,7 +9,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 .NOTPARALLEL:
-.PHONY: demo test browser lint types docs bench parity clean
+.PHONY: demo test browser lint types docs page bench parity clean
 
 # spad prints where the pictures are.
 demo: $(VENV)/.core
@@ -36,6 +36,10 @@ types: $(VENV)/.dev
 docs: $(VENV)/.docs
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build
 
+# The bundle is committed, so that using spad needs no Node.js.
+page:
+	cd web && npm ci && npm run build
+
 bench: $(VENV)/.core
 	$(BIN)/python benchmarks/bench_start.py
 
@@ -51,7 +55,7 @@ clean:
 
 # One file for every set of packages says that it is installed as these two files ask.
 $(VENV)/.core: EXTRAS :=
-$(VENV)/.test: EXTRAS := [data,mesh,test]
+$(VENV)/.test: EXTRAS := [data,mesh,app,test]
 $(VENV)/.dev: EXTRAS := [dev]
 $(VENV)/.docs: EXTRAS := [docs]
 $(VENV)/.core $(VENV)/.test $(VENV)/.dev $(VENV)/.docs: pyproject.toml constraints.txt

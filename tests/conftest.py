@@ -58,7 +58,9 @@ def browser():
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as driver:
-        running = driver.chromium.launch(executable_path=executable, args=["--no-sandbox"])
+        # Without a graphics card WebGL is drawn by the CPU, if that is allowed.
+        arguments = ["--no-sandbox", "--enable-unsafe-swiftshader"]
+        running = driver.chromium.launch(executable_path=executable, args=arguments)
         yield running
         running.close()
 

@@ -62,6 +62,8 @@ EXTRAS = {
     "spad.training.build": "lora",
     "spad.training.train": "adam8bit",
     "spad.reconstruction.splat_rendering": "splat",
+    "spad.app.server": "app",
+    "spad.app.guard": "app",
 }
 
 

@@ -22,6 +22,7 @@ import tyro
 from tyro.conf import Positional, subcommand
 
 from spad import __version__
+from spad.app.config import AppConfig
 from spad.command_line import CONFIG, closest, in_groups, overview, parse_command
 from spad.curation.config import FilterConfig
 from spad.data.config import InspectConfig, PackConfig, RenderConfig
@@ -65,6 +66,8 @@ _EXTRAS = {
     "cv2": "eval",
     "torch_fidelity": "fidelity",
     "trimesh": "mesh",
+    "starlette": "app",
+    "uvicorn": "app",
     "skimage": "mesh",
     "scipy": "mesh",
     "manifold3d": "mesh",
@@ -166,6 +169,7 @@ def commands() -> dict[str, dict[str, tuple[type, Callable]]]:
         "Images and 3D models": {
             "generate": (GenerateConfig, _generate),
             "reconstruct": (ReconstructConfig, _reconstruct),
+            "app": (AppConfig, _app),
             "epipolar": (EpipolarConfig, _epipolar),
             "evaluate": (EvaluateConfig, _evaluate),
         },
@@ -300,6 +304,12 @@ def _reconstruct(settings: ReconstructConfig, _argv: list[str]) -> None:
 
     _print_model(*run_reconstruct(settings))
     _print(f"{time.monotonic() - started:.1f} s")
+
+
+def _app(settings: AppConfig, _argv: list[str]) -> None:
+    from spad.app.server import run_app
+
+    run_app(settings, lambda address: print(f"{address}  (Ctrl-C ends it)", flush=True))
 
 
 def _print_model(result: Reconstruction, files: Sequence[Path]) -> None:

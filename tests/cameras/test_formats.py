@@ -18,6 +18,7 @@ from spad.cameras import (
     load_cameras,
     load_colmap,
     load_transforms,
+    save_blender,
     save_colmap,
     save_transforms,
     to_blender,
@@ -83,6 +84,15 @@ def test_blender_round_trip(kind):
     matrix_world, fov_rad, shift = to_blender(cameras)
     got = from_blender(matrix_world, fov_rad, 40, 64, shift[:, 0], shift[:, 1])
     assert_same(got, cameras, atol=2e-5)
+
+
+@pytest.mark.parametrize("kind", ["shared", "off-center"])
+def test_blender_file_round_trip(tmp_path, kind):
+    cameras = cameras_of(kind)
+    save_blender(tmp_path / "cameras.json", cameras, NAMES)
+    loaded = load_cameras(tmp_path)
+    assert_same(loaded.cameras, cameras, atol=2e-5)
+    assert loaded.image_paths == NAMES
 
 
 @pytest.mark.parametrize("seed", range(3))

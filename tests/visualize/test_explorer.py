@@ -8,6 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
+from in_browser import wait_until
 from spad.cameras import Cameras
 from spad.geometry import pixel_bands
 from spad.images.posed import PosedImages
@@ -78,15 +79,6 @@ def pixel_on_screen(page, view: int, row: int, column: int) -> dict:
         "x": box["x"] + (column + 0.5) / width * box["width"],
         "y": box["y"] + (row + 0.5) / height * box["height"],
     }
-
-
-def wait_until(page, condition: str) -> None:
-    """As `page.wait_for_function`, whose later tries the page's own security policy forbids."""
-    for _ in range(400):
-        if page.evaluate(condition):
-            return
-        page.wait_for_timeout(25)
-    pytest.fail(f"never came true: {condition}")
 
 
 def check_lit(page, shown: PosedImages, view: int, row: int, column: int, **depths) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -14,12 +15,14 @@ from spad.cameras.parsing import (
     FLIP_YZ,
     LoadedCameras,
     check_one_size,
+    image_names,
     image_size,
     list_of_objects,
     matrix_of,
     number_of,
     paths_of,
 )
+from spad.files import json_text, write_text
 
 
 def from_blender(
@@ -84,6 +87,36 @@ def to_blender(cameras: Cameras) -> tuple[Tensor, Tensor, Tensor]:
     above = (k[:, 1, 2] - cameras.height / 2) / cameras.width
     matrix_world = cameras.world_from_cam * FLIP_YZ.to(cameras.world_from_cam)
     return matrix_world, cameras.fov_rad, torch.stack([right, above], dim=-1)
+
+
+def save_blender(
+    path: str | os.PathLike, cameras: Cameras, image_paths: Sequence[str | os.PathLike]
+) -> None:
+    """Write `cameras.json`, the Blender cameras that `load_cameras` reads.
+
+    Args:
+        path: file to write; one that is there is replaced.
+        cameras: v views with square pixels.
+        image_paths: v names, relative to the folder of the file.
+
+    Raises: ValueError: lists of another length, or what `to_blender` raises.
+    """
+    names = image_names(cameras, image_paths)
+    matrix_world, angle_x, shift = (part.double().tolist() for part in to_blender(cameras))
+    views = [
+        {
+            "image": name,
+            "matrix_world": matrix,
+            "fov_rad": fov,
+            "shift_x": right,
+            "shift_y": above,
+        }
+        for name, matrix, fov, (right, above) in zip(
+            names, matrix_world, angle_x, shift, strict=True
+        )
+    ]
+    record = {"height": cameras.height, "width": cameras.width, "cameras": views}
+    write_text(Path(path), json_text(record))
 
 
 def blender_from_json(
