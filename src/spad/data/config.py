@@ -2,9 +2,9 @@
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Annotated, Literal, get_args
 
-from tyro.conf import Positional
+from tyro.conf import Positional, arg
 
 from spad.meshes.settings import RendererSettings
 from spad.settings import Count, CountOrZero, ElevationDeg, PositiveFloat, Seed, checked, flag
@@ -47,9 +47,10 @@ class RenderConfig:
     """Random views per object (training)."""
     num_orthogonal_sets: CountOrZero = 3
     """Sets of four views 90° apart per object (training)."""
-    views: Count = 12
+    # Scripts that were written before the flags had these names use the others.
+    views: Annotated[Count, arg(aliases=("--num-views",))] = 12
     """Views per object (paper, sphere, orbit)."""
-    elevation: ElevationDeg = 20.0
+    elevation: Annotated[ElevationDeg, arg(aliases=("--elevation-deg",))] = 20.0
     """Degrees above the horizon (orbit)."""
     passes: tuple[Literal["depth", "normals", "mask"], ...] = ()
     """Images to write in addition to color."""

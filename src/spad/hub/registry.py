@@ -84,7 +84,7 @@ _WITH_WEIGHTS = ("unet", "vae", "text_encoder")
 
 
 # Larger networks are none that anybody has; damaged files would take all memory.
-Width = Annotated[int, Interval(ge=1, le=65_536)]
+Width = Annotated[int, Interval(ge=1, le=16_384)]
 Layers = Annotated[int, Interval(ge=1, le=1000)]
 
 

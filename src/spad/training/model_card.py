@@ -61,14 +61,19 @@ def data_section(data: Path) -> str:
 def copy_record(run: Path, target: Path) -> None:
     """Copy the settings, record and losses of a run, and plot the losses.
 
-    Raises: ValueError: the run lacks one of the files.
+    Raises: ValueError: the run lacks one of the files, or one is malformed.
     """
-    target.mkdir(parents=True)
     for name in (SETTINGS, RECORD, LOSSES):
         if not (run / name).is_file():
             raise ValueError(f"expected the folder of a run, got {run}, which has no {name}")
+    # Messages name the files of the run, not their copies.
+    curve = loss_curve(run / LOSSES)
+    read_json(run / RECORD, RunRecord)
+    read_json(run / SETTINGS, dict)
+    target.mkdir(parents=True)
+    for name in (SETTINGS, RECORD, LOSSES):
         shutil.copy(run / name, target / name)
-    (target / "loss.svg").write_text(loss_curve(target / LOSSES), encoding="utf-8")
+    (target / "loss.svg").write_text(curve, encoding="utf-8")
 
 
 def runs_table(parts: Sequence[Path]) -> list[str]:
