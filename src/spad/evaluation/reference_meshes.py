@@ -9,6 +9,7 @@ from pathlib import Path
 
 from spad.evaluation.psnr_ssim import LARGEST_PSNR
 from spad.evaluation.report import Column
+from spad.files import file_hash
 from spad.meshes.readers import MODEL_SUFFIXES
 
 MESH_COLUMNS = (
@@ -35,8 +36,8 @@ class MeshPair:
 
     def digest(self) -> str:
         """Hash of both files."""
-        both = (hashlib.sha256(path.read_bytes()).digest() for path in (self.model, self.reference))
-        return hashlib.sha256(b"".join(both)).hexdigest()
+        both = "".join(map(file_hash, (self.model, self.reference)))
+        return hashlib.sha256(both.encode()).hexdigest()
 
 
 def is_mesh_source(path: Path) -> bool:

@@ -20,6 +20,7 @@ from pathlib import Path
 import numpy as np
 
 from spad.cameras import Cameras, to_blender
+from spad.files import read_json
 from spad.meshes.gltf import check_references
 from spad.meshes.gltf_file import GLTF_SUFFIXES
 from spad.meshes.raycast import Light, RenderBuffers, RenderResult, encode_pixels
@@ -143,7 +144,7 @@ def _run(command: list[str], folder: Path, path: Path) -> dict:
         if ending == "SIGKILL":
             raise MemoryError(f"Blender was killed on {path.name}, perhaps for lack of memory")
         raise ValueError(f"cannot render {path.name}: Blender ended with {ending}{last}")
-    result = json.loads(result_path.read_text(encoding="utf-8"))
+    result = read_json(result_path, dict)
     kind, error = result.get("kind"), " ".join(result.get("error", "").split())
     if kind == "missing":
         raise ModuleNotFoundError(f"no module {error} in {command[0]}", name=error)
