@@ -281,8 +281,11 @@ def _generate(settings: GenerateConfig, argv: list[str]) -> None:
     from spad.generation.generate import draw, plan_generation
 
     plan = plan_generation(settings)
+    agreement = None
+    if settings.consistency > 0:
+        from spad.reconstruction.consistent_sampling import ConsistentSampling as agreement
     with _resumable(argv) if len(plan.prompts) > 1 else nullcontext():
-        folder = draw(plan, argv)
+        folder = draw(plan, argv, agreement)
     for name in ("grid.png", "turntable.webp", "transforms.json", "run.json"):
         if (folder / name).exists():
             _print(folder / name)

@@ -76,6 +76,9 @@ class GenerateConfig:
     """Views of --hold to generate anew, counted from 0."""
     mesh: bool = False
     """Reconstruct a 3D model from the images: model.glb, and model.webp, a turntable of it."""
+    consistency: Share = 0.0
+    """Share by which images are moved to renders of one shape while they are generated, three
+    times: more makes them agree more, and may lose parts. Needs 3 views."""
     model: str = "mini"
     """Name of a model (see `spad models`) or a model folder."""
     output: Path | None = None
@@ -121,7 +124,7 @@ HELP_GROUPS = {
     "output": ("output", "overwrite", "mesh", "save_for", "image_size"),
     "sampling": (
         "seed", "steps", "guidance_scale", "guidance_rescale", "negative_prompt", "scheduler",
-        "blob_sigma",
+        "blob_sigma", "consistency",
     ),
     "speed": ("device", "dtype", "attention", "deep_cache_interval", "ball_radius"),
 }  # fmt: skip

@@ -7,7 +7,7 @@ import importlib.metadata
 import logging
 import platform
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -46,6 +46,7 @@ from spad.model.vocabulary import describe_reading, read_prompt
 
 if TYPE_CHECKING:
     import torch
+    from diffusers.callbacks import PipelineCallback
 
     from spad.cameras import Cameras
     from spad.model import SPADPipeline
@@ -136,10 +137,11 @@ def plan_generation(settings: GenerateConfig) -> GenerationPlan:
     if orbit is not None:
         num_views = len(orbit.azimuth_deg)
         check_views(files, num_views)
-        if settings.mesh and num_views < FEWEST_MESH_VIEWS:
-            raise ValueError(
-                f"expected {FEWEST_MESH_VIEWS} or more --views with --mesh, got {num_views}"
-            )
+        for flag, is_given in (("mesh", settings.mesh), ("consistency", settings.consistency > 0)):
+            if is_given and num_views < FEWEST_MESH_VIEWS:
+                raise ValueError(
+                    f"expected {FEWEST_MESH_VIEWS} or more --views with --{flag}, got {num_views}"
+                )
     for prompt in (*prompts, settings.negative_prompt):
         check_prompt_length(model, prompt)
     read_as = _read_prompts(prompts, model, settings.strict)
@@ -151,11 +153,17 @@ def plan_generation(settings: GenerateConfig) -> GenerationPlan:
     )
 
 
-def draw(plan: GenerationPlan, command: Sequence[str] = ()) -> Path:
+def draw(
+    plan: GenerationPlan,
+    command: Sequence[str] = (),
+    agreement: Callable[[Cameras, float], PipelineCallback] | None = None,
+) -> Path:
     """Sample and save the images of a plan, and return the output folder.
 
     Args:
         command: command line, for `run.json`.
+        agreement: makes the callback by which views are made to agree, of cameras and the share
+            `consistency`; required where the settings ask for that.
 
     Raises: ValueError: the camera file is malformed, the device does not work, or the pipeline
         refuses a setting. OSError: the folder cannot be written.
@@ -171,11 +179,15 @@ def draw(plan: GenerationPlan, command: Sequence[str] = ()) -> Path:
     _warn_about(cameras)
     pixels = len(plan.prompts) * len(cameras) * cameras.height * cameras.width
     check_space([(plan.output, _BYTES_PER_PIXEL * pixels)])
+    callback = None
+    if settings.consistency > 0:
+        assert agreement is not None, "it is required"
+        callback = agreement(cameras, settings.consistency)
     # Opened before anything is generated: what cannot be written is said at once.
     if len(plan.prompts) == 1:
         with whole_folder(plan.output, settings.overwrite) as folder:
             pipeline = _pipeline(plan, device)
-            ((_, images),) = _sample(plan, cameras, pipeline, plan.prompts)
+            ((_, images),) = _sample(plan, cameras, pipeline, plan.prompts, callback)
             run = _record(plan, command, pipeline, time.monotonic() - started)
             write_views(folder, images, cameras, run, settings.save_for)
         return plan.output
@@ -187,7 +199,7 @@ def draw(plan: GenerationPlan, command: Sequence[str] = ()) -> Path:
             logger.info("going on: %d of %d prompts are left", len(left), len(folders))
         pipeline = _pipeline(plan, device)
         run = _record(plan, command, pipeline, 0.0)
-        for prompt, images in _sample(plan, cameras, pipeline, left):
+        for prompt, images in _sample(plan, cameras, pipeline, left, callback):
             run["seconds"] = round(time.monotonic() - started, 2)
             with whole_folder(folders[prompt]) as folder:
                 of_prompt = run | {"prompts": [prompt]}
@@ -211,7 +223,11 @@ def _pipeline(plan: GenerationPlan, device: torch.device) -> SPADPipeline:
 
 
 def _sample(
-    plan: GenerationPlan, cameras: Cameras, pipeline: SPADPipeline, prompts: Sequence[str]
+    plan: GenerationPlan,
+    cameras: Cameras,
+    pipeline: SPADPipeline,
+    prompts: Sequence[str],
+    callback: PipelineCallback | None,
 ) -> Iterator[tuple[str, list[Image.Image]]]:
     """Images of some of the prompts, one prompt after the other."""
     from spad.images.pixels import fitted_image
@@ -237,6 +253,7 @@ def _sample(
             deep_cache_interval=settings.deep_cache_interval,
             seed=settings.seed,
             views=plan.views,
+            callback_on_step_end=callback,
         )
         images = result.images[0]
         for view, image in plan.views.items():
@@ -427,6 +444,7 @@ def _request(plan: GenerationPlan) -> dict[str, Any]:
         "save_for": settings.save_for,
         "seed": settings.seed,
         **dataclasses.asdict(plan.sampling),
+        "consistency": settings.consistency,
         "deep_cache_interval": settings.deep_cache_interval,
         "attention": settings.attention,
         "ball_radius": settings.ball_radius,

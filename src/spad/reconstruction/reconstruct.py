@@ -37,9 +37,10 @@ _ONE_SIDE_DEG = 75.0
 # Share of the outlines' area that may be missing before it is said.
 _MISSING = 0.03
 # Pixels this far below white are nearly white; the background of most images is nearer to it.
-_NEARLY_WHITE = 0.02
-# Share of such pixels, for one of the object's, that outlines and compression do not explain.
-_MUCH_NEARLY_WHITE = 0.15
+_NEARLY_WHITE = 0.04
+# Share of such pixels, for one of the object's, that neither outlines and compression explain nor
+# the traces that models leave in the background.
+_MUCH_NEARLY_WHITE = 0.35
 
 
 @dataclass(frozen=True, eq=False)
