@@ -30,7 +30,7 @@ from spad.evaluation.config import EvaluateConfig
 from spad.generation.config import HELP_GROUPS, GenerateConfig
 from spad.hub.config import ConvertConfig, DownloadConfig, InitFromSDConfig
 from spad.installation import install_command
-from spad.reconstruction.config import ReconstructConfig
+from spad.reconstruction.config import DistillConfig, ReconstructConfig
 from spad.settings import checked
 from spad.surroundings import (
     as_text,
@@ -169,6 +169,7 @@ def commands() -> dict[str, dict[str, tuple[type, Callable]]]:
         "Images and 3D models": {
             "generate": (GenerateConfig, _generate),
             "reconstruct": (ReconstructConfig, _reconstruct),
+            "distill": (DistillConfig, _distill),
             "app": (AppConfig, _app),
             "epipolar": (EpipolarConfig, _epipolar),
             "evaluate": (EvaluateConfig, _evaluate),
@@ -250,7 +251,8 @@ def _defaults_of_model(arguments: Sequence[str]) -> dict[str, str]:
 def _extra(package: str, command: object) -> str | None:
     """Extra that installs an optional package; `mesh` includes what `data` has."""
     extra = _EXTRAS.get(package)
-    makes_model = isinstance(command, ReconstructConfig) or getattr(command, "mesh", False)
+    makes_model = isinstance(command, ReconstructConfig | DistillConfig)
+    makes_model = makes_model or getattr(command, "mesh", False)
     return "mesh" if makes_model and extra == "data" else extra
 
 
@@ -307,6 +309,13 @@ def _reconstruct(settings: ReconstructConfig, _argv: list[str]) -> None:
 
     _print_model(*run_reconstruct(settings))
     _print(f"{time.monotonic() - started:.1f} s")
+
+
+def _distill(settings: DistillConfig, argv: list[str]) -> None:
+    from spad.reconstruction.distill import distill_model
+
+    with _resumable(argv):
+        _print("\n".join(map(str, distill_model(settings))))
 
 
 def _app(settings: AppConfig, _argv: list[str]) -> None:

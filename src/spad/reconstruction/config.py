@@ -1,4 +1,5 @@
-"""Settings of `spad reconstruct`. Imports nothing heavy: the command line reads them."""
+"""Settings of `spad reconstruct` and `spad distill`. Imports nothing heavy: the command line reads
+them."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -7,7 +8,7 @@ from typing import Annotated
 from annotated_types import Ge, Interval
 from tyro.conf import Positional
 
-from spad.settings import CountOrZero, checked, flag
+from spad.settings import Count, CountOrZero, GuidanceScale, Seed, checked, flag
 
 MODEL_SUFFIXES = (".glb", ".obj", ".ply", ".stl")
 
@@ -62,3 +63,50 @@ class ReconstructConfig:
                 )
         if self.splat is not None and self.splat == self.output:
             raise ValueError(f"expected two files, got {self.splat} for --output and --splat")
+
+
+@dataclass(frozen=True)
+@checked
+class DistillConfig:
+    """Make a 3D model from a text alone, by score distillation of a multi-view model.
+
+    Renders of a model that starts as a ball are made what the multi-view model expects, in many
+    small steps. It takes minutes to hours; spad generate --mesh takes seconds. Ctrl-C keeps what
+    is done, the same command resumes. Images of the progress are beside the output.
+    """
+
+    prompt: Positional[str]
+    """Text that describes one object, such as "a red mushroom"."""
+    output: Path | None = None
+    """Model to write: .glb, .obj, .ply or .stl; spad-out/PROMPT.glb if left out."""
+    overwrite: bool = False
+    """Replace a model that is there."""
+    model: str = "mini"
+    """Name of a model (see `spad models`) or a model folder."""
+    negative_prompt: str = ""
+    """Text that guidance pushes the result away from."""
+    steps: Count = 1000
+    """Steps, each with four views."""
+    guidance_scale: GuidanceScale | None = None
+    """Strength of text guidance. Default: 50 for models that predict noise, 10 for others."""
+    seed: Seed = 0
+    """Seed of cameras and noise."""
+    cells: Annotated[int, Interval(ge=16, le=256)] = 64
+    """Of the grid along each side."""
+    render_size: Annotated[int, Interval(ge=16, le=512)] = 64
+    """Side of the images that the grid is rendered to in a step, before they are enlarged to those
+    of the model."""
+    faces: Annotated[int, Interval(ge=100, le=1_000_000)] = 10_000
+    """Triangles of the model, at most."""
+    texture_size: Annotated[int, Interval(ge=64, le=8192)] = 512
+    """Side of the texture in texels."""
+    show_every: Count = 100
+    """Steps from one image of the progress to the next."""
+    device: str | None = None
+    """Device, such as cpu or cuda. Default: the fastest."""
+
+    def __post_init__(self) -> None:
+        if self.output is not None and self.output.suffix.lower() not in MODEL_SUFFIXES:
+            raise ValueError(
+                f"expected --output to end in {' or '.join(MODEL_SUFFIXES)}, got {self.output}"
+            )
