@@ -207,8 +207,9 @@ class HardwareConfig:
     """Device, such as cpu, cuda or mps. Default: the fastest available."""
     micro_batch_size: Count | None = None
     """Views that a device processes at once. Default: all of its share of --batch-size."""
-    mixed_precision: Literal["no", "bf16", "fp16"] = "no"
-    """Data type of activations; weights are float32."""
+    mixed_precision: Literal["auto", "no", "bf16", "fp16"] = "auto"
+    """Data type of activations; weights are float32. auto is bf16 on a GPU that has it, and on a
+    processor that is faster with it in a trial; a resumed run keeps what it has."""
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass instead of storing them."""
     compile: bool = False

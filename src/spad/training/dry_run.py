@@ -48,6 +48,7 @@ def dry_run(settings: TrainConfig) -> str:
             "step",
             f"{batch_size:,} views, {trainer.micro_batch_size} at once on each of {where}",
         ),
+        ("numbers", f"mixed precision {trainer.settings.hardware.mixed_precision}"),
         ("threads", f"{torch.get_num_threads()}, which {waiting()}"),
         (
             "memory",

@@ -15,13 +15,19 @@ from typing import Any
 
 import psutil
 import torch
-from accelerate import Accelerator, DistributedDataParallelKwargs, FullyShardedDataParallelPlugin
+from accelerate import (
+    Accelerator,
+    DistributedDataParallelKwargs,
+    FullyShardedDataParallelPlugin,
+    PartialState,
+)
+from accelerate.utils import broadcast_object_list
 from diffusers.training_utils import EMAModel
 from torch import Tensor
 
 from spad.data.renders import data_hash
 from spad.data.seeds import seeded
-from spad.files import whole_file
+from spad.files import read_json, whole_file
 from spad.hub.registry import resolve_device
 from spad.model.autoencoder import encode_scaled, encoder_hash
 from spad.model.word_tokenizer import tokenize
@@ -34,12 +40,14 @@ from spad.training.batches import (
 )
 from spad.training.build import Denoiser, build_pipeline, noise_scheduler, set_trainable
 from spad.training.checkpoint_parts import EMAState, OptimizerState, Stream, TrainableWeights
-from spad.training.config import MAY_CHANGE, OptimizerConfig, TrainConfig
+from spad.training.config import MAY_CHANGE, HardwareConfig, OptimizerConfig, TrainConfig
 from spad.training.cost import Sizes, check_space, sizes
 from spad.training.muon import Muon
 from spad.training.objective import NoisedBatch, Objective
+from spad.training.precision import choose_precision
 from spad.training.run import (
     SAMPLES,
+    SETTINGS,
     TrainingRun,
     cooldown_start,
     learning_rate_factor,
@@ -64,8 +72,8 @@ class Trainer:
 
     def __init__(self, settings: TrainConfig):
         self.settings = settings
-        self.accelerator = _accelerator(settings)
-        self.rank, self.world_size = self.accelerator.process_index, self.accelerator.num_processes
+        processes = PartialState(cpu=_is_on_cpu(settings.hardware))
+        self.rank, self.world_size = processes.process_index, processes.num_processes
         self._check_shares()
         objects = open_objects(settings, self.rank, self.world_size)
         # A tokenizer of whole words needs every caption; those of the other presets have subwords.
@@ -84,7 +92,38 @@ class Trainer:
             self.images = CaptionedImages(settings.batch.images, self.image_size)
         self.objective = Objective(noise_scheduler(self.pipeline), settings)
         set_trainable(self.pipeline, settings)
+        if settings.hardware.mixed_precision == "auto":
+            self._choose_precision(processes)
+        self.accelerator = _accelerator(self.settings)
         self._prepare()
+
+    def _choose_precision(self, processes: PartialState) -> None:
+        """Settle mixed precision: as the run has it that is resumed, or by `choose_precision`."""
+        settings = self.settings
+        earlier = settings.run_folder / SETTINGS
+        if earlier.is_file():
+            chosen = str(read_json(earlier, dict).get("mixed_precision", "no"))
+        else:
+            choice = ["", ""]
+            if self.rank == 0:
+                choice = list(choose_precision(processes.device, self._try_step))
+            chosen, reason = broadcast_object_list(choice)
+            logger.info("mixed precision %s: %s", chosen, reason)
+        hardware = replace(settings.hardware, mixed_precision=chosen)
+        self.settings = replace(settings, hardware=hardware)
+
+    def _try_step(self) -> None:
+        """A forward and backward pass on one object, which leaves nothing behind."""
+        pipeline, num_views = self.pipeline, max(self.settings.batch.views)
+        side, channels = pipeline.unet.config.sample_size, pipeline.unet.config.in_channels
+        denoiser = Denoiser(pipeline.unet, pipeline.text_encoder)
+        denoiser(
+            torch.zeros(1, num_views, channels, side, side),
+            torch.zeros(1, num_views, dtype=torch.int64),
+            tokenize(pipeline.tokenizer, [""]),
+            pipeline.own_cameras(num_views),
+        ).sum().backward()
+        denoiser.zero_grad(set_to_none=True)
 
     def _check_shares(self) -> None:
         for num_views in self.settings.batch.views:
@@ -361,13 +400,18 @@ def train(settings: TrainConfig) -> Path:
     return settings.run_folder / "model"
 
 
-def _accelerator(settings: TrainConfig) -> Accelerator:
-    hardware = settings.hardware
+def _is_on_cpu(hardware: HardwareConfig) -> bool:
+    """Whether a training runs on the CPU; of several GPUs, the one that was asked for is chosen."""
     if hardware.device is not None:
         device = resolve_device(hardware.device)
         if device.type == "cuda" and device.index is not None:
             torch.cuda.set_device(device)
-    is_cpu = hardware.device == "cpu" or resolve_device(None).type == "cpu"
+    return hardware.device == "cpu" or resolve_device(None).type == "cpu"
+
+
+def _accelerator(settings: TrainConfig) -> Accelerator:
+    hardware = settings.hardware
+    is_cpu = _is_on_cpu(hardware)
     if hardware.mixed_precision == "fp16" and is_cpu:
         raise ValueError("expected --mixed-precision bf16 or no on a CPU, got fp16")
     if settings.optimizer.optimizer == "adamw-8bit" and is_cpu:
