@@ -338,7 +338,10 @@ def _render(settings: RenderConfig, argv: list[str]) -> None:
     from spad.data.render import render_all
 
     with _resumable(argv):
-        _print(render_all(settings))
+        summary = render_all(settings)
+    _print(summary)
+    if not summary.rendered + summary.skipped:
+        raise ValueError("expected a model that can be rendered, got none; see the reasons above")
     if settings.pack is not None:
         _pack(PackConfig(settings.output, settings.pack, workers=settings.workers), argv)
 

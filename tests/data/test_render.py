@@ -19,6 +19,7 @@ from PIL import Image
 
 from hand_made import StuckModel, box, edit_gltf, huge_png, write_glb, write_gltf
 from spad.cameras import load_cameras
+from spad.cli import main
 from spad.data.camera_sampling import training_cameras
 from spad.data.config import RenderConfig
 from spad.data.render import render_all
@@ -56,6 +57,22 @@ def job(models: Path, output: str, **changes) -> RenderConfig:
 
 def quiet(done: int, total: int) -> None:
     """A progress callback for tests that do not look at progress."""
+
+
+def test_names_that_are_too_long_cost_their_object_alone(models, capsys):
+    rows = [
+        {"file": "red.gltf", "uid": "x" * 300},
+        {"file": "y" * 300 + ".glb", "uid": "y"},
+        {"file": "red.gltf", "uid": "r1"},
+    ]
+    (models / "index.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    summary = render_all(job(models, "out"), quiet)
+    assert [f.uid for f in summary.failures] == ["x" * 300, "y"] and summary.rendered == 1
+    (models / "index.jsonl").write_text(json.dumps(rows[0]) + "\n")
+    arguments = ["render", str(models / "index.jsonl"), "--output", str(models / "none")]
+    assert main([*arguments, "--workers", "1"]) == 2
+    assert "expected a model that can be rendered, got none" in capsys.readouterr().err
+    assert "at most 200 letters, got 300" in (models / "none" / "failed.jsonl").read_text()
 
 
 def tree(folder: Path) -> dict[str, bytes]:

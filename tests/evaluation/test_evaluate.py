@@ -148,6 +148,7 @@ def test_a_journal_that_was_cut_short_is_gone_on_with(renders, tmp_path):
         ({"objects": [SAVED | {"scores": {"a": "x"}}]}, "expected ['a'] to be a finite number"),
         ({"objects": [SAVED | {"image": "../b.webp"}]}, "expected a file inside"),
         ({"totals": []}, "expected totals to be an object"),
+        ({"objects": [SAVED, SAVED]}, "expected every object once, got"),
     ],
 )
 def test_a_malformed_report_is_named(tmp_path, changes, message):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -10,11 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from spad.data.config import RenderConfig
-from spad.files import read_ids, read_json_lines
+from spad.files import read_ids, read_json_lines, short
 
 # Names that `spad render` uses itself beside the folders of the objects.
 _RESERVED = ("objects.jsonl", "failed.jsonl", "rejected")
 _MOST_NAMED = 5
+# Of ids, to which others are added while a folder is written, and of names of files.
+_LONGEST_UID, _LONGEST_NAME = 200, 255
 
 
 @dataclass(frozen=True)
@@ -36,6 +39,15 @@ class Asset:
                 f"expected a file inside {self.root}, got {self.path}, which leads outside; give a "
                 "--root that contains all files"
             )
+
+    def check_names(self) -> None:
+        """Raises: ValueError: its id or its path is too long for a folder or file."""
+        if len(self.uid) > _LONGEST_UID:
+            raise ValueError(
+                f"expected an id of at most {_LONGEST_UID} letters, got {len(self.uid)}"
+            )
+        if any(len(os.fsencode(part)) > _LONGEST_NAME for part in self.path.parts):
+            raise ValueError(f"expected the name of a file, got {short(self.path.name)}")
 
 
 def find_assets(config: RenderConfig) -> list[Asset]:

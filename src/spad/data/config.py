@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal, get_args
 
+from annotated_types import Interval
 from tyro.conf import Positional, arg
 
 from spad.meshes.settings import RendererSettings
@@ -59,7 +60,7 @@ class RenderConfig:
     No value rejects nothing."""
     time_limit_s: PositiveFloat = 300.0
     """Time limit per object, in seconds."""
-    memory_limit_gb: PositiveFloat = 8.0
+    memory_limit_gb: Annotated[float, Interval(ge=0.1, le=100_000)] = 8.0
     """Memory limit per worker, in gigabytes."""
     executor: Literal["process", "ray"] = "process"
     """process: the cores of this machine. ray: a Ray cluster that shares the folders."""

@@ -166,6 +166,10 @@ def _known(
                 unusable[failure.uid] = failure
 
     def look(asset: Asset) -> ObjectRecord | Failure | None:
+        try:
+            asset.check_names()
+        except ValueError as error:
+            return Failure(asset.uid, UNUSABLE, str(error))
         record = _find_record(config, asset, settings)
         if record is not None:
             return _sorted_by_checks(config, asset, record)

@@ -267,7 +267,9 @@ def _opened(
     """Lock the output folder: a new one, or that of the same request, which is resumed."""
     record = output / RECORD
     request = json.loads(json.dumps(job.request))
-    if overwrite or not record.is_file():
+    # A command that was killed at once left a folder with no more than its lock.
+    is_begun = output.is_dir() and all(each.name == LOCK for each in output.iterdir())
+    if not is_begun and (overwrite or not record.is_file()):
         check_output(output, overwrite)
     with exclusive(output):
         if record.is_file() and not overwrite:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from spad.evaluation.statistics import Estimate, estimate_mean
-from spad.files import as_kind, inside, json_text, read_json, write_texts
+from spad.files import as_kind, inside, json_text, read_json, short, write_texts
 
 FORMAT = "spad evaluation 1"
 JSON, MARKDOWN, PAGE = "report.json", "report.md", "report.html"
@@ -194,8 +194,12 @@ def read_report(folder: Path) -> EvaluationReport:
         ScoredObject.from_json(one, f"{path}, object {number}")
         for number, one in enumerate(saved.objects)
     )
+    names = set()
     for scored in objects:
         inside(path.parent, scored.image, path)
+        if (scored.part, scored.name) in names:
+            raise ValueError(f"{path}: expected every object once, got {short(scored.name)} again")
+        names.add((scored.part, scored.name))
     return EvaluationReport(
         saved.name,
         saved.about,
