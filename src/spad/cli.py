@@ -283,11 +283,13 @@ def _generate(settings: GenerateConfig, argv: list[str]) -> None:
     from spad.generation.generate import draw, plan_generation
 
     plan = plan_generation(settings)
-    agreement = None
-    if settings.consistency > 0:
+    agreement = choose = None
+    if plan.settings.consistency > 0:
         from spad.reconstruction.consistent_sampling import ConsistentSampling as agreement
+    if plan.settings.best_of > 1:
+        from spad.evaluation.best_of import choose_best as choose
     with _resumable(argv) if len(plan.prompts) > 1 else nullcontext():
-        folder = draw(plan, argv, agreement)
+        folder = draw(plan, argv, agreement, choose)
     for name in ("grid.png", "turntable.webp", "transforms.json", "run.json"):
         if (folder / name).exists():
             _print(folder / name)

@@ -15,7 +15,24 @@ os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
 
 import ray
-from ray.exceptions import OutOfMemoryError, RayActorError, RayTaskError
+from ray.exceptions import (
+    NodeDiedError,
+    OutOfMemoryError,
+    RayActorError,
+    RayTaskError,
+    WorkerCrashedError,
+)
+
+# Other modules have Ray from here, so that it is set up before it is imported.
+__all__ = [
+    "RETRIES",
+    "NodeDiedError",
+    "OutOfMemoryError",
+    "WorkerCrashedError",
+    "cluster",
+    "ray",
+    "run_on_devices",
+]
 
 # Times that a job is begun anew after its machine or worker died.
 RETRIES = 5
@@ -117,7 +134,7 @@ def run_on_devices(
                     raise error.cause from None
 
 
-def _devices() -> tuple[int, dict[str, int]]:
+def _devices() -> tuple[int, dict[str, Any]]:
     """Number of devices of the cluster, and what a process asks for to have one of them."""
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     gpus = int(sum(resources.get("GPU", 0) for resources in nodes))

@@ -1,8 +1,11 @@
 """Several prompts: what is generated is kept, and the same command goes on."""
 
+import sys
+
 import pytest
 
-from spad.files import RECORD, exclusive
+from spad.evaluation.best_of import choose_best
+from spad.files import RECORD, exclusive, read_json
 from spad.generation import generate
 from spad.generation.config import GenerateConfig
 from spad.generation.many_prompts import REQUEST, begun_folder
@@ -14,7 +17,8 @@ def run(model, tmp_path, **changes):
     (tmp_path / "prompts.txt").write_text("\n".join([*PROMPTS, PROMPTS[0]]))
     settings = {"prompts": tmp_path / "prompts.txt", "output": tmp_path / "out"}
     settings |= {"model": str(model), "views": 2, "steps": 1, "image_size": 16}
-    return generate.draw(generate.plan_generation(GenerateConfig(**settings | changes)))
+    plan = generate.plan_generation(GenerateConfig(**settings | changes))
+    return generate.draw(plan, choose=choose_best)
 
 
 def contents(folder, *names):
@@ -104,3 +108,35 @@ def test_folders_are_begun_and_replaced_with_care(tmp_path):
     assert (folder / "notes.txt").exists()
     with exclusive(folder):
         pass
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform == "win32", reason="Ray is for other systems")
+def test_a_cluster_generates_what_this_process_does_and_goes_on(tiny_pipeline_folder, tmp_path):
+    changes = {"best_of": 2, "image_size": 32}
+    here = run(tiny_pipeline_folder, tmp_path, output=tmp_path / "here", **changes)
+    ray = run(tiny_pipeline_folder, tmp_path, output=tmp_path / "ray", executor="ray", **changes)
+    assert contents(here) == contents(ray) != {}
+    records = [read_json(folder / RECORD, dict) for folder in (here, ray)]
+    for name in ("prompts", "seed", "best_of", "dtype"):
+        assert records[0][name] == records[1][name]
+    for folder in sorted(here.glob("0*")):
+        record = read_json(folder / RECORD, dict)
+        seeds = [candidate["seed"] for candidate in record["candidates"]]
+        assert seeds == [0, 1] and record["seed"] in seeds and record["best_of"] == 1
+
+
+def test_the_best_of_several_seeds_is_kept_and_can_be_generated_alone(
+    tiny_pipeline_folder, tmp_path, caplog
+):
+    caplog.set_level("INFO")
+    prompt = {"prompts": None, "prompt": PROMPTS[0], "image_size": 32}
+    best = run(tiny_pipeline_folder, tmp_path, best_of=3, seed=4, **prompt)
+    record = read_json(best / RECORD, dict)
+    said = [line for line in caplog.messages if "likeness" in line]
+    assert len(said) == 3 and sum("(kept)" in line for line in said) == 1
+    assert f"seed {record['seed']} (kept)" in "".join(said)
+    alone = run(
+        tiny_pipeline_folder, tmp_path, output=tmp_path / "alone", seed=record["seed"], **prompt
+    )
+    assert contents(best / "images") == contents(alone / "images") != {}

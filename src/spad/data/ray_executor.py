@@ -7,7 +7,14 @@ from collections.abc import Callable, Generator, Iterable
 from typing import Any
 
 # With it, so that Ray is set up before it is imported.
-from spad.cluster import RETRIES, cluster, ray
+from spad.cluster import (
+    RETRIES,
+    NodeDiedError,
+    OutOfMemoryError,
+    WorkerCrashedError,
+    cluster,
+    ray,
+)
 from spad.data.workers import JobLimits, LostJob, Worker, num_cores
 
 # Jobs are sent ahead while others run.
@@ -64,9 +71,9 @@ def _own_worker(function: Callable[[Any], Any], limits: JobLimits) -> Worker:
 def _result(reference: ray.ObjectRef) -> Any:
     try:
         result, error = ray.get(reference)
-    except ray.exceptions.OutOfMemoryError:
+    except OutOfMemoryError:
         return LostJob("memory limit", "its machine ran out of memory")
-    except (ray.exceptions.WorkerCrashedError, ray.exceptions.NodeDiedError):
+    except (WorkerCrashedError, NodeDiedError):
         return LostJob("crash", f"its Ray worker died {RETRIES + 1} times")
     if error is not None:
         raise error

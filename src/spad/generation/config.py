@@ -19,6 +19,7 @@ from spad.settings import (
     Seed,
     Share,
     checked,
+    flag,
 )
 
 
@@ -87,6 +88,9 @@ class GenerateConfig:
     """Replace the output folder if an earlier run made it."""
     seed: Seed = 0
     """Seed of the starting noise. On one machine, the same seed gives the same images."""
+    best_of: Count = 1
+    """Generate with so many seeds, from --seed on, and keep the images that are the most consistent
+    and the most like the prompt."""
     guidance_scale: Annotated[GuidanceScale | None, arg(aliases=("--cfg-scale",))] = None
     """Strength of text guidance; 1 turns it off. Default: the model's, which may differ with
     --image."""
@@ -114,6 +118,15 @@ class GenerateConfig:
     images slightly if the model was trained without. Default: the model's."""
     device: str | None = None
     """Device, such as cpu, cuda or mps. Default: the fastest."""
+    executor: Literal["process", "ray"] = "process"
+    """Where to generate: in this process, or with a copy of the model on every device of a Ray
+    cluster."""
+    ray_address: str | None = None
+    """Address of a running Ray cluster. Default: one of this machine, for this run."""
+
+    def __post_init__(self) -> None:
+        if self.ray_address is not None and self.executor != "ray":
+            raise ValueError(f"expected --executor ray with {flag('ray_address')}, got none")
 
 
 # Flags in the groups in which --help shows them; the others come first.
@@ -123,8 +136,11 @@ HELP_GROUPS = {
     ),
     "output": ("output", "overwrite", "mesh", "save_for", "image_size"),
     "sampling": (
-        "seed", "steps", "guidance_scale", "guidance_rescale", "negative_prompt", "scheduler",
-        "blob_sigma", "consistency",
+        "seed", "best_of", "steps", "guidance_scale", "guidance_rescale", "negative_prompt",
+        "scheduler", "blob_sigma", "consistency",
     ),
-    "speed": ("device", "dtype", "attention", "deep_cache_interval", "ball_radius"),
+    "speed": (
+        "device", "dtype", "attention", "deep_cache_interval", "ball_radius", "executor",
+        "ray_address",
+    ),
 }  # fmt: skip

@@ -76,7 +76,7 @@ def _settings(run: EarlierRun) -> dict[str, Any]:
     recorded = {"steps": run.rest.get("num_inference_steps"), **run.rest}
     found = {}
     for name in hints.keys() & recorded.keys() - set(_NOT_TAKEN):
-        value = recorded[name]
+        value: Any = recorded[name]
         is_path = isinstance(value, str) and Path in get_args(hints[name])
         value = tuple(value) if isinstance(value, list) else value
         found[name] = Path(value) if is_path else value

@@ -5,20 +5,26 @@ from __future__ import annotations
 import dataclasses
 import importlib.metadata
 import logging
+import math
+import os
 import platform
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from PIL import Image
+from tqdm import tqdm
 
 import spad
 from spad.files import (
+    RECORD,
     check_output,
     check_space,
     file_hash,
+    read_json,
     read_lines,
     slug,
     whole_folder,
@@ -101,6 +107,31 @@ class GenerationPlan:
     output: Path
 
 
+@dataclass(frozen=True)
+class Generated:
+    """The images of one prompt.
+
+    Attributes:
+        seed: seed of these images.
+        made_with: what of the machine they depend on, for the record.
+        candidates: seeds and scores of the sets that they are the best of.
+    """
+
+    prompt: str
+    images: list[Image.Image]
+    seed: int
+    made_with: dict[str, Any]
+    candidates: Sequence[dict[str, float]] = ()
+
+
+# From a prompt, its cameras and several sets of images, the index of the best and the scores of
+# each.
+Choose = Callable[[str, "Cameras", Sequence[list[Image.Image]]], tuple[int, list[dict[str, float]]]]
+
+# The model of a process of a cluster.
+_loaded: SPADPipeline | None = None
+
+
 def plan_generation(settings: GenerateConfig) -> GenerationPlan:
     """Check a request without loading torch. Words that the model does not know are logged.
 
@@ -157,6 +188,7 @@ def draw(
     plan: GenerationPlan,
     command: Sequence[str] = (),
     agreement: Callable[[Cameras, float], PipelineCallback] | None = None,
+    choose: Choose | None = None,
 ) -> Path:
     """Sample and save the images of a plan, and return the output folder.
 
@@ -164,6 +196,8 @@ def draw(
         command: command line, for `run.json`.
         agreement: makes the callback by which views are made to agree, of cameras and the share
             `consistency`; required where the settings ask for that.
+        choose: finds the best set, as `spad.evaluation.best_of.choose_best`; required with
+            `best_of`.
 
     Raises: ValueError: the camera file is malformed, the device does not work, or the pipeline
         refuses a setting. OSError: the folder cannot be written.
@@ -179,6 +213,7 @@ def draw(
     _warn_about(cameras)
     pixels = len(plan.prompts) * len(cameras) * cameras.height * cameras.width
     check_space([(plan.output, _BYTES_PER_PIXEL * pixels)])
+    sample = _sample_on_cluster if settings.executor == "ray" else _sample
     callback = None
     if settings.consistency > 0:
         assert agreement is not None, "it is required"
@@ -186,10 +221,9 @@ def draw(
     # Opened before anything is generated: what cannot be written is said at once.
     if len(plan.prompts) == 1:
         with whole_folder(plan.output, settings.overwrite) as folder:
-            pipeline = _pipeline(plan, device)
-            ((_, images),) = _sample(plan, cameras, pipeline, plan.prompts, callback)
-            run = _record(plan, command, pipeline, time.monotonic() - started)
-            write_views(folder, images, cameras, run, settings.save_for)
+            (made,) = sample(plan, cameras, device, plan.prompts, callback, choose)
+            run = _record(plan, command, made, time.monotonic() - started)
+            write_views(folder, made.images, cameras, run, settings.save_for)
         return plan.output
     request = {**_request(plan), "dtype": settings.dtype, "cameras": cameras_record(cameras)}
     folders = prompt_folders(plan.output, plan.prompts)
@@ -197,23 +231,22 @@ def draw(
         left = [prompt for prompt, folder in folders.items() if not folder.exists()]
         if len(left) < len(folders):
             logger.info("going on: %d of %d prompts are left", len(left), len(folders))
-        pipeline = _pipeline(plan, device)
-        run = _record(plan, command, pipeline, 0.0)
-        for prompt, images in _sample(plan, cameras, pipeline, left, callback):
-            run["seconds"] = round(time.monotonic() - started, 2)
-            with whole_folder(folders[prompt]) as folder:
-                of_prompt = run | {"prompts": [prompt]}
-                write_views(folder, images, cameras, of_prompt, settings.save_for)
+        for made in sample(plan, cameras, device, left, callback, choose):
+            run = _record(plan, command, made, time.monotonic() - started)
+            with whole_folder(folders[made.prompt]) as folder:
+                write_views(folder, made.images, cameras, run, settings.save_for)
+        run = read_json(folders[plan.prompts[-1]] / RECORD, dict[str, Any]) | _request(plan)
+        run.pop("candidates", None)
         write_summary(plan.output, folders, cameras, run)
     return plan.output
 
 
-def _pipeline(plan: GenerationPlan, device: torch.device) -> SPADPipeline:
+def _pipeline(plan: GenerationPlan, model: str | Path, device: torch.device) -> SPADPipeline:
     import torch
 
     settings = plan.settings
     dtype = "auto" if settings.dtype == "auto" else getattr(torch, settings.dtype)
-    pipeline = load_model(plan.model.path, device, dtype)
+    pipeline = load_model(model, device, dtype)
     if plan.sampling.scheduler is not None:
         pipeline.use_scheduler(plan.sampling.scheduler)
     pipeline.unet.attention_backend = settings.attention
@@ -225,41 +258,141 @@ def _pipeline(plan: GenerationPlan, device: torch.device) -> SPADPipeline:
 def _sample(
     plan: GenerationPlan,
     cameras: Cameras,
-    pipeline: SPADPipeline,
+    device: torch.device,
     prompts: Sequence[str],
     callback: PipelineCallback | None,
-) -> Iterator[tuple[str, list[Image.Image]]]:
+    choose: Choose | None,
+) -> Iterator[Generated]:
     """Images of some of the prompts, one prompt after the other."""
-    from spad.images.pixels import fitted_image
-
-    settings = plan.settings
-    negative = pipeline.read_prompts([settings.negative_prompt])
+    pipeline = _pipeline(plan, plan.model.path, device)
     for index, (prompt, read_as) in enumerate(zip(plan.prompts, plan.read_as, strict=True)):
         if prompt not in prompts:
             continue
         of_how_many = f" {index + 1}/{len(plan.prompts)}" if len(plan.prompts) > 1 else ""
-        pipeline.set_progress_bar_config(desc=f"drawing{of_how_many}", unit="step")
-        prefix = pipeline.config["prompt_prefix"]
-        result = pipeline(
-            None,
-            cameras,
-            # What the prompts are read as has been said already.
-            prompt_embeds=pipeline.encode_text([prefix + read_as]),
-            negative_prompt_embeds=pipeline.encode_text(negative),
-            num_inference_steps=plan.sampling.num_inference_steps,
-            guidance_scale=plan.sampling.guidance_scale,
-            guidance_rescale=plan.sampling.guidance_rescale,
-            blob_sigma=plan.sampling.blob_sigma,
-            deep_cache_interval=settings.deep_cache_interval,
-            seed=settings.seed,
-            views=plan.views,
-            callback_on_step_end=callback,
-        )
-        images = result.images[0]
-        for view, image in plan.views.items():
-            # As it was given, not as the autoencoder reconstructs it.
-            images[view] = fitted_image(image, cameras.height, cameras.width)
-        yield prompt, images
+        sets = []
+        for seed in _seeds(plan):
+            of_seed = f", seed {seed}" if plan.settings.best_of > 1 else ""
+            pipeline.set_progress_bar_config(desc=f"drawing{of_how_many}{of_seed}", unit="step")
+            sets.append(_images(pipeline, plan, cameras, callback, (read_as, seed)))
+        yield _best(plan, cameras, prompt, sets, _made_with(pipeline), choose)
+
+
+def _sample_on_cluster(
+    plan: GenerationPlan,
+    cameras: Cameras,
+    _device: torch.device,
+    prompts: Sequence[str],
+    callback: PipelineCallback | None,
+    choose: Choose | None,
+) -> Iterator[Generated]:
+    """What `_sample` yields, generated on the devices of a Ray cluster, in order of completion."""
+    from spad.cluster import run_on_devices
+
+    # A folder of a model has the same path everywhere, the package has not.
+    name = plan.settings.model
+    model = Path(name).absolute() if Path(name).is_dir() else name
+    read_as = dict(zip(plan.prompts, plan.read_as, strict=True))
+    jobs = [(prompt, seed) for prompt in prompts for seed in _seeds(plan)]
+    values = [(read_as[prompt], seed) for prompt, seed in jobs]
+    function = partial(_generate_on_device, plan, model, cameras, callback)
+    finished = run_on_devices(function, values, plan.settings.ray_address, os.cpu_count() or 1)
+    found: dict[str, dict[int, list[Image.Image]]] = {prompt: {} for prompt in prompts}
+    with tqdm(total=len(jobs), unit="set", desc="drawing", disable=None) as progress:
+        for number, (images, made_with) in finished:
+            progress.update()
+            prompt, seed = jobs[number]
+            found[prompt][seed] = images
+            if len(found[prompt]) == plan.settings.best_of:
+                sets = [found[prompt][seed] for seed in _seeds(plan)]
+                yield _best(plan, cameras, prompt, sets, made_with, choose)
+                del found[prompt]
+
+
+def _generate_on_device(
+    plan: GenerationPlan,
+    model: str | Path,
+    cameras: Cameras,
+    callback: PipelineCallback | None,
+    job: tuple[str, int],
+) -> tuple[list[Image.Image], dict[str, Any]]:
+    """The images of a prompt and a seed, in a process of a cluster, which keeps the model."""
+    global _loaded
+    if _loaded is None:
+        _loaded = _pipeline(plan, model, resolve_device(plan.settings.device))
+        _loaded.set_progress_bar_config(disable=True)
+    return _images(_loaded, plan, cameras, callback, job), _made_with(_loaded)
+
+
+def _images(
+    pipeline: SPADPipeline,
+    plan: GenerationPlan,
+    cameras: Cameras,
+    callback: PipelineCallback | None,
+    job: tuple[str, int],
+) -> list[Image.Image]:
+    """The images of a prompt, as it is read, and a seed."""
+    from spad.images.pixels import fitted_image
+
+    read_as, seed = job
+    negative = pipeline.read_prompts([plan.settings.negative_prompt])
+    result = pipeline(
+        None,
+        cameras,
+        # What the prompts are read as has been said already.
+        prompt_embeds=pipeline.encode_text([pipeline.config["prompt_prefix"] + read_as]),
+        negative_prompt_embeds=pipeline.encode_text(negative),
+        num_inference_steps=plan.sampling.num_inference_steps,
+        guidance_scale=plan.sampling.guidance_scale,
+        guidance_rescale=plan.sampling.guidance_rescale,
+        blob_sigma=plan.sampling.blob_sigma,
+        deep_cache_interval=plan.settings.deep_cache_interval,
+        seed=seed,
+        views=plan.views,
+        callback_on_step_end=callback,
+    )
+    images = result.images[0]
+    for view, image in plan.views.items():
+        # As it was given, not as the autoencoder reconstructs it.
+        images[view] = fitted_image(image, cameras.height, cameras.width)
+    return images
+
+
+def _made_with(pipeline: SPADPipeline) -> dict[str, Any]:
+    """What of a machine the images depend on."""
+    import torch
+
+    return {
+        "dtype": str(pipeline.unet.dtype).removeprefix("torch."),
+        "device": str(pipeline.device),
+        "threads": torch.get_num_threads(),
+    }
+
+
+def _seeds(plan: GenerationPlan) -> range:
+    return range(plan.settings.seed, plan.settings.seed + plan.settings.best_of)
+
+
+def _best(
+    plan: GenerationPlan,
+    cameras: Cameras,
+    prompt: str,
+    sets: Sequence[list[Image.Image]],
+    made_with: dict[str, Any],
+    choose: Choose | None,
+) -> Generated:
+    """The best of the sets of one prompt; its scores and those of the others are logged."""
+    if len(sets) == 1:
+        return Generated(prompt, sets[0], plan.settings.seed, made_with)
+    assert choose is not None, "best_of needs a function that chooses"
+    best, scores = choose(prompt, cameras, sets)
+    candidates = []
+    for index, (seed, of_set) in enumerate(zip(_seeds(plan), scores, strict=True)):
+        known = {name: round(value, 4) for name, value in of_set.items() if math.isfinite(value)}
+        shown = ", ".join(f"{name} {value:.3g}" for name, value in known.items())
+        kept = " (kept)" if index == best else ""
+        logger.info("%s, seed %d%s: %s", prompt, seed, kept, shown)
+        candidates.append({"seed": seed, **known})
+    return Generated(prompt, sets[best], _seeds(plan)[best], made_with, candidates)
 
 
 def _prompts(settings: GenerateConfig) -> tuple[str, ...]:
@@ -415,19 +548,20 @@ def _warn_about(cameras: Cameras) -> None:
 
 
 def _record(
-    plan: GenerationPlan, command: Sequence[str], pipeline: SPADPipeline, seconds: float
+    plan: GenerationPlan, command: Sequence[str], made: Generated, seconds: float
 ) -> dict[str, Any]:
-    import torch
-
-    return {
+    record = {
         **_request(plan),
-        "dtype": str(pipeline.unet.dtype).removeprefix("torch."),
-        "device": str(pipeline.device),
-        "threads": torch.get_num_threads(),
+        "prompts": [made.prompt],
+        "seed": made.seed,
+        # The seed is the best one already.
+        "best_of": 1,
+        **made.made_with,
         "seconds": round(seconds, 2),
         "command": list(command),
         "versions": _versions(),
     }
+    return record | ({"candidates": made.candidates} if made.candidates else {})
 
 
 def _request(plan: GenerationPlan) -> dict[str, Any]:
@@ -443,6 +577,7 @@ def _request(plan: GenerationPlan) -> dict[str, Any]:
         "image_sha256": [file_hash(file) for file in parse_views(settings.image or ()).values()],
         "save_for": settings.save_for,
         "seed": settings.seed,
+        "best_of": settings.best_of,
         **dataclasses.asdict(plan.sampling),
         "consistency": settings.consistency,
         "deep_cache_interval": settings.deep_cache_interval,
