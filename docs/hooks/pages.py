@@ -12,6 +12,7 @@ PATTERNS = (
     "*.md",
     "CITATION.cff",
     "docs/**/*.md",
+    "docs/*.ipynb",
     "docs/pictures/*",
     "benchmarks/mini-prompts.txt",
     "benchmarks/results/**/*.md",

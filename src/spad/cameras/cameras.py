@@ -256,6 +256,22 @@ class Cameras:
     def __len__(self) -> int:
         return len(self.world_from_cam)
 
+    def _repr_html_(self) -> str:
+        """A table of the views for notebooks."""
+        columns = {
+            "view": [str(view) for view in range(len(self))],
+            "elevation °": [f"{x:.1f}" for x in self.elevation_deg.tolist()],
+            "azimuth °": [f"{x:.1f}" for x in self.azimuth_deg.tolist()],
+            "radius": [f"{x:.2f}" for x in self.radius.tolist()],
+            "field of view °": [f"{math.degrees(x):.1f}" for x in self.fov_rad.tolist()],
+        }
+        heads = "".join(f"<th>{name}</th>" for name in columns)
+        views = zip(*columns.values(), strict=True)
+        body = "".join(f"<tr>{''.join(f'<td>{x}</td>' for x in view)}</tr>" for view in views)
+        size = f"{self.width} x {self.height} pixels" if self.has_own_size else "the model's size"
+        caption = f"{len(self)} cameras, images of {size}"
+        return f"<table><caption>{caption}</caption><tr>{heads}</tr>{body}</table>"
+
     def __getitem__(self, index: int | slice | Sequence[int] | Tensor) -> Cameras:
         """Selected views as `Cameras`; one integer gives a set of one view."""
         if isinstance(index, Integral):

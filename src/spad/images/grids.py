@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import base64
 import math
 from collections.abc import Mapping, Sequence
+from io import BytesIO
 from pathlib import Path
 from typing import BinaryIO
 
@@ -29,6 +31,14 @@ def prompt_grid(images: Mapping[str, Sequence[Image.Image]]) -> Image.Image:
     """Grid of prompts, each with its views above it; two columns from seven prompts on."""
     blocks = [_captioned(view_grid(views), prompt) for prompt, views in images.items()]
     return _tiled(blocks, 1 if len(blocks) <= 6 else 2)
+
+
+def image_html(image: Image.Image) -> str:
+    """An image as an element of HTML that needs no file."""
+    memory = BytesIO()
+    image.save(memory, "PNG")
+    data = base64.b64encode(memory.getvalue()).decode()
+    return f'<img src="data:image/png;base64,{data}" width="{image.width}">'
 
 
 def save_turntable(

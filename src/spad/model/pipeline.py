@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from spad.cameras import Cameras
+from spad.images.grids import image_html, view_grid
 from spad.images.pixels import fitted_image_tensor
 from spad.model import current_class
 from spad.model.conditioning import condition_on_cameras
@@ -60,6 +61,12 @@ class SPADOutput(BaseOutput):
 
     images: list[list[Image.Image]]
     latents: Tensor
+
+    def _repr_html_(self) -> str | None:
+        """The images in a notebook, one row per set; None, for text, if they are no images."""
+        if not isinstance(self.images, list):
+            return None
+        return "".join(f"<div>{image_html(view_grid(views))}</div>" for views in self.images)
 
 
 def gaussian_blob(height: int, width: int, sigma: float) -> Tensor:
