@@ -7,11 +7,15 @@ size and SHA-256 in headers of the redirect.
 
 from __future__ import annotations
 
+import base64
 import hashlib
+import json
 import threading
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import unquote
+
+import yaml
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 LARGE = 4_000_000
@@ -81,7 +85,54 @@ class _Handler(BaseHTTPRequestHandler):
         self._answer()
 
     def do_GET(self) -> None:
+        if self.path.startswith("/api/models/"):
+            return self._answer_api()
         self._answer()
+
+    def do_POST(self) -> None:
+        """Uploads: of a repository, of the way of each file, and of a commit of all of them."""
+        body = self.rfile.read(int(self.headers["Content-Length"]))
+        self.hub.requests.append(Request("POST", self.path, None, None))
+        lines = [json.loads(line) for line in body.splitlines()]
+        repository = self.path.removeprefix("/api/models/").rpartition("/preupload/")[0]
+        if self.path == "/api/repos/create":
+            name = f"{lines[0]['organization']}/{lines[0]['name']}"
+            return self._send_json({"url": f"{self.hub.address}/{name}"})
+        if self.path == "/api/validate-yaml":
+            header = yaml.safe_load(lines[0]["content"].split("---\n")[1])
+            errors = [] if "library_name" in header else [{"message": "no library_name"}]
+            return self._send_json({"warnings": [], "errors": errors})
+        if repository:
+            files = [{"path": f["path"], "uploadMode": "regular"} for f in lines[0]["files"]]
+            return self._send_json({"files": [f | {"shouldIgnore": False} for f in files]})
+        repository = self.path.removeprefix("/api/models/").rpartition("/commit/")[0]
+        for line in lines:
+            if line["key"] == "file":
+                content = base64.b64decode(line["value"]["content"])
+                self.hub.files[repository, line["value"]["path"]] = content
+        url = f"{self.hub.address}/{repository}/commit/{COMMIT}"
+        self._send_json({"commitUrl": url, "commitOid": COMMIT, "pullRequestUrl": None})
+
+    def _answer_api(self) -> None:
+        """What a repository has, as a list of files with or without their sizes."""
+        path = unquote(self.path).partition("?")[0].removeprefix("/api/models/")
+        self.hub.requests.append(Request("GET", path, None, None))
+        repository, _, revision = path.replace("/tree/", "/revision/").partition("/revision/")
+        files = {n: content for (r, n), content in self.hub.files.items() if r == repository}
+        if not files or revision.partition("/")[0] not in ("", "main", COMMIT):
+            error = "RevisionNotFound" if files else "RepoNotFound"
+            return self._send(404, b"", {"X-Error-Code": error})
+        if "/tree/" in path:
+            rows = [
+                {"type": "file", "path": n, "size": len(c), "oid": hashlib.sha1(c).hexdigest()}
+                for n, c in files.items()
+            ]
+            return self._send_json(rows)
+        siblings = [{"rfilename": name} for name in files]
+        self._send_json({"id": repository, "sha": COMMIT, "siblings": siblings, "tags": []})
+
+    def _send_json(self, content: object) -> None:
+        self._send(200, json.dumps(content).encode(), {"Content-Type": "application/json"})
 
     def log_message(self, *_arguments) -> None:
         pass
@@ -129,7 +180,7 @@ class _Handler(BaseHTTPRequestHandler):
             self.send_header(name, value)
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
-        if self.command == "GET":
+        if self.command != "HEAD":
             self.wfile.write(body)
 
     def _send_part(self, content: bytes, start: int) -> None:

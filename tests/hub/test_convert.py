@@ -26,6 +26,7 @@ from spad.hub.checkpoint import read_checkpoint
 from spad.hub.config import ConvertConfig
 from spad.hub.convert import convert_checkpoint
 from spad.hub.registry import check_files, load_model, model_info
+from spad.model import ReleasedDDIMScheduler, SPADPipeline
 from spad.model.pipeline import gaussian_blob
 
 CAMERAS = Cameras.ring(2, elevation_deg=45.0, height=64, width=64)
@@ -102,6 +103,17 @@ def test_pipeline_does_what_the_release_does(tiny):
             clean = (latents - (1 - alphas[step]).sqrt() * predicted) / alphas[step].sqrt()
             latents = before.sqrt() * clean + (1 - before).sqrt() * predicted
     torch.testing.assert_close(result.latents, latents, rtol=1e-3, atol=1e-3)
+
+
+def test_released_models_load_as_pipelines_of_diffusers(tiny):
+    loaded = SPADPipeline.from_pretrained(tiny, dtype=torch.float32)
+    assert loaded.defaults == model_info(tiny).defaults and loaded.vocabulary is None
+    assert type(loaded.scheduler) is ReleasedDDIMScheduler
+    expected = load_model(tiny, dtype=torch.float32)
+    first, second = (p("a car", CAMERAS, num_inference_steps=1) for p in (loaded, expected))
+    assert torch.equal(first.latents, second.latents)
+    with pytest.raises(ValueError, match="spad download spad_four_views"):
+        SPADPipeline.from_pretrained("spad_four_views")
 
 
 def test_half_precision_takes_half_the_space(convert, golden, tiny):

@@ -55,6 +55,7 @@ def test_export_ships_a_working_model_with_its_record(run, autoencoder, renders,
         guidance_scale_with_image=1.5,
         scheduler="unipc",
         num_inference_steps=7,
+        hub=True,
     )
     assert export_model(export) == output
     model = model_info(output)
@@ -64,7 +65,9 @@ def test_export_ships_a_working_model_with_its_record(run, autoencoder, renders,
     assert (drawing.scheduler, drawing.num_inference_steps) == ("unipc", 7)
     assert [drawing.guidance(is_image_given) for is_image_given in (False, True)] == [3.0, 1.5]
     as_trained = model_info(run / "model").defaults
-    kept = replace(export, output=tmp_path / "kept", scheduler=None, num_inference_steps=None)
+    kept = replace(
+        export, output=tmp_path / "kept", scheduler=None, num_inference_steps=None, hub=False
+    )
     assert model_info(export_model(kept)).defaults == replace(
         as_trained, guidance_scale=3.0, guidance_scale_with_image=1.5
     )
@@ -77,6 +80,8 @@ def test_export_ships_a_working_model_with_its_record(run, autoencoder, renders,
     cameras = Cameras.ring(2, height=64, width=64)
     assert len(pipeline("disc 2", cameras, num_inference_steps=1).images[0]) == 2
     card = (output / "README.md").read_text()
+    assert card.startswith("---\n") and "license: cc0-1.0\n" in card
+    assert (output / "pipeline.py").is_file() and not (kept.output / "pipeline.py").exists()
     assert "6 rendered objects" in card and data_hash(renders) in card
     for number, made in enumerate((autoencoder, run)):
         part = output / "training" / f"{number}-{made.name}"

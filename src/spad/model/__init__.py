@@ -36,16 +36,18 @@ _HOMES = {
     "SchedulerMixin": "diffusers.schedulers.scheduling_utils",
 }
 
-# Classes named by folders saved before 0.1, and their present names.
-_FORMER_CLASSES = {
-    ("spad.autoencoder", "PatchAutoencoder"): ("spad.model", "PatchAutoencoder"),
-    ("spad.original_scheduler", "OriginalDDIMScheduler"): ("spad.model", "ReleasedDDIMScheduler"),
-}
+# Names of classes in folders saved before 0.1.
+_FORMER_NAMES = {"OriginalDDIMScheduler": "ReleasedDDIMScheduler"}
 
 
 def current_class(module: str, name: str) -> tuple[str, str]:
-    """Present module and name of a class in a `model_index.json` of any version."""
-    return _FORMER_CLASSES.get((module, name), (module, name))
+    """Present module and name of a class in a `model_index.json` of any version.
+
+    Folders of other versions, and those for the hub, have classes of this package in other modules.
+    """
+    name = _FORMER_NAMES.get(name, name)
+    is_own = _HOMES.get(name, "").startswith("spad.")
+    return ("spad.model" if is_own else module), name
 
 
 def __getattr__(name: str) -> object:

@@ -36,6 +36,7 @@ from spad.model.folders import (
     read_defaults,
     read_vocabulary,
 )
+from spad.model.hub_files import write_hub_files
 from spad.model.precision import resolve_dtype
 from spad.model.schedulers import SCHEDULERS
 from spad.model.unet import MultiViewUNet
@@ -184,11 +185,33 @@ class SPADPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
             config["vocabulary"] = vocabulary and dataclasses.asdict(vocabulary)
         return loaded
 
+    @classmethod
+    def _dict_from_json_file(cls, json_file: str | os.PathLike, *args: Any, **kwargs: Any) -> Any:
+        """`model_index.json` without modules of the repository or of spad, for `download`.
+
+        diffusers would run the former and look in the repository for the latter.
+        """
+        config = super()._dict_from_json_file(json_file, *args, **kwargs)
+        if isinstance(config.get("_class_name"), list):
+            config["_class_name"] = cls.__name__
+        for name, value in config.items():
+            if isinstance(value, list) and len(value) == 2:
+                module, class_name = current_class(*value)
+                config[name] = ["diffusers" if module == "spad.model" else module, class_name]
+        return config
+
     def save_pretrained(self, save_directory: str | os.PathLike, *args: Any, **kwargs: Any) -> None:
         """Save the pipeline with its default settings and its vocabulary, as diffusers does."""
         name = next((n for n, kind in SCHEDULERS.items() if type(self.scheduler) is kind), None)
         self.register_to_config(defaults={**self.config["defaults"], "scheduler": name})
         super().save_pretrained(save_directory, *args, **kwargs)
+
+    def _upload_folder(
+        self, working_dir: str | os.PathLike, repo_id: str, *args: Any, **kwargs: Any
+    ) -> Any:
+        """Upload a saved pipeline for `push_to_hub`, with what it needs on the hub."""
+        write_hub_files(Path(working_dir), repo_id)
+        return super()._upload_folder(working_dir, repo_id, *args, **kwargs)
 
     def to(self, *args: Any, **kwargs: Any) -> "SPADPipeline":
         """Move the pipeline, convert it, or both, as diffusers does.
@@ -245,7 +268,9 @@ class SPADPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
     def vocabulary(self) -> Vocabulary | None:
         """Known words of a model whose tokens are whole words; None: it reads any word."""
         own = self.config["vocabulary"]
-        return None if own is None else Vocabulary(own["captions"], own["synonyms"])
+        if own is None:
+            return None
+        return Vocabulary(tuple(own["captions"]), tuple(map(tuple, own["synonyms"])))
 
     @property
     def name(self) -> str:

@@ -394,3 +394,6 @@ class ExportConfig:
     """The model's default sampler. Default: that of the last run."""
     num_inference_steps: Count | None = None
     """The model's default number of denoising steps. Default: that of the last run."""
+    hub: bool = False
+    """Add what the Hugging Face hub and diffusers need: files that name the classes of the
+    pipeline, and the header of the model card."""

@@ -15,6 +15,7 @@ from spad.hub.registry import (
     save_model_manifest,
 )
 from spad.model.finite import convert_weights
+from spad.model.hub_files import write_hub_files
 from spad.training.config import ExportConfig
 from spad.training.model_card import (
     CARD,
@@ -53,6 +54,9 @@ def export_model(settings: ExportConfig) -> Path:
         for run, part in zip(runs, parts, strict=True):
             copy_record(run, part)
         (folder / CARD).write_text(model_card(settings, parts), encoding="utf-8")
+        if settings.hub:
+            name, description = settings.output.name, settings.description
+            write_hub_files(folder, name, description, settings.license)
         save_model_manifest(
             folder,
             name=settings.output.name,
