@@ -442,7 +442,7 @@ function readPrompt() {
     if (!text) return;
     const read = await getJson("read", { prompt: text }).catch(() => null);
     if (read && $("prompt").value.trim() === text) $("reading").textContent = read.notes.join(" ");
-  }, 250);
+  }, 600);
 }
 
 const newSeed = () => { $("seed").value = Math.floor(Math.random() * 1e6); };

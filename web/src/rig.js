@@ -152,7 +152,7 @@ export class Rig {
     const ratio = Math.min(2, devicePixelRatio);
     const { canvas } = this;
     // A ring of cameras at the usual distance fits in at first, however narrow the canvas is.
-    if (!this.wasFitted) this.eye.position.multiplyScalar(Math.max(1, 1.35 * height / width));
+    if (!this.wasFitted) this.eye.position.multiplyScalar(Math.max(1, 1.12 * height / width));
     this.wasFitted = true;
     if (canvas.width !== Math.floor(width * ratio) || canvas.height !== Math.floor(height * ratio)) {
       this.renderer.setPixelRatio(ratio);
