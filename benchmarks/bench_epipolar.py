@@ -20,10 +20,10 @@ from bench_start import processor, publish
 from spad.cameras import Cameras
 from spad.data.workers import num_cores
 from spad.geometry import epipolar_mask, pixel_bands
-from spad.images.posed import PosedImages
 from spad.visualize.animation import save_sweep, sweep_frames, wandering_pixels
 from spad.visualize.explorer import explorer_page
 from spad.visualize.toy_bear import render_stand_in
+from spad.visualize.views import ShownViews
 
 
 def seconds(call: Callable[[], object]) -> float:
@@ -32,10 +32,10 @@ def seconds(call: Callable[[], object]) -> float:
     return time.perf_counter() - started
 
 
-def posed(num_views: int, side: int) -> PosedImages:
+def posed(num_views: int, side: int) -> ShownViews:
     cameras = Cameras.ring(num_views, elevation_deg=20, height=side, width=side)
     images, depth = render_stand_in(cameras, samples_per_side=1)
-    return PosedImages(cameras, images, tuple(map("view {}".format, range(num_views))), depth)
+    return ShownViews(cameras, images, tuple(map("view {}".format, range(num_views))), depth)
 
 
 def measure(runs: int, frames: int) -> str:
@@ -47,7 +47,7 @@ def measure(runs: int, frames: int) -> str:
     def one_pixel() -> None:
         pixel_bands(big.cameras, 0, next(spot)[None]).masks(0, 48.0)
 
-    def sweep(views: PosedImages, suffix: str) -> None:
+    def sweep(views: ShownViews, suffix: str) -> None:
         side = views.cameras.height
         path = wandering_pixels(side, side, frames)
         with tempfile.TemporaryDirectory() as folder:

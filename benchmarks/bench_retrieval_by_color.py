@@ -22,7 +22,7 @@ from tqdm import tqdm
 from spad.data.recolor import COLORS, color_caption, is_unseen, named_color, recolored, renamed
 from spad.data.renders import VARIANT, base_uid, is_held_out, read_renders
 from spad.data.seeds import object_seed
-from spad.data.view_sets import ObjectViews
+from spad.data.view_sets import PosedImages
 from spad.evaluation.protocol import load_gallery, load_protocol
 from spad.files import read_ids
 from spad.hub.registry import load_model, model_info
@@ -37,7 +37,7 @@ def by_hash(objects):
     return sorted(objects, key=lambda views: hashlib.sha256(views.uid.encode()).hexdigest())
 
 
-def learned_captions(objects: list[ObjectViews]) -> dict[str, np.ndarray]:
+def learned_captions(objects: list[PosedImages]) -> dict[str, np.ndarray]:
     """One caption each of up to 100 objects, all different, and the object's images."""
     found = {}
     for views in by_hash(objects):
@@ -47,7 +47,7 @@ def learned_captions(objects: list[ObjectViews]) -> dict[str, np.ndarray]:
     return found
 
 
-def unseen_captions(objects: list[ObjectViews]) -> dict[str, np.ndarray]:
+def unseen_captions(objects: list[PosedImages]) -> dict[str, np.ndarray]:
     """Up to 100 colors of things that no object has, and images of how that would look."""
     learned = {caption for views in objects for caption in views.captions}
     found = {}
@@ -64,7 +64,7 @@ def unseen_captions(objects: list[ObjectViews]) -> dict[str, np.ndarray]:
     return found
 
 
-def with_alpha(views: ObjectViews) -> np.ndarray:
+def with_alpha(views: PosedImages) -> np.ndarray:
     """Images on white as uint8 (v, h, w, 4): white is what is not the object."""
     images = views.images()
     alpha = np.where((images < 255).any(-1, keepdims=True), 255, 0).astype(np.uint8)

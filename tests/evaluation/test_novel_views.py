@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from spad.cameras import Cameras
-from spad.data.view_sets import ObjectViews, ViewSet
+from spad.data.view_sets import PosedImages, ViewSet
 from spad.evaluation.novel_views import NOVEL_COLUMNS, NovelViews, read_truth, score_novel_views
 
 SIZE = 48
@@ -90,13 +90,13 @@ def test_the_truth_is_read_at_most_as_large_as_the_model_draws(tmp_path):
         paths.append(tmp_path / f"{view}.png")
         Image.fromarray(pixels).save(paths[-1])
     cameras = Cameras.ring(3, height=32, width=32)
-    views = ObjectViews("thing", ("a thing",), cameras, tuple(map(str, paths)))
+    views = PosedImages("thing", ("a thing",), cameras, tuple(map(str, paths)))
     whole, small = read_truth(views, [2, 0], 64), read_truth(views, [2, 0], 16)
     assert whole.images.shape == (2, 3, 32, 32) and small.images.shape == (2, 3, 16, 16)
     assert whole.prompt == "a thing" and not whole.alpha_is_estimated
     torch.testing.assert_close(small.images.mean((2, 3)), whole.images.mean((2, 3)))
     torch.testing.assert_close(small.cameras.fov_rad, cameras.fov_rad[:2])
-    oblong = ObjectViews(
+    oblong = PosedImages(
         "wide", ("x",), Cameras.ring(3, height=32, width=40), tuple(map(str, paths))
     )
     with pytest.raises(ValueError, match="expected square renders"):

@@ -146,11 +146,11 @@ def test_what_corresponding_points_refuses(size, xy, message):
 
 
 def test_the_lynx_has_one_wrong_camera(shared_dir):
-    from spad.images.posed import load_posed_images
+    from spad.visualize.views import load_views
 
     pytest.importorskip("OpenEXR")
     lynx = shared_dir / "samples" / "lynx"
-    views = load_posed_images(lynx, depth=lynx / "depths", depth_scale=10.0)
+    views = load_views(lynx, depth=lynx / "depths", depth_scale=10.0)
     table = pair_table(views.cameras, views.depth, points_per_view=200)
     assert [suspect.view for suspect in suspect_views(table)] == [6]
     assert views_at_origin(views.cameras) == [6]

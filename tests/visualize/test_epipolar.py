@@ -11,12 +11,12 @@ from PIL import Image
 
 from spad.cameras import Cameras, save_colmap, save_transforms
 from spad.cli import main
-from spad.images.posed import load_posed_images
 from spad.images.sheet import Mark, Panel, Sheet, draw_sheet
 from spad.installation import install_command
 from spad.visualize.animation import wandering_pixels
 from spad.visualize.figures import mask_sheet
 from spad.visualize.toy_bear import render_stand_in
+from spad.visualize.views import load_views
 
 SMALL = ("--views", "3", "--image-size", "48", "--cells", "12", "--panel", "64")
 
@@ -134,7 +134,7 @@ def test_a_saved_capture_can_be_read_and_confirms_itself(epipolar, capsys):
     assert capsys.readouterr().out == "bear\n"
     assert epipolar("bear", "--cells", 12, "--depth", "bear/depth", "--output", "out") == 0
     assert "suspect" not in capsys.readouterr().err
-    views = load_posed_images(Path("bear"), depth=Path("bear/depth"))
+    views = load_views(Path("bear"), depth=Path("bear/depth"))
     images, depth = render_stand_in(views.cameras)
     assert np.array_equal(views.images, images)
     torch.testing.assert_close(views.depth, depth, atol=6e-4, rtol=0)
@@ -143,19 +143,19 @@ def test_a_saved_capture_can_be_read_and_confirms_itself(epipolar, capsys):
 
 
 def test_colmap_pictures_are_found_beside_sparse(capture):
-    views = load_posed_images(capture)
+    views = load_views(capture)
     names = [f"{view:03d}.png" for view in range(4)]
     save_colmap(capture / "sparse" / "0", views.cameras, names)
     (capture / "transforms.json").unlink()
     for source in (capture, capture / "sparse" / "0"):
-        again = load_posed_images(source)
+        again = load_views(source)
         assert np.array_equal(again.images, views.images)
         torch.testing.assert_close(again.cameras.world_from_cam, views.cameras.world_from_cam)
 
 
 def test_depth_files_of_all_kinds_say_the_same(capture, tmp_path):
     exr = pytest.importorskip("OpenEXR")
-    depth = load_posed_images(capture, depth=capture / "depth").depth
+    depth = load_views(capture, depth=capture / "depth").depth
     for kind in ("npy", "exr"):
         folder = tmp_path / kind
         folder.mkdir()
@@ -166,7 +166,7 @@ def test_depth_files_of_all_kinds_say_the_same(capture, tmp_path):
             else:
                 header = {"compression": exr.ZIP_COMPRESSION, "type": exr.scanlineimage}
                 exr.File(header, {"Z": values}).write(str(folder / f"{view:03d}.exr"))
-        torch.testing.assert_close(load_posed_images(capture, depth=folder).depth, depth)
+        torch.testing.assert_close(load_views(capture, depth=folder).depth, depth)
 
 
 def set_in_frame(index, name, value):

@@ -11,9 +11,9 @@ from PIL import Image
 from in_browser import wait_until
 from spad.cameras import Cameras
 from spad.geometry import pixel_bands
-from spad.images.posed import PosedImages
 from spad.visualize.explorer import explorer_page
 from spad.visualize.toy_bear import render_stand_in
+from spad.visualize.views import ShownViews
 
 DESKTOP, PHONE = {"width": 1280, "height": 900}, {"width": 390, "height": 844}
 BAND = 6.0
@@ -31,13 +31,13 @@ LIT = """() => canvases.map((canvas) => {
 })"""
 
 
-def posed(cameras: Cameras) -> PosedImages:
+def posed(cameras: Cameras) -> ShownViews:
     pictures, depth = render_stand_in(cameras, samples_per_side=1)
-    return PosedImages(cameras, pictures, tuple(f"view {i}" for i in range(len(cameras))), depth)
+    return ShownViews(cameras, pictures, tuple(f"view {i}" for i in range(len(cameras))), depth)
 
 
 @pytest.fixture(scope="module")
-def views() -> PosedImages:
+def views() -> ShownViews:
     """Four round the bear, one that sees a camera, one at the place of another."""
     around = Cameras.orbit(
         [20, -10, 60, 0, 20, 35], [-60, 30, 120, -150, -60, 120], height=60, width=80
@@ -50,7 +50,7 @@ def open_page(browser, tmp_path):
     """Opens views from a file on disk; fails on any error or request that leaves it."""
     contexts, problems = [], []
 
-    def open_views(shown: PosedImages, size: dict, touch: bool = False, **options):
+    def open_views(shown: ShownViews, size: dict, touch: bool = False, **options):
         path = tmp_path / "explorer.html"
         path.write_text(explorer_page(shown, BAND, **options), encoding="utf-8")
         context = browser.new_context(viewport=size, has_touch=touch, is_mobile=touch)
@@ -81,7 +81,7 @@ def pixel_on_screen(page, view: int, row: int, column: int) -> dict:
     }
 
 
-def check_lit(page, shown: PosedImages, view: int, row: int, column: int, **depths) -> None:
+def check_lit(page, shown: ShownViews, view: int, row: int, column: int, **depths) -> None:
     """What is lit and the mask lie within one pixel of each other, both ways."""
     wait_until(page, f"!waiting && state.view === {view}")
     words = page.locator("#where").inner_text()
@@ -165,17 +165,17 @@ def test_the_middle_of_the_source_is_shown_first(open_page, views):
 def test_large_pictures_shrink_and_the_file_stays_small():
     cameras = Cameras.ring(16, height=32, width=1100)
     pictures = np.full((16, 32, 1100, 3), 200, np.uint8)
-    page = explorer_page(PosedImages(cameras, pictures, ("x",) * 16), 40.0)
+    page = explorer_page(ShownViews(cameras, pictures, ("x",) * 16), 40.0)
     assert '"width": 1024' in page and len(page) < 200_000
     with pytest.raises(ValueError, match="expected up to 16 views on a page, got 17"):
-        shown = PosedImages(Cameras.ring(17), np.zeros((17, 256, 256, 3)), ("x",) * 17)
+        shown = ShownViews(Cameras.ring(17), np.zeros((17, 256, 256, 3)), ("x",) * 17)
         explorer_page(shown, 24.0)
 
 
 def test_names_cannot_break_out_of_the_page():
     cameras = Cameras.ring(1, height=8, width=8)
     pictures = np.full((1, 8, 8, 3), 255, np.uint8)
-    page = explorer_page(PosedImages(cameras, pictures, ("</script><b>",)), 2.0)
+    page = explorer_page(ShownViews(cameras, pictures, ("</script><b>",)), 2.0)
     assert "</script><b>" not in page
 
 

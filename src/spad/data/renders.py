@@ -11,7 +11,7 @@ import numpy as np
 from spad.cameras import load_cameras
 from spad.cameras.formats import has_cameras
 from spad.data.shards import INDEX, Sample, ShardedObject, is_shard_folder, read_shard_folder
-from spad.data.view_sets import ObjectViews
+from spad.data.view_sets import PosedImages
 from spad.files import RECORD, file_hash, inside, read_json, read_json_lines, short
 from spad.images.posed import find_images
 
@@ -73,7 +73,7 @@ class RenderedRecord:
     pictures_sha256: str = ""
 
 
-def list_sets(folder: Path) -> list[ObjectViews]:
+def list_sets(folder: Path) -> list[PosedImages]:
     """The objects of a folder with views, in the order of its list or of their names.
 
     Args:
@@ -90,7 +90,7 @@ def list_sets(folder: Path) -> list[ObjectViews]:
     if is_shard_folder(folder) or (folder / LISTING).is_file():
         return read_renders(folder)
     if not folder.is_dir() or has_cameras(folder):
-        return [_views_in(folder)]
+        return [find_views(folder)]
     folders = sorted(f for f in folder.iterdir() if f.is_dir() and not f.name.startswith("."))
     without = [f for f in folders if not has_cameras(f)]
     if not folders or len(without) == len(folders):
@@ -103,15 +103,22 @@ def list_sets(folder: Path) -> list[ObjectViews]:
             f"expected cameras (transforms.json, cameras.json or COLMAP's) in every folder inside "
             f"{folder}, got none in {without[0].name}; move it elsewhere, or give it cameras"
         )
-    return [_views_in(f) for f in folders]
+    return [find_views(f) for f in folders]
 
 
-def _views_in(source: Path) -> ObjectViews:
-    """The views of a folder with cameras, or of a camera file."""
+def find_views(source: Path, images: Path | None = None) -> PosedImages:
+    """The views of a folder with cameras, or of a camera file.
+
+    Args:
+        source: whatever `spad.cameras.load_cameras` reads.
+        images: folder of the images. Default: where `spad.images.posed.find_images` looks.
+
+    Raises: ValueError: cameras as `load_cameras` refuses them, or an image is missing.
+    """
     loaded = load_cameras(source)
-    files = tuple(map(str, find_images(source, loaded.image_paths)))
+    files = tuple(map(str, find_images(source, loaded.image_paths, images)))
     folder = source if source.is_dir() else source.parent
-    return ObjectViews(folder.resolve().name, _captions_in(folder), loaded.cameras, files)
+    return PosedImages(folder.resolve().name, _captions_in(folder), loaded.cameras, files)
 
 
 def _captions_in(folder: Path) -> tuple[str, ...]:
@@ -128,7 +135,7 @@ def _captions_in(folder: Path) -> tuple[str, ...]:
     return ()
 
 
-def read_renders(folder: Path) -> list[ObjectViews]:
+def read_renders(folder: Path) -> list[PosedImages]:
     """Every object of an output folder of `spad render` or `spad pack`, in the order of its list.
 
     Shards have the order of the renders they were packed from.
@@ -139,12 +146,12 @@ def read_renders(folder: Path) -> list[ObjectViews]:
     if is_shard_folder(folder):
         return _read_shards(folder)
 
-    def read(listed: ListedObject) -> ObjectViews:
+    def read(listed: ListedObject) -> PosedImages:
         place = listed.views_in(folder)
         path = place / "transforms.json"
         loaded = load_cameras(path)
         files = tuple(str(inside(place, name, path)) for name in loaded.image_paths)
-        return ObjectViews(listed.uid, listed.captions, loaded.cameras, files)
+        return PosedImages(listed.uid, listed.captions, loaded.cameras, files)
 
     with ThreadPoolExecutor() as pool:
         return list(pool.map(read, read_listing(folder)))
@@ -196,7 +203,7 @@ def rendered_object(
     return about, names
 
 
-def _read_shards(folder: Path) -> list[ObjectViews]:
+def _read_shards(folder: Path) -> list[PosedImages]:
     index = read_shard_folder(folder)
     suffixes = tuple(index.suffix("color", view) for view in range(index.num_views))
     rows, samples = [], []
@@ -204,9 +211,9 @@ def _read_shards(folder: Path) -> list[ObjectViews]:
         rows += shard.rows
         samples += [shard.sample(i) for i in range(len(shard.uids))]
 
-    def read(sample: Sample) -> ObjectViews:
+    def read(sample: Sample) -> PosedImages:
         found = sample.read_object()
-        return ObjectViews(found.uid, found.captions, found.cameras, suffixes, sample)
+        return PosedImages(found.uid, found.captions, found.cameras, suffixes, sample)
 
     with ThreadPoolExecutor() as pool:
         return list(pool.map(read, [samples[i] for i in np.argsort(rows)]))
@@ -242,7 +249,7 @@ def is_held_out(uid: str, one_in: int = 16) -> bool:
     return int(hashlib.sha256(base_uid(uid).encode()).hexdigest(), 16) % one_in == 0
 
 
-def load_all_images(objects: list[ObjectViews]) -> np.ndarray:
+def load_all_images(objects: list[PosedImages]) -> np.ndarray:
     """Images of all objects on white, uint8 (n, v, h, w, 3), read by several threads.
 
     Raises: ValueError: the objects differ in their number of views.
@@ -253,4 +260,4 @@ def load_all_images(objects: list[ObjectViews]) -> np.ndarray:
             f"expected the same number of views for every object, got {sorted(counts)}"
         )
     with ThreadPoolExecutor() as pool:
-        return np.stack(list(pool.map(ObjectViews.images, objects)))
+        return np.stack(list(pool.map(PosedImages.images, objects)))

@@ -1,4 +1,4 @@
-"""Views of one object: in files with cameras, and in memory as images with alpha.
+"""Images of one object with cameras: in files, and in memory with alpha.
 
 Images must have the size of their cameras. Alpha is that of the images; if all are opaque, it is
 estimated from the white background, and purely white parts of an object count as background. A set
@@ -76,8 +76,8 @@ class ViewSet:
 
 
 @dataclass(frozen=True)
-class ObjectViews:
-    """The views of one object in files, of which only the cameras are loaded.
+class PosedImages:
+    """Images of one object with their cameras: in files or a shard, read on request.
 
     Attributes:
         uid: id of the object, unique in its folder.
@@ -98,7 +98,7 @@ class ObjectViews:
         """The first caption, if there is one."""
         return self.captions[0] if self.captions else None
 
-    def chosen(self, views: Sequence[int]) -> ObjectViews:
+    def chosen(self, views: Sequence[int]) -> PosedImages:
         """A selection of the views."""
         files = tuple(self.files[view] for view in views)
         return replace(self, cameras=self.cameras[list(views)], files=files)

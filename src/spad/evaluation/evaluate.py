@@ -22,7 +22,7 @@ from tqdm import tqdm
 
 import spad
 from spad.data.renders import data_hash, list_sets, read_renders
-from spad.data.view_sets import ObjectViews, ViewSet
+from spad.data.view_sets import PosedImages, ViewSet
 from spad.evaluation.compare import compare_reports
 from spad.evaluation.config import EvaluateConfig
 from spad.evaluation.learned_metrics import LearnedMetrics
@@ -101,7 +101,7 @@ class EvaluationJob:
     request: dict[str, Any]
     gallery: Gallery
     tasks: Callable[[Path], list[Task]]
-    real: tuple[ObjectViews, ...] = ()
+    real: tuple[PosedImages, ...] = ()
     notes: tuple[str, ...] = ()
 
 
@@ -429,7 +429,7 @@ def _read_journal(path: Path) -> dict[tuple[str, str], ScoredObject]:
 
 
 def _totals(
-    learned: LearnedMetrics, tasks: Sequence[Task], real: Sequence[ObjectViews]
+    learned: LearnedMetrics, tasks: Sequence[Task], real: Sequence[PosedImages]
 ) -> dict[str, float]:
     def generated() -> Iterable[torch.Tensor]:
         for task in tasks:

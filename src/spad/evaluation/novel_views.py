@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from spad.data.view_sets import ObjectViews, ViewSet, resized
+from spad.data.view_sets import PosedImages, ViewSet, resized
 from spad.evaluation.psnr_ssim import LARGEST_PSNR, psnr, ssim
 from spad.evaluation.report import Column
 
@@ -78,7 +78,7 @@ def score_novel_views(views: NovelViews) -> dict[str, float]:
     return {name: float(values.mean()) for name, values in scores.items()}
 
 
-def read_truth(views: ObjectViews, chosen: list[int], size: int) -> ViewSet:
+def read_truth(views: PosedImages, chosen: list[int], size: int) -> ViewSet:
     """Chosen renders of an object as a set, at most `size` pixels wide.
 
     Raises: ValueError: the renders are not square or cannot be read.

@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from spad.cameras import Cameras
 from spad.data.renders import is_held_out, list_sets
-from spad.data.view_sets import ObjectViews, ViewSet
+from spad.data.view_sets import PosedImages, ViewSet
 from spad.data.workers import num_cores
 from spad.evaluation.config import EvaluateConfig
 from spad.evaluation.novel_views import NovelViews, match_size, read_truth
@@ -50,11 +50,11 @@ class EvaluationPlan:
     protocol: Protocol
     label: str
     gallery: Gallery
-    truth: Mapping[str, ObjectViews]
+    truth: Mapping[str, PosedImages]
     notes: tuple[str, ...]
 
 
-def plan_evaluation(settings: EvaluateConfig, data: list[ObjectViews] | None) -> EvaluationPlan:
+def plan_evaluation(settings: EvaluateConfig, data: list[PosedImages] | None) -> EvaluationPlan:
     """The fixed protocol, or one of the data's held-out objects if it has none of the protocol's.
 
     Raises: ValueError: the data has neither objects of the protocol nor held-out ones.
@@ -97,7 +97,7 @@ def plan_evaluation(settings: EvaluateConfig, data: list[ObjectViews] | None) ->
 
 
 def _own_protocol(
-    data: list[ObjectViews], protocol: Protocol, gallery: Gallery
+    data: list[PosedImages], protocol: Protocol, gallery: Gallery
 ) -> tuple[Protocol, Gallery]:
     ordered = sorted(data, key=lambda views: hashlib.sha256(views.uid.encode()).hexdigest())
     # Held-out objects first, each group in order of the hash.
@@ -157,13 +157,13 @@ class ModelSampler:
         cameras = protocol.cameras(self.model.image_size)
         return SetRequest(folder, caption, cameras, protocol.seed + index)
 
-    def sample_novel(self, index: int, views: ObjectViews, protocol: Protocol) -> NovelViews:
+    def sample_novel(self, index: int, views: PosedImages, protocol: Protocol) -> NovelViews:
         """Novel views of an object from one of its renders and its caption."""
         truth = self._truth(views, protocol)
         generated = self._sample(self._novel_request(index, views, truth, protocol))
         return match_size(replace(generated, name=views.uid), truth)
 
-    def novel_request(self, index: int, views: ObjectViews, protocol: Protocol) -> SetRequest:
+    def novel_request(self, index: int, views: PosedImages, protocol: Protocol) -> SetRequest:
         """What `sample_novel` generates."""
         return self._novel_request(index, views, self._truth(views, protocol), protocol)
 
@@ -187,12 +187,12 @@ class ModelSampler:
                 self._write(missing[number], images)
                 progress.update()
 
-    def _truth(self, views: ObjectViews, protocol: Protocol) -> ViewSet:
+    def _truth(self, views: PosedImages, protocol: Protocol) -> ViewSet:
         chosen = protocol.choose_views(views.uid, len(views.cameras))
         return read_truth(views, chosen, self.model.image_size)
 
     def _novel_request(
-        self, index: int, views: ObjectViews, truth: ViewSet, protocol: Protocol
+        self, index: int, views: PosedImages, truth: ViewSet, protocol: Protocol
     ) -> SetRequest:
         size = self.model.image_size
         return SetRequest(
@@ -250,10 +250,10 @@ def _load(model: str | Path, device: str | None) -> SPADPipeline:
 _loaded = lru_cache(maxsize=1)(_load)
 
 
-def _read_generated(views: ObjectViews, prompt: str) -> ViewSet:
+def _read_generated(views: PosedImages, prompt: str) -> ViewSet:
     """Generated images as a set, in which all that is not white is object.
 
-    `ObjectViews.read` refuses other backgrounds, which a poor model may generate.
+    `PosedImages.read` refuses other backgrounds, which a poor model may generate.
     """
     images = to_floats(views.images())
     alpha = ((1 - images).amax(1) > WHITE_TOLERANCE).float()

@@ -1,23 +1,20 @@
-"""Read images with cameras, and optionally depth maps: nerfstudio, COLMAP, Blender folders."""
+"""Images and depth maps that belong to cameras: where they are, and whether their sizes agree."""
 
 from __future__ import annotations
 
 import os
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
-from spad.cameras import Cameras, load_cameras
+from spad.cameras import Cameras
 from spad.cameras.formats import camera_file
 from spad.files import short
 from spad.images.depth_maps import DEPTH_SUFFIXES, read_depth_map
-from spad.images.reading import read_on_white
 
 # Renderers write so much, or the largest half number, where they see nothing.
 _NOTHING = 65504.0
@@ -25,84 +22,29 @@ _NOTHING = 65504.0
 PNG_UNIT = 1e-3
 
 
-@dataclass(frozen=True, eq=False)
-class PosedImages:
-    """Images of one size with their cameras.
-
-    Attributes:
-        cameras: v views.
-        images: uint8 (v, h, w, 3), of the cameras' size.
-        names: one per view, such as "view 3".
-        depth: (v, h, w) z-depth in world units, infinite where there is nothing; or None.
-    """
-
-    cameras: Cameras
-    images: np.ndarray
-    names: tuple[str, ...]
-    depth: Tensor | None = None
-
-    def resized(self, longer_side: int) -> tuple[Cameras, np.ndarray]:
-        """Cameras and images resized to a longer side of so many pixels."""
-        cameras = self.cameras.fit(longer_side)
-        size = (cameras.width, cameras.height)
-        images = [
-            np.asarray(Image.fromarray(p).resize(size, Image.Resampling.LANCZOS))
-            for p in self.images
-        ]
-        return cameras, np.stack(images)
-
-    def chosen(self, indices: Sequence[int]) -> PosedImages:
-        """A selection of the views."""
-        indices = list(indices)
-        depth = None if self.depth is None else self.depth[indices]
-        names = tuple(self.names[i] for i in indices)
-        return PosedImages(self.cameras[indices], self.images[indices], names, depth)
-
-
-def load_posed_images(
-    source: Path,
-    folder: Path | None = None,
-    depth: Path | None = None,
-    depth_scale: float | None = None,
-) -> PosedImages:
-    """Cameras and images of a folder or camera file, with depth maps on request.
+def read_depth_maps(
+    folder: Path, images: Sequence[Path], cameras: Cameras, scale: float | None = None
+) -> Tensor:
+    """(v, h, w) z-depth of views in world units, infinite where there is nothing.
 
     Args:
-        source: whatever `spad.cameras.load_cameras` reads.
-        folder: folder of the images; else they are looked for at the paths that the camera file
-            gives, from its folder, from `images` in it, and as COLMAP lays a project out.
-        depth: folder of depth maps (EXR, PNG or NPY) named as the images.
-        depth_scale: world units per unit of the depth maps; 0.001 for PNG and 1 for others if
-            left out.
+        folder: folder of depth maps (EXR, PNG or NPY) named as the images.
+        images: one image file per view.
+        scale: world units per unit of the depth maps. Default: 0.001 for PNG, 1 for others.
 
-    Raises: ValueError: cameras as `load_cameras` refuses them, images or depth maps that are
-        missing, unreadable or of another size than the cameras say; the message names the
-        file. ModuleNotFoundError: EXR needs the extra `exr`.
+    Raises: ValueError: a depth map is missing, unreadable or of another size than its camera.
+        ModuleNotFoundError: EXR needs the extra `exr`.
     """
-    loaded = load_cameras(source)
-    cameras = loaded.cameras
-    paths = find_images(source, loaded.image_paths, folder)
-    images = [read_on_white(path) for path in paths]
-    for path, image in zip(paths, images, strict=True):
-        check_size(path, image, cameras)
-    maps = None
-    if depth is not None:
-        maps = torch.stack(
-            [
-                _read_depth(_find_depth(depth, path, view), cameras, view, depth_scale)
-                for view, path in enumerate(paths)
-            ]
-        )
-    names = tuple(f"view {view}" for view in range(len(cameras)))
-    return PosedImages(cameras, np.stack(images), names, maps)
+    paths = [_find_depth(folder, image, view) for view, image in enumerate(images)]
+    return torch.stack([_read_depth(path, cameras, view, scale) for view, path in enumerate(paths)])
 
 
 def find_images(source: Path, image_paths: Sequence[str], folder: Path | None = None) -> list[Path]:
     """The files of the images that the cameras in `source` name.
 
     Args:
-        folder: folder of the images; if left out, `load_posed_images` says where they are
-            looked for.
+        folder: folder of the images. Default: they are looked for at the paths that the camera
+            file gives, from its folder, from `images` in it, and as COLMAP lays a project out.
 
     Raises: ValueError: it names none or one twice, or one is missing.
     """

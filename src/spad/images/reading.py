@@ -28,11 +28,6 @@ def read_image(path: Path, upright: bool = False) -> Image.Image:
         return as_rgba(ImageOps.exif_transpose(image) if upright else image)
 
 
-def read_on_white(path: Path) -> np.ndarray:
-    """An image file composited on white, uint8 (h, w, 3). Raises: as `read_image`."""
-    return on_white(read_image(path))
-
-
 def open_image(data: bytes, where: str) -> Image.Image:
     """An image, decoded. `where` starts the message. Raises: ValueError: it is none."""
     with _readable(where):

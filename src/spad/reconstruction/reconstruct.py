@@ -15,7 +15,7 @@ from torch import Tensor
 
 from spad.cameras import Cameras
 from spad.data.renders import list_sets
-from spad.data.view_sets import ObjectViews, ViewSet, resized
+from spad.data.view_sets import PosedImages, ViewSet, resized
 from spad.files import read_json, slug, whole_file
 from spad.geometry.focus import Ball, object_ball
 from spad.meshes.raycast import Light
@@ -215,7 +215,7 @@ def run_reconstruct(config: ReconstructConfig) -> tuple[Reconstruction, list[Pat
     return result, written
 
 
-def _chosen_files(config: ReconstructConfig) -> tuple[ObjectViews, list[str], list[str]]:
+def _chosen_files(config: ReconstructConfig) -> tuple[PosedImages, list[str], list[str]]:
     """The one object of a folder, of many views those from the most different sides; the views'
     names, and a sentence if some are left out."""
     sets = list_sets(config.source)

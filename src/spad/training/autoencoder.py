@@ -10,7 +10,7 @@ from tqdm import tqdm
 
 from spad.data.renders import is_held_out, load_all_images, read_renders
 from spad.data.seeds import seeded
-from spad.data.view_sets import ObjectViews
+from spad.data.view_sets import PosedImages
 from spad.files import whole_folder
 from spad.hub.registry import load_autoencoder, load_model
 from spad.images.pixels import image_tensor
@@ -67,7 +67,7 @@ def random_crops(
 
 @torch.inference_mode()
 def denoised_latents(
-    objects: list[ObjectViews], images: np.ndarray, model: Path, seed: int
+    objects: list[PosedImages], images: np.ndarray, model: Path, seed: int
 ) -> torch.Tensor:
     """Latents (n, v, c, h, w), unscaled, of every view, noised and denoised in one step.
 

@@ -14,8 +14,8 @@ from torch import Tensor
 
 from spad.files import whole_file
 from spad.geometry import pixel_bands
-from spad.images.posed import PosedImages
 from spad.visualize.figures import COLORS, in_rows
+from spad.visualize.views import ShownViews
 
 FRAME_MS = 60
 _GAP = 4
@@ -34,7 +34,7 @@ def wandering_pixels(height: int, width: int, count: int) -> Tensor:
 
 
 def sweep_frames(
-    views: PosedImages,
+    views: ShownViews,
     view: int,
     xy: Tensor,
     band_width: float,

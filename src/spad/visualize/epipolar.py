@@ -38,7 +38,7 @@ from spad.geometry.correspondence import (
 )
 from spad.geometry.released_masks import released_mask
 from spad.hub.registry import GenerationDefaults
-from spad.images.posed import PNG_UNIT, PosedImages, load_posed_images
+from spad.images.posed import PNG_UNIT
 from spad.visualize.config import EpipolarConfig
 from spad.visualize.figures import (
     band_sheet,
@@ -48,6 +48,7 @@ from spad.visualize.figures import (
     token_sheet,
 )
 from spad.visualize.toy_bear import render_stand_in
+from spad.visualize.views import ShownViews, load_views
 
 logger = logging.getLogger(__name__)
 
@@ -174,16 +175,14 @@ def _free_folder(settings: EpipolarConfig) -> Path:
     return folder
 
 
-def _views(settings: EpipolarConfig) -> PosedImages:
+def _views(settings: EpipolarConfig) -> ShownViews:
     given = [name for name in (*ORBIT_FLAGS, "image_size") if getattr(settings, name) is not None]
     if settings.source is not None:
         if given:
             raise ValueError(
                 f"expected either {settings.source} or --{given[0].replace('_', '-')}, got both"
             )
-        return load_posed_images(
-            settings.source, settings.images, settings.depth, settings.depth_scale
-        )
+        return load_views(settings.source, settings.images, settings.depth, settings.depth_scale)
     if settings.images is not None or settings.depth is not None:
         raise ValueError(
             "expected cameras to go with --images and --depth, got none; name a folder"
@@ -205,10 +204,10 @@ def _views(settings: EpipolarConfig) -> PosedImages:
     cameras = orbit.cameras(side, side)
     images, depth = render_stand_in(cameras)
     names = tuple(f"view {view}" for view in range(len(cameras)))
-    return PosedImages(cameras, images, names, depth)
+    return ShownViews(cameras, images, names, depth)
 
 
-def _pixels(settings: EpipolarConfig, views: PosedImages) -> tuple[int, Tensor]:
+def _pixels(settings: EpipolarConfig, views: ShownViews) -> tuple[int, Tensor]:
     """The source view and the positions (n, 2) of its pixels."""
     view, count = settings.view, len(views.cameras)
     for name, index in (("--view", view), *(("--to", other) for other in settings.to)):
@@ -236,7 +235,7 @@ def _pixels(settings: EpipolarConfig, views: PosedImages) -> tuple[int, Tensor]:
     return view, torch.tensor([[column + 0.5, row + 0.5]])
 
 
-def _shown(settings: EpipolarConfig, views: PosedImages, view: int) -> tuple[PosedImages, int]:
+def _shown(settings: EpipolarConfig, views: ShownViews, view: int) -> tuple[ShownViews, int]:
     """The views to draw, in their own order, and the index of the source among them."""
     if not settings.to:
         return views, view
@@ -254,7 +253,7 @@ def _cell(cameras: Cameras, cells: int) -> float:
     return max(cameras.height, cameras.width) / cells
 
 
-def _masks(settings: EpipolarConfig, views: PosedImages) -> dict[str, Tensor]:
+def _masks(settings: EpipolarConfig, views: ShownViews) -> dict[str, Tensor]:
     grid = views.cameras.fit(settings.cells)
     tokens = len(grid) * grid.height * grid.width
     if tokens > MOST_TOKENS:
@@ -273,14 +272,14 @@ def _masks(settings: EpipolarConfig, views: PosedImages) -> dict[str, Tensor]:
     return masks
 
 
-def _table_masks(settings: EpipolarConfig, views: PosedImages) -> dict[str, Tensor] | None:
+def _table_masks(settings: EpipolarConfig, views: ShownViews) -> dict[str, Tensor] | None:
     if settings.masks not in ("original", "both"):
         return None
     return {"original": released_mask(views.cameras, settings.cells)}
 
 
 def _write_figures(
-    settings: EpipolarConfig, views: PosedImages, view: int, xy: Tensor, folder: Path
+    settings: EpipolarConfig, views: ShownViews, view: int, xy: Tensor, folder: Path
 ) -> None:
     near, far = _depths(settings)
     band = settings.band_width * _cell(views.cameras, settings.cells)
@@ -307,7 +306,7 @@ def _write_figures(
         save_sweep(folder / f"sweep.{settings.sweep}", frames)
 
 
-def _write_capture(views: PosedImages, folder: Path) -> None:
+def _write_capture(views: ShownViews, folder: Path) -> None:
     """Write images, depth maps as nerfstudio has them, and cameras."""
     assert views.depth is not None
     depth = torch.where(views.depth.isfinite(), views.depth / PNG_UNIT, 0).round()

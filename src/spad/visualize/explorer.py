@@ -11,14 +11,14 @@ from importlib.resources import files
 import numpy as np
 from PIL import Image
 
-from spad.images.posed import PosedImages
+from spad.visualize.views import ShownViews
 
 MOST_VIEWS = 16
 LARGEST_IMAGE = 1024
 
 
 def explorer_page(
-    views: PosedImages,
+    views: ShownViews,
     band_width: float,
     near: float = 0.0,
     far: float = math.inf,

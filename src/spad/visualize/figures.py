@@ -17,8 +17,8 @@ from spad.geometry.correspondence import (
     Correspondences,
     corresponding_points,
 )
-from spad.images.posed import PosedImages
 from spad.images.sheet import Color, Mark, Panel, Shape, Sheet
+from spad.visualize.views import ShownViews
 
 # Okabe and Ito's colors, which the color-blind tell apart; without the two that fade on white.
 COLORS: tuple[Color, ...] = (
@@ -41,7 +41,7 @@ T = TypeVar("T")
 
 
 def band_sheet(
-    views: PosedImages,
+    views: ShownViews,
     view: int,
     xy: Tensor,
     band_width: float,
@@ -134,7 +134,7 @@ def mask_sheet(masks: dict[str, Tensor], names: Sequence[str]) -> Sheet:
 
 
 def token_sheet(
-    views: PosedImages, view: int, pixel: Tensor, cells: int, masks: dict[str, Tensor]
+    views: ShownViews, view: int, pixel: Tensor, cells: int, masks: dict[str, Tensor]
 ) -> Sheet:
     """The tokens that one pixel's token may attend to, by two masks, where they differ in color.
 
@@ -171,7 +171,7 @@ def token_sheet(
     return Sheet(in_rows(panels), title, legend=legend)
 
 
-def plucker_sheet(views: PosedImages) -> Sheet:
+def plucker_sheet(views: ShownViews) -> Sheet:
     """Ray direction and moment of every pixel, each with its x, y, z as red, green, blue."""
     cameras, images = views.resized(PANEL)
     rays = plucker_map(cameras, cameras.height, cameras.width)
@@ -197,7 +197,7 @@ def plucker_sheet(views: PosedImages) -> Sheet:
     )
 
 
-def plucker_channels_sheet(views: PosedImages) -> Sheet:
+def plucker_channels_sheet(views: ShownViews) -> Sheet:
     """The six Plücker channels one by one: blue below zero, white at zero, red above."""
     cameras, _ = views.resized(PANEL * 5 // 8)
     rays = plucker_map(cameras, cameras.height, cameras.width)
