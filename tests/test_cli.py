@@ -375,6 +375,18 @@ def test_models_are_described(tiny_pipeline_folder, capsys):
     assert main(["models", "maxi"]) == 2
 
 
+def test_a_program_that_calls_main_has_its_environment_back(capsys, monkeypatch):
+    monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
+    monkeypatch.setenv("HF_HUB_VERBOSITY", "info")
+    during = []
+    watched = "spad.hub.registry.list_models"
+    monkeypatch.setattr(watched, lambda: during.append(dict(os.environ)) or [])
+    before = dict(os.environ)
+    assert main(["models"]) == 0
+    added = {"OMP_WAIT_POLICY": "passive", "HF_HUB_OFFLINE": "1", "HF_HUB_VERBOSITY": "info"}
+    assert added.items() <= during[0].items() and os.environ == before
+
+
 def test_render_without_models_is_one_line(tmp_path, capsys):
     assert main(["render", str(tmp_path / "none"), "--output", str(tmp_path / "out")]) == 2
     assert capsys.readouterr().err.startswith("spad: error: expected")

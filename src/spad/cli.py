@@ -529,19 +529,22 @@ def _prepared(may_fetch: bool, is_training: bool) -> Iterator[None]:
 
     Without `may_fetch` Hugging Face's libraries are offline.
     """
-    offline = () if may_fetch else (("HF_HUB_OFFLINE", "1"),)
+    variables = {
+        "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+        "HF_HUB_VERBOSITY": "error",
+        "TRANSFORMERS_VERBOSITY": "error",
+        "DIFFUSERS_VERBOSITY": "error",
+    }
+    if not may_fetch:
+        variables["HF_HUB_OFFLINE"] = "1"
+    added = {*variables, WAIT_POLICY} - os.environ.keys()
     # Threads that spin while they wait make everything much slower if other work shares the cores;
     # a training may have them to itself.
     threads = set_wait_policy(os.environ) if is_training else None
-    for name, value in (
-        *offline,
-        ("HF_HUB_DISABLE_PROGRESS_BARS", "1"),
-        ("HF_HUB_DISABLE_TELEMETRY", "1"),
-        ("HF_HUB_VERBOSITY", "error"),
-        ("TRANSFORMERS_VERBOSITY", "error"),
-        ("DIFFUSERS_VERBOSITY", "error"),
-        *(() if is_training else ((WAIT_POLICY, "passive"),)),
-    ):
+    if not is_training:
+        variables[WAIT_POLICY] = "passive"
+    for name, value in variables.items():
         os.environ.setdefault(name, value)
     log, handler = logging.getLogger("spad"), _LineHandler()
     level = log.level
@@ -555,3 +558,6 @@ def _prepared(may_fetch: bool, is_training: bool) -> Iterator[None]:
     finally:
         log.removeHandler(handler)
         log.setLevel(level)
+        # A program that calls `main` has its environment back.
+        for name in added:
+            os.environ.pop(name, None)
