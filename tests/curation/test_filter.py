@@ -217,6 +217,11 @@ def test_licenses_have_one_spelling(written, slug):
     assert license_slug(written) == slug
 
 
+def test_unknown_licenses_are_refused(judge):
+    with pytest.raises(ValueError, match="expected --licenses among cc0, by, .* got bsd, mit"):
+        judge({"a": {}}, licenses=("MIT", "CC-BY-4.0", "bsd"))
+
+
 def test_presets_are_settings_and_rules_have_one_name():
     for preset in FILTER_PRESETS:
         FilterConfig(Path("a"), Path("b"), preset=preset).with_preset()

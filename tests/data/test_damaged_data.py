@@ -10,6 +10,7 @@ from PIL import Image
 
 from damage import damaged, damaged_json
 from spad.data.config import InspectConfig, PackConfig
+from spad.data.dataset import ShardDataset
 from spad.data.inspect import inspect_data
 from spad.data.pack import pack
 from spad.data.renders import read_listing, read_renders, rendered_object
@@ -127,6 +128,16 @@ def test_objects_of_a_shard_are_those_of_the_index(damaged_shards):
     path.write_text(json.dumps(index))
     with pytest.raises(ValueError, match=r"tar, byte 0: expected 'object\d', as in index\.json"):
         read_renders(damaged_shards)
+    path.write_text(text)
+
+
+def test_images_have_the_size_of_the_index(damaged_shards):
+    path = damaged_shards / "index.json"
+    text = path.read_text()
+    path.write_text(json.dumps(json.loads(text) | {"height": 32, "width": 32}))
+    dataset = ShardDataset(damaged_shards, num_views=2)
+    with pytest.raises(ValueError, match=r"tar, object\d: expected images of 32x32 pixels, as in"):
+        next(iter(dataset))
     path.write_text(text)
 
 

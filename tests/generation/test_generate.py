@@ -91,3 +91,9 @@ def test_saving_for_a_tool_takes_its_cameras(tiny_pipeline_folder, tmp_path):
     ]
     assert orbits[0].azimuth_deg == (-90, -45, 0, 90, 180, 225)
     assert orbits[1:] == orbits[:1] * 2
+
+
+def test_an_image_without_anything_in_it_is_refused(tiny_pipeline_folder, tmp_path):
+    Image.new("RGBA", (8, 8), (200, 0, 0, 0)).save(tmp_path / "empty.png")
+    with pytest.raises(ValueError, match=r"empty\.png: expected an image of an object, got a tran"):
+        plan(tiny_pipeline_folder, tmp_path, prompt="a fish", image=(str(tmp_path / "empty.png"),))

@@ -45,6 +45,11 @@ def test_grid_has_the_views_in_order():
         assert np.array_equal(tile, view)
 
 
+def test_captions_have_one_line():
+    one, two = (prompt_grid({text: plain_images(4, 64)}) for text in ("a b", "a \n\tb"))
+    assert one.tobytes() == two.tobytes()
+
+
 def test_prompt_grid_writes_captions_and_cuts_long_ones():
     short = np.asarray(prompt_grid({"hi": plain_images(4, 64)}))
     assert short[64:].min() < 100, "no ink below the views"

@@ -174,6 +174,10 @@ def _readable(_config: FilterConfig) -> tuple[str, Reason]:
 
 def _allowed_license(config: FilterConfig) -> tuple[str, Reason] | None:
     allowed = {license_slug(license) for license in config.licenses or ()}
+    if unknown := sorted(allowed - set(_LICENSES)):
+        raise ValueError(
+            f"expected --licenses among {', '.join(_LICENSES)}, got {', '.join(unknown)}"
+        )
 
     def reason(row: Annotation) -> str | None:
         if license_slug(row.license) in allowed:
@@ -200,6 +204,10 @@ RULES = (
     *map(_without, EXCLUDED_WORDS),
     Rule("caption", _with_caption),
 )
+
+
+# Creative Commons licenses, then Sketchfab's free, standard and editorial ones.
+_LICENSES = ("cc0", "by", "by-sa", "by-nd", "by-nc", "by-nc-sa", "by-nc-nd", "free-st", "st", "ed")
 
 
 def license_slug(license: str) -> str:

@@ -274,16 +274,27 @@ class ShardDataset(IterableDataset):
     def _decode(
         self, part: Part, data: list[bytes], where: str, chosen: list[int], caption: int
     ) -> torch.Tensor:
-        if part == "images":
-            return image_tensor(np.stack([on_white(open_image(one, where)) for one in data]))
-        if part == "depth":
-            steps = np.stack([np.asarray(open_image(one, where)) for one in data])
+        if part in ("images", "depth"):
+            images = [open_image(one, where) for one in data]
+            size = (self.index.width, self.index.height)
+            for image in images:
+                if image.size != size:
+                    raise ValueError(
+                        f"{where}: expected images of {size[0]}x{size[1]} pixels, as in the index, "
+                        f"got {image.width}x{image.height}"
+                    )
+            if part == "images":
+                return image_tensor(np.stack([on_white(image) for image in images]))
+            steps = np.stack([np.asarray(image) for image in images])
             return torch.from_numpy(steps.astype(np.float32) * self.index.depth_unit)
         try:
             array = np.load(BytesIO(data[0]), allow_pickle=False)
-        except (ValueError, EOFError) as error:
+            values = torch.from_numpy(array[chosen if part == "latents" else caption]).float()
+        except (ValueError, EOFError, IndexError, TypeError) as error:
             raise ValueError(f"{where}: expected {part} to be an array, got: {error}") from None
-        return torch.from_numpy(array[chosen] if part == "latents" else array[caption]).float()
+        if not values.isfinite().all():
+            raise ValueError(f"{where}: expected finite {part}, got NaN or infinity")
+        return values
 
 
 class _Orders:

@@ -144,7 +144,8 @@ class _Encoder:
         """Scaled latents (v, c, h, w), float16, of uint8 (v, h, w, 3) on white."""
         vae = self.pipeline.vae
         parts = image_tensor(images).split(_ENCODER_BATCH)
-        return torch.cat([self.encode(vae, part.to(vae.device)).cpu() for part in parts]).numpy()
+        latents = torch.cat([self.encode(vae, part.to(vae.device)).cpu() for part in parts])
+        return self._checked(latents)
 
     def text(self, captions: Sequence[str]) -> np.ndarray:
         """Embeddings (captions, length, d), float16."""
@@ -153,7 +154,15 @@ class _Encoder:
             embedded = self.pipeline.encode_text(
                 [caption and prefix + caption for caption in captions]
             )
-        return embedded.half().cpu().numpy()
+        return self._checked(embedded.half().cpu())
+
+    def _checked(self, values: torch.Tensor) -> np.ndarray:
+        if not values.isfinite().all():
+            raise ValueError(
+                f"expected finite latents and text embeddings of {self.record['model']} in "
+                "float16, got others"
+            )
+        return values.numpy()
 
 
 def pack(config: PackConfig) -> PackSummary:

@@ -10,7 +10,6 @@ from contextlib import redirect_stdout
 from dataclasses import dataclass
 from io import StringIO
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -22,6 +21,7 @@ from spad.evaluation.config import EvaluateConfig
 from spad.evaluation.novel_views import NovelViews
 from spad.evaluation.report import Column
 from spad.files import read_json
+from spad.model.finite import is_finite
 
 _CLIP = Column("clip_score", True, 100.0, "100 · cosine of CLIP's embeddings of views and prompt")
 _LPIPS = Column("novel_lpips", False, 0.0, "LPIPS of novel views against renders")
@@ -150,8 +150,9 @@ class ClipScore:
             self._model = CLIPModel.from_pretrained(folder, local_files_only=True).eval()
             self._tokenizer = CLIPTokenizer.from_pretrained(folder, local_files_only=True)
             moments = read_json(folder / "preprocessor_config.json", _Moments)
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            reason = str(error).strip().splitlines()[0]
+        # Libraries answer damaged files with any error.
+        except Exception as error:
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
             raise ValueError(
                 f"expected the folder of a CLIP model, got {folder}: {reason}"
             ) from None
@@ -261,9 +262,16 @@ def _read_weights(path: Path) -> dict[str, Tensor]:
     if not path.is_file():
         raise ValueError(f"expected the weights {path}, got no such file")
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, OSError, ValueError, EOFError, UnpicklingError) as error:
+        weights = torch.load(path, map_location="cpu", weights_only=True)
+    # Damaged pickles and archives may raise any error.
+    except Exception as error:
         raise ValueError(f"{path}: expected weights saved by torch, got something else") from error
+    if not isinstance(weights, dict) or not all(isinstance(w, Tensor) for w in weights.values()):
+        raise ValueError(f"{path}: expected weights saved by torch, got something else")
+    for name, weight in weights.items():
+        if not is_finite(weight):
+            raise ValueError(f"{path}: expected finite weights, got NaN or infinity in {name}")
+    return weights
 
 
 def _import_fidelity():

@@ -149,6 +149,11 @@ def plan_generation(settings: GenerateConfig) -> GenerationPlan:
         check_output(output, settings.overwrite)
     files = parse_views(settings.image or ())
     views = {view: read_image(file, upright=True) for view, file in files.items()}
+    for view, image in views.items():
+        if image.getchannel("A").getextrema()[1] == 0:
+            raise ValueError(
+                f"{files[view]}: expected an image of an object, got a transparent one"
+            )
     if settings.cameras is not None and not settings.cameras.exists():
         raise ValueError(f"expected a camera file or folder, got {settings.cameras}: no such file")
     model = model_info(settings.model)

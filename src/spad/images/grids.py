@@ -71,7 +71,7 @@ def _captioned(image: Image.Image, text: str) -> Image.Image:
     """Image with a one-line caption underneath, cut where it is too long."""
     font = ImageFont.load_default(_TEXT_SIZE)
     # The built-in font has no more letters than these.
-    text = text.encode("latin-1", "replace").decode("latin-1")
+    text = " ".join(text.split()).encode("latin-1", "replace").decode("latin-1")
     canvas = Image.new("RGB", (image.width, image.height + _TEXT_SIZE + 8), "white")
     canvas.paste(image)
     draw = ImageDraw.Draw(canvas)

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
-from annotated_types import Ge
+from annotated_types import Ge, MinLen
 from tyro.conf import Positional
 
 from spad.settings import (
@@ -79,7 +79,7 @@ class EpipolarConfig:
     other flags with."""
     html: Path | None = None
     """Path of an explorer page to write: one file, works offline."""
-    formats: tuple[Literal["png", "pdf", "svg"], ...] = ("png",)
+    formats: Annotated[tuple[Literal["png", "pdf", "svg"], ...], MinLen(1)] = ("png",)
     """File formats of the figures."""
     band_width: Annotated[float, Ge(1.415)] = 3.0
     """Width of the epipolar bands in tokens."""
