@@ -172,6 +172,14 @@ def test_the_same_request_gives_the_same_views(served, drawn):
     assert all(a != b for a, b in zip(other, drawn["images"], strict=True))
 
 
+def test_what_is_odd_about_a_request_is_said(served, drawn):
+    assert drawn["notes"] == []
+    inside = Cameras.orbit(20, [0, 90, 180], [3.5, 0.6, 3.5], height=SIZE, width=SIZE)
+    odd = {**DRAW, "prompt": "a violet fish", "cameras": camera_fields(inside)}
+    notes = " ".join(served.messages("api/draw", odd)[-1]["notes"])
+    assert "camera 1 is inside the object" in notes and "violet" in notes
+
+
 def test_held_views_come_back_as_they_were(served, drawn):
     held = {"0": drawn["images"][0], "2": drawn["images"][2]}
     done = served.messages("api/draw", {**DRAW, "seed": 5, "held": held})[-1]

@@ -199,6 +199,7 @@ function finish(ids, done, held) {
   });
   state.run = done.run;
   showScores(done.scores);
+  $("reading").textContent = done.notes.join(" ");
   const { read_as: readAs, prompt, seconds } = done.run;
   const read = readAs === prompt ? "" : ` (read as “${readAs}”)`;
   say("done", `${ids.length} views of ${prompt}${read} in ${seconds.toFixed(1)} s.`, 1);

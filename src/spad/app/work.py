@@ -18,6 +18,7 @@ from spad.app.messages import DrawRequest, ViewsRequest, image_text
 from spad.app.work_queue import Emit, Message
 from spad.data.view_sets import set_from_images
 from spad.evaluation.photo_consistency import photo_consistency
+from spad.generation.framing import framing_warnings
 from spad.hub.registry import ModelInfo, check_prompt_length, load_model
 from spad.model.vocabulary import describe_reading, read_prompt
 
@@ -70,6 +71,7 @@ class Studio:
         check_prompt_length(self.model, request.prompt)
         read_as, notes = self.read(request.prompt)
         cameras = request.cameras.cameras()
+        notes += framing_warnings(cameras)
         held = request.held_images()
         if not self.is_loaded:
             emit({"kind": "loading"})
