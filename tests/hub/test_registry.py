@@ -54,6 +54,14 @@ def test_loads_what_was_saved_in_float32(tiny_pipeline_folder):
         assert part.dtype == torch.float32 and not part.training
 
 
+def test_loading_shows_no_bars_and_leaves_others_theirs(tiny_pipeline_folder, capsys):
+    from transformers.utils import logging
+
+    logging.enable_progress_bar()
+    load_model(tiny_pipeline_folder)
+    assert capsys.readouterr().err == "" and logging.is_progress_bar_enabled()
+
+
 def test_info_is_read_from_the_files(tiny_pipeline_folder):
     model = model_info(tiny_pipeline_folder)
     assert (model.name, model.license, model.author) == ("tiny", "Apache-2.0", "the tests")

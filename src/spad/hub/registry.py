@@ -11,7 +11,8 @@ import dataclasses
 import hashlib
 import logging
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
@@ -408,7 +409,8 @@ def _load_part(
     if kind in _WITH_WEIGHTS:
         options |= {"dtype": dtype, "use_safetensors": True, "output_loading_info": True}
     try:
-        loaded = part_class.from_pretrained(folder / part, **options)
+        with _no_bars():
+            loaded = part_class.from_pretrained(folder / part, **options)
     # Libraries answer a config.json that makes no sense to them with any error.
     except Exception as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
@@ -424,6 +426,24 @@ def _load_part(
     except ValueError as error:
         raise _damaged(folder, str(error)) from error
     return module.eval()
+
+
+@contextmanager
+def _no_bars() -> Iterator[None]:
+    """Context without the progress bars of diffusers and transformers: one for every part of a
+    model would be in the way of what is said.
+    """
+    from diffusers.utils import logging as diffusers_logging
+    from transformers.utils import logging as transformers_logging
+
+    shown = [m for m in (diffusers_logging, transformers_logging) if m.is_progress_bar_enabled()]
+    for module in shown:
+        module.disable_progress_bar()
+    try:
+        yield
+    finally:
+        for module in shown:
+            module.enable_progress_bar()
 
 
 def _class_names(folder: Path) -> dict[str, str]:
