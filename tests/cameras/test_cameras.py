@@ -320,7 +320,7 @@ def test_wrong_tensors_are_refused(poses, intrinsics, height, message):
         (lambda: Cameras.cat([]), "at least 1 set of cameras"),
         (
             lambda: Cameras.cat([Cameras.orbit(0, 0), Cameras.orbit(0, 0, width=64)]),
-            r"images of one size, got \[\(256, 64\), \(256, 256\)\]",
+            r"images of one size, got \[\(64, 64\), \(256, 256\)\]",
         ),
         (
             lambda: Cameras.cat([Cameras.orbit(0, 0), Cameras.orbit(0, 0).to(dtype=torch.float64)]),

@@ -447,10 +447,10 @@ def intrinsics_from_fov(fov_rad: Tensor, height: int, width: int) -> Tensor:
 
 def _size(height: int | None, width: int | None) -> tuple[int, int, bool]:
     """Height, width and whether one was given."""
+    check_size(*(DEFAULT_SIZE if size is None else size for size in (height, width)))
     given = [size for size in (height, width) if size is not None]
     fallback = given[0] if given else DEFAULT_SIZE
     height, width = (fallback if size is None else size for size in (height, width))
-    check_size(height, width)
     return height, width, bool(given)
 
 
