@@ -14,7 +14,7 @@ from spad.data.config import PackConfig
 from spad.data.pack import pack
 from spad.data.renders import list_sets
 from spad.data.view_sets import ViewSet, set_from_images
-from spad.generation.results import save_many_results, save_results
+from spad.generation.results import prompt_folders, write_summary, write_views
 from spad.images.alpha import estimate_alpha
 
 CAMERAS = Cameras.ring(3, height=32, width=32)
@@ -49,12 +49,17 @@ def write_set(folder, pictures=None, cameras=CAMERAS):
 
 def test_what_spad_generate_writes(tmp_path):
     views = [on_white(disc())] * 3
-    save_results(tmp_path / "one", views, CAMERAS, {"prompts": ["a red ball"]})
+    (tmp_path / "one").mkdir()
+    write_views(tmp_path / "one", views, CAMERAS, {"prompts": ["a red ball"]})
     (one,) = read_sets(tmp_path / "one")
     assert (one.name, one.prompt, len(one)) == ("one", "a red ball", 3)
     assert one.alpha_is_estimated and one.alpha[0, 16, 16] == 1 and one.alpha[0, 0, 0] == 0
     torch.testing.assert_close(one.cameras.world_from_cam, CAMERAS.world_from_cam)
-    save_many_results(tmp_path / "many", {"a ball": views, "a disc": views}, CAMERAS, {})
+    folders = prompt_folders(tmp_path / "many", ["a ball", "a disc"])
+    for prompt, folder in folders.items():
+        folder.mkdir(parents=True)
+        write_views(folder, views, CAMERAS, {"prompts": [prompt]})
+    write_summary(tmp_path / "many", folders, CAMERAS, {})
     assert [(s.uid, s.prompt) for s in list_sets(tmp_path / "many")] == [
         ("000-a-ball", "a ball"),
         ("001-a-disc", "a disc"),

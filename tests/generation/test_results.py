@@ -7,7 +7,8 @@ import pytest
 from PIL import Image
 
 from spad.cameras import Cameras, load_cameras
-from spad.generation.results import save_many_results, save_results
+from spad.files import whole_folder
+from spad.generation.results import prompt_folders, write_summary, write_views
 
 
 def plain_images(count: int, side: int = 16) -> list[Image.Image]:
@@ -22,7 +23,8 @@ def cameras(count: int) -> Cameras:
 def test_all_files_are_there_and_true(tmp_path):
     folder = tmp_path / "deep" / "out"
     views, placed = plain_images(3), cameras(3)
-    save_results(folder, views, placed, {"prompts": ["a"], "seed": 3})
+    folder.mkdir(parents=True)
+    write_views(folder, views, placed, {"prompts": ["a"], "seed": 3})
     for index, view in enumerate(views):
         with Image.open(folder / "images" / f"{index:03d}.png") as saved:
             assert np.array_equal(saved, view)
@@ -37,8 +39,12 @@ def test_all_files_are_there_and_true(tmp_path):
 
 def test_many_prompts_give_complete_folders_and_one_grid(tmp_path):
     prompts = {"A blue fish!": plain_images(2), "a rock": plain_images(2)}
-    save_many_results(tmp_path / "out", prompts, cameras(2), {"prompts": list(prompts)})
     out = tmp_path / "out"
+    folders = prompt_folders(out, list(prompts))
+    for prompt, place in folders.items():
+        place.mkdir(parents=True)
+        write_views(place, prompts[prompt], cameras(2), {"prompts": [prompt]})
+    write_summary(out, folders, cameras(2), {"prompts": list(prompts)})
     assert sorted(p.name for p in out.iterdir()) == [
         "000-a-blue-fish", "001-a-rock", "grid.png", "run.json",
     ]  # fmt: skip
@@ -48,13 +54,18 @@ def test_many_prompts_give_complete_folders_and_one_grid(tmp_path):
             assert (folder / name).is_file()
 
 
+def save(folder, count: int, overwrite: bool = False) -> None:
+    with whole_folder(folder, overwrite) as unfinished:
+        write_views(unfinished, plain_images(count), cameras(count), {"seed": count})
+
+
 def test_overwrite_replaces_only_what_a_run_made(tmp_path):
     out = tmp_path / "out"
-    save_results(out, plain_images(2), cameras(2), {"seed": 1})
+    save(out, 2)
     with pytest.raises(ValueError, match="exists; use --overwrite"):
-        save_results(out, plain_images(1), cameras(1), {"seed": 2})
-    save_results(out, plain_images(1), cameras(1), {"seed": 2}, overwrite=True)
-    assert json.loads((out / "run.json").read_text())["seed"] == 2
+        save(out, 1)
+    save(out, 1, overwrite=True)
+    assert json.loads((out / "run.json").read_text())["seed"] == 1
     assert not (out / "images" / "001.png").exists()
     assert list(tmp_path.iterdir()) == [out]
 
@@ -62,5 +73,5 @@ def test_overwrite_replaces_only_what_a_run_made(tmp_path):
     mine.mkdir()
     (mine / "thesis.txt").write_text("years of work")
     with pytest.raises(ValueError, match="holds no run.json"):
-        save_results(mine, plain_images(1), cameras(1), {}, overwrite=True)
+        save(mine, 1, overwrite=True)
     assert (mine / "thesis.txt").read_text() == "years of work"

@@ -8,49 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
-from spad.files import RECORD, json_text, slug, whole_file, whole_folder, write_text
+from spad.files import RECORD, json_text, slug, whole_file, write_text
 from spad.generation.presets import PRESETS, PresetName
 from spad.images.grids import prompt_grid, save_turntable, view_grid
 from spad.images.reading import read_image
 
 if TYPE_CHECKING:
     from spad.cameras import Cameras
-
-
-def save_results(
-    folder: Path,
-    images: Sequence[Image.Image],
-    cameras: Cameras,
-    run: Mapping[str, Any],
-    overwrite: bool = False,
-) -> None:
-    """Write the output folder of one object, whole or not at all.
-
-    Args:
-        folder: output folder; with `overwrite` that of an earlier run is replaced.
-        images: one per camera.
-        run: content of `run.json`, beside the cameras.
-
-    Raises: ValueError: the folder exists or cannot be made. OSError: it cannot be written.
-    """
-    with whole_folder(folder, overwrite) as temporary:
-        write_views(temporary, images, cameras, run)
-
-
-def save_many_results(
-    folder: Path,
-    images: Mapping[str, Sequence[Image.Image]],
-    cameras: Cameras,
-    run: Mapping[str, Any],
-    overwrite: bool = False,
-) -> None:
-    """Write the output folder of several prompts: one folder each, a common grid and record."""
-    with whole_folder(folder, overwrite) as temporary:
-        folders = prompt_folders(temporary, list(images))
-        for prompt, views in images.items():
-            folders[prompt].mkdir()
-            write_views(folders[prompt], views, cameras, {**run, "prompts": [prompt]})
-        write_summary(temporary, folders, cameras, run)
 
 
 def prompt_folders(folder: Path, prompts: Sequence[str]) -> dict[str, Path]:

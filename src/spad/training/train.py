@@ -106,6 +106,7 @@ class Trainer:
         else:
             choice = ["", ""]
             if self.rank == 0:
+                assert processes.device is not None
                 choice = list(choose_precision(processes.device, self._try_step))
             chosen, reason = broadcast_object_list(choice)
             logger.info("mixed precision %s: %s", chosen, reason)
