@@ -201,13 +201,19 @@ def test_a_model_is_evaluated_and_resumed(tiny_pipeline_folder, data, tmp_path, 
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="Ray is for other systems")
 def test_a_cluster_generates_what_this_process_does(tiny_pipeline_folder, data, tmp_path):
-    arguments = ("--model", tiny_pipeline_folder, "--data", data, "--limit", "1")
-    assert run(*arguments, "--output", tmp_path / "here") == 0
-    assert run(*arguments, "--output", tmp_path / "ray", "--executor", "ray") == 0
-    here, ray = (sorted((tmp_path / n).glob("*/*/images/*.png")) for n in ("here", "ray"))
-    assert [p.read_bytes() for p in here] == [p.read_bytes() for p in ray] and len(here) == 12 + 4
-    # The same command goes on: nothing is missing.
-    assert run(*arguments, "--output", tmp_path / "ray", "--executor", "ray") == 0
+    settings = EvaluateConfig(model=str(tiny_pipeline_folder), steps=1, executor="ray")
+    protocol, views = replace(load_protocol(), azimuth_deg=(0.0, 90.0)), read_renders(data)[0]
+    model = model_info(tiny_pipeline_folder)
+    here, ray = (ModelSampler(model, settings, tmp_path / name) for name in ("here", "ray"))
+    here.sample_text(0, "a blue fish", protocol)
+    here.sample_novel(0, views, protocol)
+    requests = [
+        ray.text_request(0, "a blue fish", protocol),
+        ray.novel_request(0, views, protocol),
+    ]
+    ray.generate_on_cluster(requests)
+    images = [sorted((tmp_path / n).glob("*/*/images/*.png")) for n in ("here", "ray")]
+    assert [p.read_bytes() for p in images[0]] == [p.read_bytes() for p in images[1]] != []
 
 
 def test_novel_views_have_the_guidance_of_input_images(

@@ -113,7 +113,7 @@ def test_folders_are_begun_and_replaced_with_care(tmp_path):
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="Ray is for other systems")
 def test_a_cluster_generates_what_this_process_does_and_goes_on(tiny_pipeline_folder, tmp_path):
-    changes = {"best_of": 2, "image_size": 32}
+    changes = {"best_of": 2}
     here = run(tiny_pipeline_folder, tmp_path, output=tmp_path / "here", **changes)
     ray = run(tiny_pipeline_folder, tmp_path, output=tmp_path / "ray", executor="ray", **changes)
     assert contents(here) == contents(ray) != {}
@@ -130,7 +130,7 @@ def test_the_best_of_several_seeds_is_kept_and_can_be_generated_alone(
     tiny_pipeline_folder, tmp_path, caplog
 ):
     caplog.set_level("INFO")
-    prompt = {"prompts": None, "prompt": PROMPTS[0], "image_size": 32}
+    prompt = {"prompts": None, "prompt": PROMPTS[0]}
     best = run(tiny_pipeline_folder, tmp_path, best_of=3, seed=4, **prompt)
     record = read_json(best / RECORD, dict)
     said = [line for line in caplog.messages if "likeness" in line]
