@@ -11,7 +11,7 @@ from itertools import groupby
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
 
 # Coefficients of the quintic that maps singular values to about 1 (Jordan et al. 2024).
 _COEFFICIENTS = (3.4445, -4.7750, 2.0315)
@@ -73,9 +73,10 @@ class Muon(torch.optim.AdamW):
 
     def _step_matrices(self, group: Mapping[str, Any]) -> None:
         moved = [p for p in group["params"] if p.grad is not None]
-        for (rows, columns), same in groupby(sorted(moved, key=_shape), key=_shape):
+        shapes = groupby(sorted(moved, key=_shape), key=_shape)
+        for turn, ((rows, columns), same) in enumerate(shapes):
             parameters = list(same)
-            steps = orthogonal(torch.stack([self._direction(p) for p in parameters]))
+            steps = _divided(torch.stack([self._direction(p) for p in parameters]), turn)
             size = group["lr"] * _LIKE_ADAMW * max(rows, columns) ** 0.5
             for parameter, step in zip(parameters, steps, strict=True):
                 parameter.mul_(1 - group["lr"] * group["weight_decay"])
@@ -118,6 +119,24 @@ def orthogonal(matrices: Tensor) -> Tensor:
             gram = factor @ gram @ factor
     result = product @ wide
     return result.mT if is_tall else result
+
+
+def _divided(matrices: Tensor, turn: int) -> Tensor:
+    """`orthogonal`, each matrix by one of the processes of a training; these have the same ones.
+
+    Args:
+        turn: number of these matrices among those of other shapes, so that all processes work.
+    """
+    if not (distributed.is_available() and distributed.is_initialized()):
+        return orthogonal(matrices)
+    count, rank = distributed.get_world_size(), distributed.get_rank()
+    own = [index for index in range(len(matrices)) if (index + turn) % count == rank]
+    result = torch.zeros_like(matrices)
+    if own:
+        result[own] = orthogonal(matrices[own])
+    # All other processes add zeros.
+    distributed.all_reduce(result)
+    return result
 
 
 def _shape(parameter: Tensor) -> tuple[int, int]:
