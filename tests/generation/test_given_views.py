@@ -81,6 +81,8 @@ def test_files_are_those_of_the_views_that_they_name():
     for entries in (["a.png", "b.png"], ["1=a.png", "1=b.png"]):
         with pytest.raises(ValueError, match="one file per view, as in 0=front.png 2=back.png"):
             parse_views(entries)
+    with pytest.raises(ValueError, match="a prompt goes before --image"):
+        plan_generation(GenerateConfig(image=("photo.png", "a blue fish")))
 
 
 def test_a_view_that_is_not_generated_is_refused(drawn):

@@ -142,12 +142,12 @@ def plan_generation(settings: GenerateConfig) -> GenerationPlan:
     asked, run = settings, None
     if settings.from_run is not None:
         settings, run = read_earlier_run(settings)
+    files = parse_views(settings.image or ())
     is_asked = run is None or asked.prompt is not None or asked.prompts is not None
     prompts = _prompts(settings) if run is None or is_asked else run.prompts
     output = settings.output or _free_output(settings, prompts)
     if len(prompts) == 1 or not is_begun(output):
         check_output(output, settings.overwrite)
-    files = parse_views(settings.image or ())
     views = {view: read_image(file, upright=True) for view, file in files.items()}
     for view, image in views.items():
         if image.getchannel("A").getextrema()[1] == 0:

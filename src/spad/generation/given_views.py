@@ -53,7 +53,7 @@ def parse_views(entries: Sequence[str]) -> dict[int, Path]:
         if view in views:
             raise ValueError(
                 f"expected --image with one file per view, as in 0=front.png 2=back.png, got "
-                f"{views[view]} and {file} for view {view}"
+                f"{views[view]} and {file} for view {view}; a prompt goes before --image"
             )
         views[view] = Path(file)
     return views
