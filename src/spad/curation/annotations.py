@@ -18,8 +18,8 @@ from spad.data.config import RenderConfig
 _SUFFIXES = (".json", ".json.gz")
 _PIECE = 1 << 20
 # An annotation has a few thousand characters. Other files are refused before they fill memory.
-_LONGEST_MEMBER = 16 << 20
-_MEMBER = re.compile(r'\s*([{,])\s*("(?:[^"\\]|\\.)*")\s*:\s*(?=\{)')
+_LONGEST_MEMBER = 1 << 22
+_MEMBER = re.compile(r'\s*([{,])\s*("[^"\\]*(?:\\.[^"\\]*)*")\s*:\s*(?=\{)')
 _END = re.compile(r"\s*(\{\s*)?\}\s*")
 _LARGEST_COUNT = 2**63 - 1
 
@@ -95,9 +95,13 @@ def _read_file(path: Path) -> Iterator[Annotation]:
     opened = gzip.open if path.name.lower().endswith(".gz") else open
     uid = None
     try:
-        with opened(path, "rt", encoding="utf-8") as file:
+        with opened(path, "rt", encoding="utf-8-sig") as file:
             for uid, value in _members(file):
-                yield parse_annotation(uid, value)
+                try:
+                    annotation = parse_annotation(uid, value)
+                except ValueError as error:
+                    raise ValueError(f"{path}: {error}") from None
+                yield annotation
     except (gzip.BadGzipFile, EOFError, zlib.error, UnicodeDecodeError, _NotAnnotations) as error:
         place = "at its start" if uid is None else f"after the object {uid}"
         raise ValueError(
