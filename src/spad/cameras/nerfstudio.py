@@ -40,7 +40,7 @@ def load_transforms(
     Args:
         path: the file.
         height, width: image size in pixels, for files without `h` and `w`; without either the
-            header of the image itself (PNG or JPEG) is read.
+            header of the image itself is read.
 
     Raises: ValueError: malformed fields, lens distortion that is not zero, a lens that is not
         perspective, images of different sizes, or no way to know the size.

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import math
 import os
-import struct
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -153,29 +152,19 @@ def image_size(
             if size is not None:
                 return size
     raise ValueError(
-        f"{where}: expected {names[0]} and {names[1]} or a readable PNG or JPEG, got neither; "
+        f"{where}: expected {names[0]} and {names[1]} or a readable image, got neither; "
         "give height and width"
     )
 
 
 def _size_of_image(path: Path) -> tuple[int, int] | None:
-    """(height, width) from the header of a PNG or JPEG file; None for anything else."""
-    with suppress(OSError, ValueError, struct.error), path.open("rb") as file:
-        head = file.read(24)
-        if head.startswith(b"\x89PNG\r\n\x1a\n"):
-            width, height = struct.unpack(">II", head[16:24])
-            return height, width
-        if head.startswith(b"\xff\xd8"):
-            file.seek(2)
-            while True:
-                mark, kind, length = struct.unpack(">BBH", file.read(4))
-                if mark != 0xFF:
-                    return None
-                # Start-of-frame segments hold the size; C4, C8 and CC lie among them but are none.
-                if 0xC0 <= kind <= 0xCF and kind not in (0xC4, 0xC8, 0xCC):
-                    _, height, width = struct.unpack(">BHH", file.read(5))
-                    return height, width
-                file.seek(length - 2, os.SEEK_CUR)
+    """(height, width) from the header of an image file; None if it cannot be read."""
+    # Most camera files state the size, and need no Pillow.
+    from PIL import Image
+
+    damage = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
+    with suppress(*damage), Image.open(path) as image:
+        return image.height, image.width
     return None
 
 
