@@ -12,6 +12,7 @@ from made_views import SIZE, ring, table, views_of, write_views
 from spad.cameras import Cameras
 from spad.cli import BAD_INPUT, main
 from spad.data.view_sets import ViewSet
+from spad.meshes.mesh import load_object
 from spad.reconstruction.config import ReconstructConfig
 from spad.reconstruction.mesh_extraction import is_watertight
 from spad.reconstruction.model_views import draw_model, on_white
@@ -49,6 +50,15 @@ def test_a_model_is_closed_and_like_its_object_from_other_sides(model, table_obj
     overlap = torch.minimum(alpha, true.alpha).sum() / torch.maximum(alpha, true.alpha).sum()
     assert float(overlap) > 0.9
     assert float((images - true.images).square().mean()) < 10**-2
+
+
+def test_a_sheet_stays_thin(tmp_path):
+    trimesh.creation.box((1.4, 0.02, 1.0)).export(tmp_path / "sheet.stl")
+    sheet = views_of(load_object(tmp_path / "sheet.stl"), ring())
+    vertices = reconstruct(sheet, faces=1000, texture_size=64, cells=48).mesh.vertices
+    middle = vertices[np.abs(vertices[:, [0, 2]]).max(1) < 0.3]
+    # As wide as a cell and a half, each way from its middle.
+    assert np.quantile(np.abs(middle[:, 1]), 0.9) < 0.06
 
 
 def test_a_model_says_how_well_it_agrees(model):

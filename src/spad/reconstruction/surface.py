@@ -207,9 +207,10 @@ def _finer(coarse: DistanceGrid, grid: Grid, hull: Tensor) -> DistanceGrid:
     """A fitted grid on the points of a finer one.
 
     What is handed on is how far the surface lies inside of the hull, so that parts of the hull that
-    are thinner than a coarse cell stay.
+    are thinner than a coarse cell stay. Outside of it, where coarse cells make thin parts thick, it
+    is put back.
     """
-    carved = (coarse.distance - coarse.hull) * (coarse.grid.cell / grid.cell)
+    carved = (coarse.distance - coarse.hull).clamp(min=0) * (coarse.grid.cell / grid.cell)
     volume = coarse.grid.volume(torch.cat([carved[:, None], coarse.color], dim=1).T)
     last = torch.tensor(coarse.grid.shape, device=hull.device) - 1
     place = (grid.points() - coarse.grid.low) / coarse.grid.cell / last * 2 - 1
