@@ -75,6 +75,8 @@ def test_a_saved_pipeline_carries_its_own_settings(pipeline, tmp_path):
     assert type(loaded.scheduler) is SCHEDULERS["unipc"]
     assert loaded.read_prompts(["a divan", "a sofa"]) == ["a couch", "a sofa"]
     assert load_model(tmp_path, "cpu").defaults == loaded.defaults
+    again = SPADPipeline.from_pipe(loaded)
+    assert again.unet is loaded.unet and again.vocabulary == loaded.vocabulary
     # As with every pipeline of diffusers, a scheduler that is given counts.
     euler = SCHEDULERS["euler"].from_config(pipeline.scheduler.config)
     assert SPADPipeline.from_pretrained(tmp_path, scheduler=euler).scheduler is euler

@@ -11,10 +11,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from diffusers import DiffusionPipeline
+from diffusers import AutoencoderKL, DiffusionPipeline
 from diffusers.callbacks import MultiPipelineCallbacks, PipelineCallback
 from diffusers.loaders import StableDiffusionLoraLoaderMixin
-from diffusers.models.modeling_utils import ModelMixin
 from diffusers.schedulers.scheduling_utils import SchedulerMixin
 from diffusers.utils import BaseOutput
 from diffusers.utils.torch_utils import get_device, randn_tensor
@@ -26,6 +25,7 @@ from spad.cameras import Cameras
 from spad.images.grids import image_html, view_grid
 from spad.images.pixels import fitted_image_tensor
 from spad.model import current_class
+from spad.model.autoencoder import PatchAutoencoder
 from spad.model.conditioning import condition_on_cameras
 from spad.model.deep_cache import DeepFeatureCache
 from spad.model.folders import (
@@ -109,7 +109,7 @@ class SPADPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
 
     def __init__(
         self,
-        vae: ModelMixin,
+        vae: AutoencoderKL | PatchAutoencoder,
         text_encoder: PreTrainedModel,
         tokenizer: PreTrainedTokenizerBase,
         unet: MultiViewUNet,
