@@ -63,8 +63,9 @@ _ELEVATION_DEG = (0.0, 30.0)
 # Share of steps before a background of one random color instead of white.
 _COLORED = 0.2
 _RATES, _FINAL_RATE = (0.1, 0.02), 0.2
-# Weights of opaqueness, of distances that do not grow by one a cell, and of bends.
-_SPARSITY, _EIKONAL, _SMOOTHNESS = 0.02, 0.01, 0.02
+# Weights of opaqueness, of distances that do not grow by one a cell, and of bends of distances and
+# colors: without, the surface grows hair.
+_SPARSITY, _EIKONAL, _SMOOTHNESS, _COLOR_SMOOTHNESS = 0.05, 0.1, 2.0, 10.0
 # Views that the texture is painted from, by elevation.
 _PAINTED_DEG = (-25.0, 10.0, 45.0)
 _PAINTED_VIEWS, _PAINTED_SIDE = 8, 256
@@ -114,19 +115,23 @@ class Scene:
         return images.transpose(0, 1)
 
     def roughness(self) -> Tensor:
-        """How far the grid is from smooth distances near the surface: ()."""
-        volume = self.grid.volume(self.table[:, 0])
-        near = (volume.detach().abs() < _BAND)[1:-1, 1:-1, 1:-1]
-        inner = volume[1:-1, 1:-1, 1:-1][near]
+        """How far distances and colors near the surface are from smooth ones: ()."""
+        volume = self.grid.volume(self.table.T)
+        near = (volume[0].detach().abs() < _BAND)[1:-1, 1:-1, 1:-1]
+        inner = volume[:, 1:-1, 1:-1, 1:-1][:, near]
         sides = [
-            (volume[2:, 1:-1, 1:-1][near], volume[:-2, 1:-1, 1:-1][near]),
-            (volume[1:-1, 2:, 1:-1][near], volume[1:-1, :-2, 1:-1][near]),
-            (volume[1:-1, 1:-1, 2:][near], volume[1:-1, 1:-1, :-2][near]),
+            (volume[:, 2:, 1:-1, 1:-1][:, near], volume[:, :-2, 1:-1, 1:-1][:, near]),
+            (volume[:, 1:-1, 2:, 1:-1][:, near], volume[:, 1:-1, :-2, 1:-1][:, near]),
+            (volume[:, 1:-1, 1:-1, 2:][:, near], volume[:, 1:-1, 1:-1, :-2][:, near]),
         ]
-        slope = torch.stack([(after - before) / 2 for after, before in sides])
-        bend = sum(after + before for after, before in sides) / 6 - inner
+        bend = torch.stack([after + before for after, before in sides]).sum(0) / 6 - inner
+        slope = torch.stack([(after[0] - before[0]) / 2 for after, before in sides])
         length = (slope.square().sum(0) + 1e-8).sqrt()
-        return _EIKONAL * (length - 1).square().mean() + _SMOOTHNESS * bend.square().mean()
+        return (
+            _EIKONAL * (length - 1).square().mean()
+            + _SMOOTHNESS * bend[0].square().mean()
+            + _COLOR_SMOOTHNESS * bend[1:].square().mean()
+        )
 
     def measure_far(self) -> None:
         """Set distances beyond the surface's own cells to those from where it is now."""
