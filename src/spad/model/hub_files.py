@@ -77,7 +77,7 @@ def _example(name: str) -> str:
     return f"""
 ## Use
 
-After `pip install spad`:
+Where spad is installed:
 
 ```python
 from spad import SPADPipeline
