@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from damage import damaged, damaged_json
 from spad.cameras import Cameras, load_cameras, save_colmap, save_transforms, to_blender
 
-FUZZ = settings(max_examples=60, deadline=None)
+FUZZ = settings(max_examples=25, deadline=None)
 CAMERAS = Cameras.orbit([20, -35], [10, 250], [2, 4], height=40, width=64)
 NAMES = ["a.png", "b c.png"]
 

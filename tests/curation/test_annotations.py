@@ -26,7 +26,7 @@ def test_compression_and_byte_order_marks_make_no_difference(tmp_path, name, mar
     assert [one.name for one in read] == ["a chair", "a lamp"]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(st.data())
 def test_a_damaged_file_is_named(tmp_path_factory, data):
     content = damaged_json(data, json.dumps(OBJECTS)).encode()

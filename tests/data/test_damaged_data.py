@@ -17,7 +17,7 @@ from spad.data.renders import read_listing, read_renders, rendered_object
 from spad.data.shards import read_shard_folder, scan_shard
 
 FUZZ = settings(
-    max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 
 

@@ -22,7 +22,7 @@ COLUMNS = (Column("a", True, 1.0, "one"), Column("b", False, None, "two"))
 REPORT = EvaluationReport("mini", {"seed": 0}, "fixed", COLUMNS, OBJECTS, {"fid": 3.0}, ("note",))
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(st.data())
 def test_a_damaged_report_is_named(tmp_path_factory, data):
     folder = tmp_path_factory.mktemp("report")

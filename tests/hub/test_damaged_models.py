@@ -19,7 +19,7 @@ def model(tiny_pipeline_folder, tmp_path_factory):
     return folder
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(st.data())
 def test_a_damaged_file_is_named(tiny_pipeline_folder, model, data):
     names = [

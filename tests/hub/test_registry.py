@@ -196,8 +196,9 @@ def test_a_malformed_part_is_refused(copy, part, change, message):
         model_info(copy)
 
 
-@pytest.mark.parametrize("part", ["unet", "vae", "text_encoder"])
-@pytest.mark.parametrize("value", [math.nan, math.inf])
+@pytest.mark.parametrize(
+    ("part", "value"), [("unet", math.nan), ("vae", math.inf), ("text_encoder", math.nan)]
+)
 def test_weights_that_are_not_finite_are_named(copy, part, value):
     (copy / registry.HASHES).unlink()
     (path,) = (copy / part).glob("*.safetensors")
