@@ -63,26 +63,39 @@ def test_other_samples_and_other_seeds_get_other_noise():
     assert not torch.equal(other.noisy, noised.noisy[:1])
 
 
-def test_a_clean_view_is_given_at_timestep_zero_and_has_no_loss():
+def test_clean_views_are_given_at_timestep_zero_and_have_no_loss():
     clean = latents()
     one = objective(clean_view_prob=1.0)
     noised = one.make_batch(clean, keys())
-    assert torch.equal(noised.noisy[:, 0], clean[:, 0])
-    assert not torch.equal(noised.noisy[:, 1], clean[:, 1])
-    assert (noised.timesteps[:, 0] == 0).all()
-    assert (noised.timesteps[:, 1:] == noised.timesteps[:, 1:2]).all()
+    given = ~noised.loss_mask
+    assert torch.equal(noised.noisy[given], clean[given])
+    assert not (noised.noisy[~given] == clean[~given]).flatten(1).all(1).any()
+    assert (noised.timesteps[given] == 0).all() and noised.has_clean_view.all()
+    for timesteps, has_loss in zip(noised.timesteps, noised.loss_mask, strict=True):
+        assert len(timesteps[has_loss].unique()) == 1
     predicted = torch.zeros_like(clean, requires_grad=True)
     one.losses(one.errors(predicted, noised), noised).sum().backward()
-    assert not predicted.grad[:, 0].any() and predicted.grad[:, 1:].any()
+    assert not predicted.grad[given].any() and predicted.grad[~given].flatten(1).any(1).all()
+
+
+def test_any_views_but_never_all_are_given():
+    clean = latents(1).expand(400, -1, -1, -1, -1)
+    has_loss = objective(clean_view_prob=1.0).make_batch(clean, keys(400)).loss_mask
+    assert has_loss.any(1).all() and not has_loss.all(1).any()
+    # Each number of given views, and each view, is as frequent as the others.
+    views = has_loss.shape[1]
+    counts = torch.bincount((~has_loss).sum(1), minlength=views)[1:]
+    assert counts.min() > 400 / (views - 1) * 0.8
+    assert ((~has_loss).float().mean(0) - 0.5).abs().max() < 0.1
     # A single view is never given: nothing would be left to draw.
-    assert one.make_batch(latents(views=1), keys()).loss_mask.all()
+    assert objective(clean_view_prob=1.0).make_batch(latents(views=1), keys()).loss_mask.all()
 
 
 def test_views_are_given_as_often_as_asked():
     noised = objective(clean_view_prob=0.3).make_batch(
         latents(1, 2).expand(600, -1, -1, -1, -1), keys(600)
     )
-    assert (~noised.loss_mask[:, 0]).float().mean() == pytest.approx(0.3, abs=0.06)
+    assert noised.has_clean_view.float().mean() == pytest.approx(0.3, abs=0.06)
 
 
 @pytest.mark.parametrize(("shift", "noisy_half"), [(1.0, 0.5), (3.0, 0.75)])

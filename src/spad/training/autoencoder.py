@@ -124,6 +124,7 @@ def fit_autoencoder(settings: TrainAutoencoderConfig, images: np.ndarray) -> Pat
             )
         return model
     model = PatchAutoencoder(
+        patch_size=settings.patch_size,
         latent_channels=settings.latent_channels,
         block_out_channels=settings.block_out_channels,
         sample_size=images.shape[2],
@@ -153,6 +154,11 @@ def train_autoencoder(settings: TrainAutoencoderConfig) -> Path:
             f"{settings.data}, got {settings.crop_size}"
         )
     model = fit_autoencoder(settings, images)
+    if settings.crop_size % model.downscale:
+        raise ValueError(
+            f"expected --crop-size in steps of {model.downscale}, the patches of {settings.init}, "
+            f"got {settings.crop_size}"
+        )
     folder = settings.output / "vae"
     denoised = None
     if settings.denoiser is not None:

@@ -43,10 +43,12 @@ class TrainAutoencoderConfig:
     """Optimizer steps."""
     batch_size: Count = 24
     """Crops per step."""
-    crop_size: Annotated[int, Ge(16), MultipleOf(16)] = 64
-    """Side of a crop in pixels."""
+    crop_size: Count = 64
+    """Side of a crop in pixels, a multiple of --patch-size."""
+    patch_size: Annotated[int, Interval(ge=4, le=64)] = 16
+    """Side in pixels of the square patch that one latent describes."""
     latent_channels: Count = 32
-    """Principal components kept of every patch of 16 x 16 pixels."""
+    """Principal components kept of every patch."""
     block_out_channels: Widths = (48, 96, 160)
     """Channels of the decoder's levels."""
     learning_rate: NonNegativeFloat = 1.5e-3
@@ -67,6 +69,13 @@ class TrainAutoencoderConfig:
     """Seconds between checkpoints."""
     log_every: Count = 20
     """Steps averaged in a row of loss.csv."""
+
+    def __post_init__(self) -> None:
+        if self.crop_size % self.patch_size:
+            raise ValueError(
+                f"expected {flag('crop_size')} in steps of {flag('patch_size')} {self.patch_size}, "
+                f"got {self.crop_size}"
+            )
 
 
 @dataclass(frozen=True)
@@ -119,11 +128,12 @@ class BatchConfig:
     batch_size: Count = 32
     """Views in a step, on all devices together."""
     clean_view_prob: Share = 0.25
-    """Image conditioning: probability that view 0 of an object is given without noise."""
+    """Image conditioning: probability that a random subset of an object's views is given without
+    noise."""
     caption_dropout: Share = 0.1
     """Probability of an empty caption, for classifier-free guidance."""
     clean_view_caption_dropout: Share = 0.5
-    """The same where view 0 is given, so that the model must use the image."""
+    """The same where views are given, so that the model must use the images."""
     word_dropout: Share = 0.02
     """Probability that a word is replaced by the unknown word; for text encoders from scratch."""
     images: Path | None = None

@@ -36,8 +36,8 @@ class NoisedBatch:
 
     @property
     def has_clean_view(self) -> Tensor:
-        """(b,) bool: whether view 0 is given without noise."""
-        return ~self.loss_mask[:, 0]
+        """(b,) bool: whether any view of the object is given without noise."""
+        return ~self.loss_mask.all(1)
 
 
 class Objective:
@@ -51,17 +51,14 @@ class Objective:
     def make_batch(self, clean: Tensor, keys: Sequence[str]) -> NoisedBatch:
         """Add noise to latents (b, v, c, h, w) of samples with the given keys.
 
-        All views of an object have the same timestep. With probability `clean_view_prob`, view 0
-        has no noise and timestep 0, so that the model learns to condition on an image.
+        All views of an object have the same timestep. With probability `clean_view_prob`, a random
+        subset of them has no noise, timestep 0 and no loss, so that the model learns to condition
+        on any images. At least one view is noised.
         """
-        num_views = clean.shape[1]
         drawn = [self._draw(key, clean.shape[1:]) for key in keys]
         noise = torch.stack([one[0] for one in drawn]).to(clean)
         steps = torch.tensor([one[1] for one in drawn], device=clean.device)
-        is_clean = torch.tensor([one[2] for one in drawn], device=clean.device)
-        loss_mask = torch.ones(clean.shape[:2], dtype=torch.bool, device=clean.device)
-        if num_views > 1:
-            loss_mask[:, 0] = ~is_clean
+        loss_mask = torch.stack([one[2] for one in drawn]).to(clean.device)
         timesteps = torch.where(loss_mask, steps[:, None], 0)
         # diffusers declares timesteps as IntTensor, but accepts int64.
         flat: list[Any] = [x.flatten(0, 1) for x in (clean, noise, timesteps)]
@@ -72,8 +69,8 @@ class Objective:
             target = self.scheduler.get_velocity(*flat).unflatten(0, clean.shape[:2])
         return NoisedBatch(noisy, target, timesteps, loss_mask)
 
-    def _draw(self, key: str, shape: torch.Size) -> tuple[Tensor, int, bool]:
-        """Noise (v, c, h, w), timestep, and whether view 0 is given without noise."""
+    def _draw(self, key: str, shape: torch.Size) -> tuple[Tensor, int, Tensor]:
+        """Noise (v, c, h, w), timestep, and which views have a loss, (v,) bool."""
         settings = self.settings
         generator = seeded(settings.seed, "ask", key)
         noise = torch.randn(shape, generator=generator)
@@ -82,11 +79,11 @@ class Objective:
         noise = noise + settings.loss.offset_noise * offset
         shift = settings.loss.timestep_shift
         shifted = shift * uniform / (1 + (shift - 1) * uniform)
-        return (
-            noise,
-            min(int(shifted * self.num_timesteps), self.num_timesteps - 1),
-            chance < settings.batch.clean_view_prob,
-        )
+        has_loss = torch.ones(shape[0], dtype=torch.bool)
+        if shape[0] > 1 and chance < settings.batch.clean_view_prob:
+            count = int(torch.randint(1, shape[0], (), generator=generator))
+            has_loss[torch.randperm(shape[0], generator=generator)[:count]] = False
+        return noise, min(int(shifted * self.num_timesteps), self.num_timesteps - 1), has_loss
 
     @staticmethod
     def errors(predicted: Tensor, batch: NoisedBatch) -> Tensor:
