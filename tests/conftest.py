@@ -1,5 +1,6 @@
 """Parts that several test files share."""
 
+import contextlib
 import itertools
 import json
 import os
@@ -11,6 +12,10 @@ from pathlib import Path
 
 import hypothesis
 import pytest
+
+# torch's compiler imports it, which fails once something else has imported Python's own distutils.
+with contextlib.suppress(ImportError):
+    import setuptools  # noqa: F401
 
 # Before torch starts: tests run beside each other and beside other work.
 os.environ.setdefault("OMP_NUM_THREADS", "1")

@@ -34,8 +34,15 @@ FILES = {
         "tokenizer": ["transformers", "CLIPTokenizer"],
         "scheduler": ["diffusers", "DDIMScheduler"],
     },
-    "unet/config.json": {"sample_size": 32},
+    "unet/config.json": {"sample_size": 32, "block_out_channels": [1, 2, 3, 4]},
     "vae/config.json": {"block_out_channels": [1, 2, 3, 4]},
+    "text_encoder/config.json": {
+        "vocab_size": 100,
+        "hidden_size": 8,
+        "intermediate_size": 16,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 1,
+    },
     "scheduler/scheduler_config.json": {},
 }
 

@@ -30,8 +30,10 @@ def test_a_killed_process_costs_no_job_and_what_is_loaded_stays(tmp_path):
     # Workers cannot import the tests.
     cloudpickle.register_pickle_by_value(sys.modules[__name__])
     function = partial(double, tmp_path)
+    given = {name for name in os.environ if name.startswith("RAY_USAGE")}
     done = dict(run_on_devices(function, range(6), None, cores=2))
     assert {number: result[0] for number, result in done.items()} == {n: 2 * n for n in range(6)}
     processes = {result[1] for result in done.values()}
     assert len(processes) == 2 and os.getpid() not in processes
     assert max(result[2] for result in done.values()) >= 2
+    assert {name for name in os.environ if name.startswith("RAY_USAGE")} == given

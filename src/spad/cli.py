@@ -541,7 +541,8 @@ def _prepared(may_fetch: bool, is_training: bool) -> Iterator[None]:
     added = {*variables, WAIT_POLICY} - os.environ.keys()
     # Threads that spin while they wait make everything much slower if other work shares the cores;
     # a training may have them to itself.
-    threads = set_wait_policy(os.environ) if is_training else None
+    if is_training:
+        set_wait_policy(os.environ)
     if not is_training:
         variables[WAIT_POLICY] = "passive"
     for name, value in variables.items():
@@ -550,8 +551,6 @@ def _prepared(may_fetch: bool, is_training: bool) -> Iterator[None]:
     level = log.level
     log.addHandler(handler)
     log.setLevel(logging.INFO if _is_first_process() else logging.ERROR)
-    if threads is not None:
-        log.info("threads %s", threads)
     try:
         with quiet_warnings(), termination_as_interrupt():
             yield

@@ -10,18 +10,31 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-# Set before Ray is imported: it would send usage statistics.
-os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+# Ray sends usage statistics, and warns of GPUs that it will hide from workers without one.
+_SETTINGS = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
 
-import ray
-from ray.exceptions import (
-    NodeDiedError,
-    OutOfMemoryError,
-    RayActorError,
-    RayTaskError,
-    WorkerCrashedError,
-)
+
+@contextmanager
+def _settled() -> Iterator[None]:
+    """Context in which Ray finds its settings, as it has them only from the environment."""
+    added = {name: value for name, value in _SETTINGS.items() if name not in os.environ}
+    os.environ.update(added)
+    try:
+        yield
+    finally:
+        for name in added:
+            os.environ.pop(name, None)
+
+
+with _settled():
+    import ray
+    from ray.exceptions import (
+        NodeDiedError,
+        OutOfMemoryError,
+        RayActorError,
+        RayTaskError,
+        WorkerCrashedError,
+    )
 
 # Other modules have Ray from here, so that it is set up before it is imported.
 __all__ = [
@@ -46,19 +59,19 @@ def cluster(address: str | None, cores: int) -> Iterator[None]:
     Raises: OSError: no cluster at `address`.
     """
     quiet = {"logging_level": logging.ERROR, "log_to_driver": False}
-    if address is None:
-        ray.init(
-            address="local",
-            num_cpus=cores,
-            include_dashboard=False,
-            _node_ip_address="127.0.0.1",  # refuse work from other machines
-            object_store_memory=_OBJECT_STORE_BYTES,
-            # Ray's default is a low priority.
-            _system_config={"worker_niceness": 0},
-            **quiet,
-        )
-    else:
-        ray.init(address=address, **quiet)
+    own = {
+        "num_cpus": cores,
+        "include_dashboard": False,
+        "_node_ip_address": "127.0.0.1",  # refuse work from other machines
+        "object_store_memory": _OBJECT_STORE_BYTES,
+        # Ray's default is a low priority.
+        "_system_config": {"worker_niceness": 0},
+    }
+    with _settled():
+        if address is None:
+            ray.init(address="local", **own, **quiet)
+        else:
+            ray.init(address=address, **quiet)
     try:
         yield
     finally:

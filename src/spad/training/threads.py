@@ -14,8 +14,8 @@ _BUSY = 0.2
 _MEASURED_S = 0.5
 
 
-def set_wait_policy(environment: MutableMapping[str, str]) -> str:
-    """Let threads sleep while they wait if other work uses the cores, and say what they do.
+def set_wait_policy(environment: MutableMapping[str, str]) -> None:
+    """Let threads sleep while they wait if other work uses the cores.
 
     Threads that spin react at once, which makes a training about a quarter faster; but on shared
     cores they take time from those they wait for. A policy that the user has set stays.
@@ -23,17 +23,12 @@ def set_wait_policy(environment: MutableMapping[str, str]) -> str:
     Args:
         environment: that of the process, before torch is imported.
     """
-    own = environment.get(WAIT_POLICY)
-    if own is not None:
-        return f"wait as {WAIT_POLICY}={own} says"
-    used = psutil.cpu_percent(_MEASURED_S) / 100
-    if used > _BUSY:
+    if WAIT_POLICY not in environment and psutil.cpu_percent(_MEASURED_S) / 100 > _BUSY:
         environment[WAIT_POLICY] = "passive"
-        return f"sleep while they wait, since other work uses {used:.0%} of the cores"
-    return f"spin while they wait, since other work uses only {used:.0%} of the cores"
 
 
 def waiting() -> str:
-    """What threads of this process do while they wait."""
-    policy = os.environ.get(WAIT_POLICY, "").lower()
-    return "sleep while they wait" if policy == "passive" else "spin while they wait"
+    """What threads of this process do while they wait, and why."""
+    if os.environ.get(WAIT_POLICY, "").lower() == "passive":
+        return "sleep while they wait, which is faster where other work uses the cores"
+    return "spin while they wait, which is faster where no other work uses the cores"

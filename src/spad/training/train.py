@@ -55,6 +55,7 @@ from spad.training.run import (
 )
 from spad.training.samples import as_array, draw_samples, sample_prompts
 from spad.training.save import save_pipeline, unsharded_copy
+from spad.training.threads import waiting
 
 logger = logging.getLogger(__name__)
 
@@ -95,6 +96,7 @@ class Trainer:
         if settings.hardware.mixed_precision == "auto":
             self._choose_precision(processes)
         self.accelerator = _accelerator(self.settings)
+        logger.info("%d threads %s", torch.get_num_threads(), waiting())
         self._prepare()
 
     def _choose_precision(self, processes: PartialState) -> None:
