@@ -19,7 +19,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from damage import damaged
-from parity import Golden, converted_tiny
 from spad.cameras import Cameras
 from spad.files import whole_folder
 from spad.hub.checkpoint import read_checkpoint
@@ -30,17 +29,6 @@ from spad.model import ReleasedDDIMScheduler, SPADPipeline
 from spad.model.pipeline import gaussian_blob
 
 CAMERAS = Cameras.ring(2, elevation_deg=45.0, height=64, width=64)
-
-
-@pytest.fixture(scope="module")
-def golden(shared_dir) -> Golden:
-    return Golden(shared_dir / "golden")
-
-
-@pytest.fixture(scope="module")
-def tiny(golden, tmp_path_factory):
-    """The folder that the tiny checkpoint becomes."""
-    return converted_tiny(golden, tmp_path_factory.mktemp("converted"))
 
 
 @pytest.fixture

@@ -8,22 +8,10 @@ import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from safetensors.torch import load_file, save_file
 
-from parity import Golden, converted_tiny
 from spad.hub.checkpoint import read_checkpoint
 from spad.hub.config import InitFromSDConfig
 from spad.hub.registry import load_model
 from spad.hub.stable_diffusion import init_from_sd
-
-
-@pytest.fixture(scope="module")
-def golden(shared_dir) -> Golden:
-    return Golden(shared_dir / "golden")
-
-
-@pytest.fixture(scope="module")
-def tiny(golden, tmp_path_factory):
-    """The folder that the tiny checkpoint becomes."""
-    return converted_tiny(golden, tmp_path_factory.mktemp("converted"))
 
 
 @pytest.fixture

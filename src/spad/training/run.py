@@ -120,7 +120,7 @@ def read_losses(path: Path) -> tuple[list[str], list[list[str]]]:
     names, *rows = [line.split(",") for line in lines] or [[]]
     for number, row in enumerate(rows, start=2):
         try:
-            int(row[0]), *map(float, filter(None, row[1:]))
+            _ = int(row[0]), *map(float, filter(None, row[1:]))
             is_row = len(row) == len(names)
         except ValueError:
             is_row = False
