@@ -31,8 +31,8 @@ from spad.hub.convert import convert_checkpoint, original_unet, release_schedule
 from spad.hub.registry import load_model
 from spad.model import MultiViewUNet, SPADPipeline
 from spad.model.conditioning import camera_vectors
-from spad.model.pipeline import gaussian_blob
 from spad.model.processors import MultiViewAttnProcessor, ViewConditioning
+from spad.model.start import gaussian_blob
 from spad.model.unet import add_multiview_attention
 from spad.model.word_tokenizer import tokenize
 

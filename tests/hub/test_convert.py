@@ -26,7 +26,7 @@ from spad.hub.config import ConvertConfig
 from spad.hub.convert import convert_checkpoint
 from spad.hub.registry import check_files, load_model, model_info
 from spad.model import ReleasedDDIMScheduler, SPADPipeline
-from spad.model.pipeline import gaussian_blob
+from spad.model.start import gaussian_blob
 
 CAMERAS = Cameras.ring(2, elevation_deg=45.0, height=64, width=64)
 

@@ -19,8 +19,8 @@ from spad.hub.registry import load_model, model_info
 from spad.images.pixels import fitted_image_tensor
 from spad.model import PatchAutoencoder, SPADPipeline, precision
 from spad.model.folders import EMBEDDED, GenerationDefaults, Vocabulary
-from spad.model.pipeline import gaussian_blob
 from spad.model.schedulers import SCHEDULERS
+from spad.model.start import gaussian_blob
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,6 @@ import logging
 import math
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,16 +14,14 @@ from diffusers import AutoencoderKL, DiffusionPipeline
 from diffusers.callbacks import MultiPipelineCallbacks, PipelineCallback
 from diffusers.loaders import StableDiffusionLoraLoaderMixin
 from diffusers.schedulers.scheduling_utils import SchedulerMixin
-from diffusers.utils import BaseOutput
-from diffusers.utils.torch_utils import get_device, randn_tensor
+from diffusers.utils.torch_utils import get_device
 from PIL import Image
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from spad.cameras import Cameras
-from spad.images.grids import image_html, view_grid
-from spad.images.pixels import fitted_image_tensor
 from spad.model import current_class
+from spad.model.arguments import check_callback_tensors, check_sampling, one_of, sized
 from spad.model.autoencoder import PatchAutoencoder
 from spad.model.conditioning import condition_on_cameras
 from spad.model.deep_cache import DeepFeatureCache
@@ -36,9 +33,13 @@ from spad.model.folders import (
     read_defaults,
     read_vocabulary,
 )
+from spad.model.held_views import held_views
 from spad.model.hub_files import write_hub_files
+from spad.model.output import SPADOutput, formatted, pil_images
 from spad.model.precision import resolve_dtype
+from spad.model.prompts import Prompts, check_length
 from spad.model.schedulers import SCHEDULERS
+from spad.model.start import gaussian_blob, starting_noise
 from spad.model.unet import MultiViewUNet
 from spad.model.vocabulary import describe_reading, read_prompt
 from spad.model.word_tokenizer import tokenize
@@ -47,42 +48,6 @@ logger = logging.getLogger(__name__)
 
 # Number of views where neither cameras nor a number is given.
 DEFAULT_VIEWS = 4
-
-
-@dataclass
-class SPADOutput(BaseOutput):
-    """Images of every prompt from every camera.
-
-    Attributes:
-        images: `images[i][j]` shows image set i from camera j. Sets are in the order of the
-            prompts, those of one prompt side by side. With `output_type` "np" (b, v, h, w, 3) and
-            with "pt" (b, v, 3, h, w), both in [0, 1]; with "latent" the latents.
-        latents: scaled latents (b, v, c, h, w).
-    """
-
-    images: list[list[Image.Image]]
-    latents: Tensor
-
-    def _repr_html_(self) -> str | None:
-        """The images in a notebook, one row per set; None, for text, if they are no images."""
-        if not isinstance(self.images, list):
-            return None
-        return "".join(f"<div>{image_html(view_grid(views))}</div>" for views in self.images)
-
-
-def gaussian_blob(height: int, width: int, sigma: float) -> Tensor:
-    """Dark Gaussian blob with white corners, (3, height, width) in [-1, 1].
-
-    Sampling starts from it with noise added, which keeps backgrounds white. `sigma` is in units of
-    half the image.
-
-    Source: the release's `blob_sigma`; the paper does not mention it.
-    """
-    y = torch.linspace(-1, 1, height)[:, None]
-    x = torch.linspace(-1, 1, width)[None, :]
-    density = torch.exp(-(x**2 + y**2) / (2 * sigma**2))
-    density = density / density.max()
-    return (1 - 2 * (density - density.min())).expand(3, height, width)
 
 
 class SPADPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
@@ -396,29 +361,28 @@ class SPADPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
         Raises: ValueError: an argument is out of range; the message says which and what to try.
         """
         own, device, dtype = self.defaults, self._execution_device, self.unet.dtype
-        cameras = self._sized(self.own_cameras() if cameras is None else cameras).to(device)
-        held = self._held(image, views, cameras)
+        cameras = self.own_cameras() if cameras is None else cameras
+        cameras = sized(cameras, self.image_size, self.vae_downscale, self.name).to(device)
+        held = held_views(image, views, cameras, self._encode_image)
         steps = own.num_inference_steps if num_inference_steps is None else num_inference_steps
-        scale = _one_of("guidance_scale", guidance_scale, "cfg_scale", cfg_scale)
+        scale = one_of("guidance_scale", guidance_scale, "cfg_scale", cfg_scale)
         scale = own.guidance(held is not None) if scale is None else scale
         rescale = own.guidance_rescale if guidance_rescale is None else guidance_rescale
         sigma = own.blob_sigma if blob_sigma is None else blob_sigma
-        self._check(steps, scale, rescale, sigma, num_images_per_prompt, output_type)
+        config = self.scheduler.config
+        check_sampling(config, steps, scale, rescale, sigma, num_images_per_prompt, output_type)
         if isinstance(callback_on_step_end, PipelineCallback | MultiPipelineCallbacks):
             callback_on_step_end_tensor_inputs = callback_on_step_end.tensor_inputs
-        unknown = set(callback_on_step_end_tensor_inputs) - set(self._callback_tensor_inputs)
-        if unknown:
-            raise ValueError(
-                f"expected callback tensors among {', '.join(self._callback_tensor_inputs)}, got "
-                f"{', '.join(sorted(unknown))}"
-            )
-        texts = self._texts(prompt, prompt_embeds, negative_prompt, negative_prompt_embeds)
+        check_callback_tensors(callback_on_step_end_tensor_inputs, self._callback_tensor_inputs)
+        texts = self._texts(
+            Prompts.of(prompt, prompt_embeds, negative_prompt, negative_prompt_embeds)
+        )
         texts = [one.repeat_interleave(num_images_per_prompt, 0) for one in texts]
         is_guided, count = scale != 1, len(texts[1])
         text = torch.cat(texts if is_guided else texts[1:])
         blob = self._encode_image(gaussian_blob(cameras.height, cameras.width, sigma))
         blob = blob.expand(count, len(cameras), -1, -1, -1)
-        noise = self._noise(blob, seed, generator, latents, num_images_per_prompt)
+        noise = starting_noise(blob, seed, generator, latents, num_images_per_prompt)
         height, width = blob.shape[-2:]
         conditioning = condition_on_cameras(self.unet, cameras, height, width, text=text)
 
@@ -466,7 +430,7 @@ class SPADPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
                     break
         if held is not None:
             current = held.put_into(current)
-        output = SPADOutput(images=self._images(current, output_type), latents=current)
+        output = SPADOutput(images=formatted(current, output_type, self._pixels), latents=current)
         self.maybe_free_model_hooks()
         # The type is that of the default.
         return output if return_dict else output.to_tuple()  # pyright: ignore[reportReturnType]
@@ -511,17 +475,7 @@ class SPADPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
     @torch.no_grad()
     def decode(self, latents: Tensor) -> list[Image.Image]:
         """Scaled latents (v, c, h, w) -> images."""
-        levels = self._pixels(latents).add(1).mul(127.5).round().clamp(0, 255).byte()
-        return [Image.fromarray(view) for view in levels.movedim(1, -1).cpu().numpy()]
-
-    def _images(self, latents: Tensor, output_type: str) -> Any:
-        """Latents (b, v, c, h, w) in one of the formats of `SPADOutput`."""
-        if output_type == "latent":
-            return latents
-        if output_type == "pil":
-            return [self.decode(one) for one in latents]
-        images = torch.stack([self._pixels(one) for one in latents]).add(1).div(2).clamp(0, 1)
-        return images if output_type == "pt" else images.movedim(2, -1).cpu().numpy()
+        return pil_images(self._pixels(latents))
 
     def _pixels(self, latents: Tensor, views_at_once: int = 8) -> Tensor:
         """Scaled latents (v, c, h, w) -> images (v, 3, h, w), float32, nominally in [-1, 1]."""
@@ -538,85 +492,17 @@ class SPADPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
         mode = self.vae.encode(moved).latent_dist.mode() * self.vae.config.scaling_factor
         return mode[None].float()
 
-    def _sized(self, cameras: Cameras) -> Cameras:
-        """Cameras with an image size: the model's, if they have none."""
-        own, multiple = self.image_size, self.vae_downscale
-        if not cameras.has_own_size:
-            return cameras.resized(own, own)
-        for name, size in (("height", cameras.height), ("width", cameras.width)):
-            if size % multiple:
-                raise ValueError(
-                    f"expected an image {name} divisible by {multiple}, got {size}; "
-                    f"try {max(1, round(size / multiple)) * multiple}"
-                )
-        if (cameras.height, cameras.width) != (own, own):
-            logger.warning(
-                "%s was trained on images of %dx%d: at %dx%d expect repeated or broken objects",
-                *(self.name, own, own, cameras.height, cameras.width),
-            )
-        return cameras
-
-    def _held(
-        self,
-        image: Image.Image | None,
-        views: Mapping[int, Image.Image] | None,
-        cameras: Cameras,
-    ) -> "_HeldViews | None":
-        given = dict(views or {})
-        if image is not None and 0 in given:
-            raise ValueError("expected an image or views[0], got both")
-        if image is not None:
-            given[0] = image
-        if not given:
-            return None
-        for index, view in given.items():
-            if index not in range(len(cameras)):
-                raise ValueError(
-                    f"expected views among 0 to {len(cameras) - 1}, as there are {len(cameras)} "
-                    f"cameras, got {index!r}"
-                )
-            if not isinstance(view, Image.Image):
-                raise ValueError(f"expected view {index} to be a PIL image, got {type(view)}")
-        pixels = {
-            i: fitted_image_tensor(v, cameras.height, cameras.width) for i, v in given.items()
-        }
-        encoded = {i: self._encode_image(p) for i, p in pixels.items()}
-        nothing = torch.zeros_like(next(iter(encoded.values())))
-        return _HeldViews(
-            torch.tensor([i in given for i in range(len(cameras))], device=nothing.device),
-            torch.cat([encoded.get(i, nothing) for i in range(len(cameras))], dim=1),
-        )
-
-    def _texts(
-        self,
-        prompt: str | Sequence[str] | None,
-        prompt_embeds: Tensor | None,
-        negative: str | Sequence[str] | None,
-        negative_embeds: Tensor | None,
-    ) -> list[Tensor]:
+    def _texts(self, given: Prompts) -> list[Tensor]:
         """Embeddings of negative prompts and of prompts, (b, length, d) each."""
-        if (prompt is None) == (prompt_embeds is None):
-            got = "neither" if prompt is None else "both"
-            raise ValueError(f"expected a prompt or prompt_embeds, got {got}")
-        if negative is not None and negative_embeds is not None:
-            raise ValueError("expected negative_prompt or negative_prompt_embeds, got both")
-        prompts = [] if prompt is None else _as_list(prompt)
-        if prompt_embeds is None and not (prompts and all(one.strip() for one in prompts)):
-            raise ValueError("expected a prompt, got an empty one; describe one object")
-        count = len(prompts) if prompt_embeds is None else len(prompt_embeds)
-        negatives = [] if negative_embeds is not None else _as_list(negative or "")
-        if negative_embeds is None and len(negatives) not in (1, count):
-            raise ValueError(
-                f"expected one negative_prompt, or {count}, one per prompt, got {len(negatives)}"
-            )
-        prefixed = [self.config["prompt_prefix"] + one for one in self.read_prompts(prompts)]
-        negatives = self.read_prompts(negatives) * (count if len(negatives) == 1 else 1)
-        texts = [*negatives, *prefixed]
-        self._check_length(texts)
+        negatives = self.read_prompts(given.negative)
+        negatives = negatives * (given.count if len(negatives) == 1 else 1)
+        prefix = self.config["prompt_prefix"]
+        texts = [*negatives, *(prefix + one for one in self.read_prompts(given.positive))]
+        check_length(self.tokenizer, texts)
         encoded = self.encode_text(texts) if texts else torch.empty(0)
         embeds = [
-            encoded[: len(negatives)] if negative_embeds is None else negative_embeds,
-            encoded[len(negatives) :] if prompt_embeds is None else prompt_embeds,
+            encoded[: len(negatives)] if given.negative_embeds is None else given.negative_embeds,
+            encoded[len(negatives) :] if given.embeds is None else given.embeds,
         ]
         embeds = [one.to(self._execution_device, self.unet.dtype) for one in embeds]
         if embeds[0].shape != embeds[1].shape:
@@ -625,94 +511,6 @@ class SPADPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
                 f"{tuple(embeds[1].shape)} and {tuple(embeds[0].shape)}"
             )
         return embeds
-
-    def _check_length(self, texts: Sequence[str]) -> None:
-        if not texts:
-            return
-        most = self.tokenizer.model_max_length
-        for text, ids in zip(texts, self.tokenizer(list(texts)).input_ids, strict=True):
-            if len(ids) > most:
-                ends = self.tokenizer.num_special_tokens_to_add()
-                raise ValueError(
-                    f"expected a prompt of at most {most - ends} words or word parts, got "
-                    f"{len(ids) - ends}: {text[:40]!r}…; shorten it"
-                )
-
-    def _noise(
-        self,
-        like: Tensor,
-        seed: int | None,
-        generator: torch.Generator | Sequence[torch.Generator] | None,
-        latents: Tensor | None,
-        sets_per_prompt: int,
-    ) -> Tensor:
-        """Starting noise (b, v, c, h, w), as `__call__` says."""
-        given = {"seed": seed, "generator": generator, "latents": latents}
-        names = [name for name, value in given.items() if value is not None]
-        if len(names) > 1:
-            raise ValueError(f"expected one source of noise, got {' and '.join(names)}")
-        if latents is not None:
-            if latents.shape not in (like.shape, like[:1].shape):
-                raise ValueError(
-                    f"expected latents of shape {tuple(like.shape)}, got {tuple(latents.shape)}"
-                )
-            return latents.to(like).expand_as(like)
-        if generator is not None:
-            if not isinstance(generator, torch.Generator):
-                generator = list(generator)
-                if len(generator) != len(like):
-                    raise ValueError(
-                        f"expected {len(like)} generators, one per image set, got {len(generator)}"
-                    )
-            return randn_tensor(like.shape, generator, like.device, like.dtype)
-        # Drawn on the CPU, so that a seed means the same on every device.
-        noise = [
-            torch.randn(like[:1].shape, generator=torch.Generator().manual_seed((seed or 0) + k))
-            for k in range(sets_per_prompt)
-        ]
-        return torch.cat(noise).repeat(len(like) // sets_per_prompt, 1, 1, 1, 1).to(like)
-
-    def _check(
-        self,
-        steps: int,
-        scale: float,
-        rescale: float,
-        sigma: float,
-        sets_per_prompt: int,
-        output_type: str,
-    ) -> None:
-        config = self.scheduler.config
-        # Timesteps are shifted by the offset, so the last ones would leave the schedule.
-        most = config.num_train_timesteps - config.get("steps_offset", 0)
-        if not 1 <= steps <= most:
-            raise ValueError(f"expected 1 to {most} steps, got {steps}")
-        if not 0 <= scale <= 100:
-            raise ValueError(f"expected a guidance_scale of 0 to 100, got {scale}; try 5")
-        if not 0 <= rescale <= 1:
-            raise ValueError(f"expected a guidance_rescale of 0 to 1, got {rescale}")
-        if not sigma > 0:
-            raise ValueError(f"expected a positive blob_sigma, got {sigma}; try 0.2 to 0.7")
-        if sets_per_prompt < 1:
-            raise ValueError(f"expected num_images_per_prompt of 1 or more, got {sets_per_prompt}")
-        if output_type not in ("pil", "np", "pt", "latent"):
-            raise ValueError(f"expected output_type pil, np, pt or latent, got {output_type!r}")
-
-
-@dataclass(frozen=True)
-class _HeldViews:
-    """Views that are given rather than sampled.
-
-    Attributes:
-        is_held: (v,) bool.
-        latents: (1, v, c, h, w) without noise; those of other views count for nothing.
-    """
-
-    is_held: Tensor
-    latents: Tensor
-
-    def put_into(self, latents: Tensor) -> Tensor:
-        """Latents (b, v, c, h, w) with the held views in their places."""
-        return torch.where(self.is_held[:, None, None, None], self.latents, latents)
 
 
 def _estimate(scheduler: Any, stepped: Any) -> Tensor:
@@ -726,13 +524,3 @@ def _estimate(scheduler: Any, stepped: Any) -> Tensor:
             f"expected a scheduler that gives pred_original_sample, got {type(scheduler).__name__}"
         )
     return estimate.float()
-
-
-def _one_of(name: str, value: float | None, alias: str, other: float | None) -> float | None:
-    if value is not None and other is not None:
-        raise ValueError(f"expected {name} or its alias {alias}, got both")
-    return other if value is None else value
-
-
-def _as_list(text: str | Sequence[str]) -> list[str]:
-    return [text] if isinstance(text, str) else list(text)
