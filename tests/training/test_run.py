@@ -193,7 +193,7 @@ def test_a_full_disk_keeps_the_checkpoint_before(tmp_path, monkeypatch):
             raise RuntimeError("PytorchStreamWriter failed writing file")
 
     monkeypatch.setattr(torch, "save", full)
-    with pytest.raises(OSError, match=r"step 9 .*last good checkpoint is .*step-00000008\.pt"):
+    with pytest.raises(OSError, match=r"step 9, .*last good checkpoint is .*step-00000008\.pt"):
         walk.go()
     assert checkpoints(tmp_path) == ["step-00000007.pt", "step-00000008.pt"]
     monkeypatch.undo()

@@ -64,7 +64,7 @@ def check_space(sizes: Sizes, settings: TrainConfig) -> None:
         raise ValueError(
             f"expected {needed / 1e9:.1f} GB of free disk for {keep_last} checkpoints "
             f"of {sizes.checkpoint / 1e9:.1f} GB, one more being written and the model, got "
-            f"{free / 1e9:.1f} GB in {settings.run_folder}; make space, or try --keep-last 1"
+            f"{free / 1e9:.1f} GB in {settings.run_folder}; make room, or try --keep-last 1"
         )
 
 

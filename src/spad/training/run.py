@@ -343,9 +343,9 @@ class TrainingRun:
         except (OSError, RuntimeError) as error:
             kept = f"the last good checkpoint is {before}" if before else "no checkpoint exists"
             raise OSError(
-                f"could not write the checkpoint of step {step} ({error}); "
-                f"{size_text(free_space(self.folder))} are free; {kept}; make space and run the "
-                "same command"
+                f"expected room to write the checkpoint of step {step}, got: "
+                f"{error.__cause__ or error}; {size_text(free_space(self.folder))} are free; {kept}; "
+                "make room and run the same command again"
             ) from error
         for old in self._checkpoints()[: -self.keep_last]:
             old.unlink()
