@@ -95,9 +95,16 @@ def test_journals_of_packing(renders, damaged_shards, data):
     path = damaged_shards / "packing.jsonl"
     before = {file.name: file.read_bytes() for file in damaged_shards.iterdir()}
     others = sorted(file.name for file in damaged_shards.parent.iterdir())
-    lines = [{"settings": {}}, json.loads(before["index.json"])["shards"][0]]
-    lines = [damaged_json(data, json.dumps(line)) for line in lines]
-    path.write_bytes(damaged(data, ("\n".join(lines) + "\n").encode()))
+    index = json.loads(before["index.json"])
+    lines = [json.dumps(line) for line in ({"settings": index["settings"]}, *index["shards"])]
+    at = data.draw(st.integers(0, len(lines) - 1))
+    lines[at] = damaged_json(data, lines[at])
+    content = ("\n".join(lines) + "\n").encode()
+    if data.draw(st.booleans()):
+        content = damaged(data, content)
+    path.write_bytes(content)
+    # The index of a finished folder goes before its journal.
+    (damaged_shards / "index.json").unlink()
     try:
         assert_read_or_refused(
             lambda: pack(PackConfig(renders, damaged_shards, objects_per_shard=3, workers=1)), path

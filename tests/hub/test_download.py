@@ -294,6 +294,23 @@ def test_a_network_that_fails_midway_keeps_what_came(machine, hub):
     assert hub.bodies()[-1].start == 2_000_000
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="needs a limit on the size of files")
+def test_a_full_disk_is_named_and_the_rest_is_fetched_later(machine, hub):
+    import resource
+
+    limit = (3_000_000, 3_000_000)
+    said = machine.fails(preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, limit))
+    assert "expected room to write" in said and "run the same command again" in said
+    (part,) = machine.large_files()
+    assert SHA256 in part.name
+    of_an_older_version = part.with_name(part.name.replace(SHA256, "0" * 64))
+    of_another_file = part.with_name("other.spad-part")
+    of_an_older_version.touch(), of_another_file.touch()
+    machine.download()
+    assert hub.bodies()[-1].start == 3_000_000
+    assert not of_an_older_version.exists() and of_another_file.exists()
+
+
 def test_another_server_is_not_a_hub(machine, hub):
     machine.download(converter="refusing", code=2)
     hub.is_hub = False

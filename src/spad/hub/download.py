@@ -36,7 +36,16 @@ from huggingface_hub.errors import (
 from huggingface_hub.utils import build_hf_headers, hf_raise_for_status
 from tqdm import tqdm
 
-from spad.files import check_space, exclusive, file_hash, size_text, whole_file, write_text
+from spad.files import (
+    check_space,
+    exclusive,
+    file_hash,
+    room_for,
+    size_text,
+    slug,
+    whole_file,
+    write_text,
+)
 from spad.hub.config import ConvertConfig, DownloadConfig
 from spad.hub.registry import check_files, read_info
 from spad.model.folders import installed_folder
@@ -46,6 +55,7 @@ log = logging.getLogger(__name__)
 
 # A transfer is given up after so many tries in a row without a new byte.
 _TRIES = 5
+_PART = ".spad-part"
 _LARGEST_TOKENIZER_FILE = 50_000_000
 # Size of the model by that of the original, which has the UNet twice, raw and averaged.
 _KEPT_SHARE = 0.56
@@ -225,7 +235,12 @@ class _Remote:
     @property
     def part(self) -> Path:
         """What was received of it."""
-        return self.blob.with_name(f"{self.etag}.spad-part")
+        return self.blob.with_name(f"{self.part_start}{self.etag}{_PART}")
+
+    @property
+    def part_start(self) -> str:
+        """How the names of parts of this file begin, whatever its version."""
+        return f"{slug(self.file, 100)}."
 
 
 def _find(repository: str, file: str, revision: str = "main") -> _Remote:
@@ -250,13 +265,14 @@ def _fetch(remote: _Remote, is_shown: bool) -> Path:
     """
     part = remote.part
     part.parent.mkdir(parents=True, exist_ok=True)
-    if part.exists() and part.stat().st_size > remote.size:
-        part.unlink()
+    for old in part.parent.glob(f"{remote.part_start}*{_PART}"):
+        if old != part or old.stat().st_size > remote.size:
+            old.unlink()
     # Every try follows the redirect to the hub's storage again, as that address expires.
     url = hf_hub_url(remote.repository, remote.file, revision=remote.revision)
     title = Path(remote.file).name if is_shown else None
     try:
-        with _plain_errors(remote.repository, remote.file):
+        with _plain_errors(remote.repository, remote.file), room_for(part):
             _transfer(url, part, remote.size, title)
     except _WrongData:
         part.unlink()
