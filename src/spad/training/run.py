@@ -342,10 +342,11 @@ class TrainingRun:
         # torch raises RuntimeError if the disk is full.
         except (OSError, RuntimeError) as error:
             kept = f"the last good checkpoint is {before}" if before else "no checkpoint exists"
+            free = size_text(free_space(self.folder))
             raise OSError(
                 f"expected room to write the checkpoint of step {step}, got: "
-                f"{error.__cause__ or error}; {size_text(free_space(self.folder))} are free; {kept}; "
-                "make room and run the same command again"
+                f"{error.__cause__ or error}; {free} are free; {kept}; make room and run the same "
+                "command again"
             ) from error
         for old in self._checkpoints()[: -self.keep_last]:
             old.unlink()
