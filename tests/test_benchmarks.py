@@ -1,0 +1,97 @@
+"""Benchmarks at the smallest size: what they compare is the same work, and what fails is said."""
+
+import importlib
+import json
+import os
+import sys
+from argparse import Namespace
+from pathlib import Path
+
+import pytest
+
+from spad.cli import main
+
+ROOT = Path(__file__).parents[1]
+MADE_RELEASE = Path(__file__).with_name("made_release")
+CONFIG = "configs/spad_four_views.yaml"
+
+
+@pytest.fixture
+def bench_original(monkeypatch):
+    """The benchmark, with all its processes in this one."""
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    bench = importlib.import_module("bench_original")
+    release = importlib.import_module("original_release")
+
+    def in_release(kind: str, request: dict) -> dict:
+        loaded = dict(sys.modules)
+        for name in [name for name in loaded if name.partition(".")[0] == "spad"]:
+            del sys.modules[name]
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(sys, "path", list(sys.path))
+            patch.setattr(sys, "argv", [])
+            patch.setattr(os, "environ", dict(os.environ))
+            patch.chdir(".")
+            try:
+                release.open_release(Path(request["clone"]))
+                return getattr(release, kind)(request)
+            finally:
+                for name in ("spad", "ldm", "xformers"):
+                    for one in [m for m in sys.modules if m.partition(".")[0] == name]:
+                        del sys.modules[one]
+                sys.modules.update(loaded)
+
+    def measured(side: str, kind: str, request: dict) -> dict | str:
+        try:
+            return bench.OURS[kind](request) if side == "ours" else in_release(kind, request)
+        except ImportError as error:
+            return str(error)
+
+    def watched(command: list[str], folder: Path) -> tuple[float, float]:
+        if "whole" in command:
+            in_release("whole", json.loads(Path(command[-1]).read_text()))
+        else:
+            assert main(command[3:]) == 0
+        return 1.0, 1.0
+
+    monkeypatch.setattr(bench, "measured", measured)
+    monkeypatch.setattr(bench, "watched", watched)
+    return bench
+
+
+def cells(table: str) -> list[list[str]]:
+    return [[cell.strip() for cell in line.split("|")[1:-1]] for line in table.splitlines()]
+
+
+@pytest.mark.parametrize(("half", "most"), [(False, 1e-5), (True, 0.05)])
+def test_the_release_and_ours_do_the_same_step(bench_original, tmp_path, monkeypatch, half, most):
+    monkeypatch.setattr(bench_original, "has_fast_bfloat16", lambda device: half)
+    options = Namespace(
+        clone=MADE_RELEASE, config=CONFIG, views=[2], rounds=1, repeats=1, model=None
+    )
+    report = bench_original.report(options, tmp_path)
+    rows = {tuple(row[:2]): row[2:] for row in cells(report.split("\n\n")[0])[2:]}
+    steps = [side for work, side in rows if work == "step, 2 views"]
+    assert steps == [
+        f"{side}, {dtype}"
+        for dtype in ("float32", "bfloat16")[: 1 + half]
+        for side in ("original", "ours")
+    ]
+    assert all(0 < float(rows["step, 2 views", side][3]) < most for side in steps[1:])
+    # The made-up release's masks need what is not there.
+    assert "a_package_that_nobody_has" in rows["masks, 2 views", "original, float32"][0]
+    assert float(rows["masks, 2 views", "ours, float32"][0]) > 0
+    assert "needs trained weights" in report
+
+
+def test_both_ways_from_prompts_to_views_are_scored(
+    bench_original, tiny_pipeline_folder, tmp_path, monkeypatch
+):
+    metrics = [m for m in bench_original.METRICS if m.name in ("silhouette_iou", "content_copying")]
+    monkeypatch.setattr(bench_original, "METRICS", metrics)
+    way = MADE_RELEASE, MADE_RELEASE / CONFIG, tiny_pipeline_folder, 1, "--steps 1", tmp_path
+    rows = {row[0]: row[1:] for row in cells(bench_original.whole(*way)) if row}
+    assert rows["original"][0] == rows["ours --steps 1"][0] == "1.0"
+    # The release's discs look alike from everywhere.
+    assert rows["content_copying ↓"][0] == "1.000"
+    assert [*rows][-1] == "retrieval_rank ↓"
