@@ -9,7 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from spad.cameras import Cameras
 from spad.cli import main
+from spad.model import MultiViewUNet
 
 ROOT = Path(__file__).parents[1]
 MADE_RELEASE = Path(__file__).with_name("made_release")
@@ -95,3 +97,36 @@ def test_both_ways_from_prompts_to_views_are_scored(
     # The release's discs look alike from everywhere.
     assert rows["content_copying ↓"][0] == "1.000"
     assert [*rows][-1] == "retrieval_rank ↓"
+
+
+def test_growth_is_fitted_and_the_fastest_backend_named(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    bench = importlib.import_module("bench_growth")
+
+    def tiny(way: str, views: int, grid: int):
+        unet = MultiViewUNet(
+            sample_size=grid, block_out_channels=(32,), layers_per_block=1, norm_num_groups=8,
+            down_block_types=("CrossAttnDownBlock2D",), up_block_types=("CrossAttnUpBlock2D",),
+            cross_attention_dim=768,
+        )  # fmt: skip
+        return unet, Cameras.ring(views, height=8 * grid, width=8 * grid), None
+
+    monkeypatch.setattr(bench, "full_size", tiny)
+    monkeypatch.setattr(bench, "measured", lambda kind, *size: bench.MEASURES[kind](*size))
+    options = Namespace(
+        output=tmp_path, views=[4, 8], grids=[8, 16], at_views=4, kinds=["attention", "step"],
+        backends=["reference", "sdpa", "banded"], device="cpu", limit=60.0,
+    )  # fmt: skip
+    report = bench.grow(options)
+    rows = json.loads((tmp_path / "growth.json").read_text())
+    sizes = [(4, 8), (8, 8), (4, 16)]
+    assert [(r["backend"], r["views"], r["grid"]) for r in rows] == [
+        (backend, *size) for backend in [*options.backends, "auto"] for size in sizes
+    ]
+    assert "| attention | banded | tokens a view, 64 to 256 |" in report
+    # Views of so few tokens are no work for bands.
+    assert "| 8 | 8² | " in report and {r["chosen"] for r in rows} == {"", "sdpa"}
+    assert (tmp_path / "growth.png").stat().st_size > 1000
+    made = [bench.Row("step", v, 32, "banded", 3.0 * v**1.5, v**2, 0, "banded") for v in (4, 8, 64)]
+    options.grids = [32]
+    assert bench.exponents(made, options) == ["| step | banded | views, 4 to 64 | 1.50 | 2.00 |"]
