@@ -198,7 +198,7 @@ def transformer_block(golden: Golden) -> BasicTransformerBlock:
     block = BasicTransformerBlock(64, 2, 32, cross_attention_dim=64).eval()
     own = {k.removeprefix("block."): v for k, v in weights.items() if k.startswith("block.")}
     block.load_state_dict(own)
-    block.attn1.set_processor(MultiViewAttnProcessor())
+    block.attn1.set_processor(MultiViewAttnProcessor("block"))
     return block
 
 

@@ -319,13 +319,13 @@ def test_a_preset_gives_the_defaults_that_flags_change(monkeypatch):
     assert run_python("-m", "spad", "train", "--preset", "nothing").returncode == 2
     asked = []
     monkeypatch.setattr("spad.training.train.train", asked.append)
-    arguments = ["--preset", "two-views", "--steps", "7", "--no-plucker"]
+    arguments = ["--preset", "two-views", "--steps", "7", "--rays", "qk"]
     for order in (arguments, [*arguments[2:], "--preset=two-views"]):
         assert main(["train", *order]) == 0
     assert asked[0] == asked[1]
     settings = asked[0]
     assert (settings.preset, settings.optimizer.learning_rate) == ("two-views", 1e-4)
-    assert (settings.optimizer.steps, settings.model.plucker) == (7, False)
+    assert (settings.optimizer.steps, settings.model.rays) == (7, "qk")
 
 
 def test_ctrl_c_leaves_nothing(tiny_pipeline_folder, tmp_path):

@@ -133,7 +133,7 @@ def test_damaged_weights_give_one_clear_error(copy, damage, with_hashes):
 def test_weights_of_another_model_are_refused(copy):
     (copy / registry.HASHES).unlink()
     config = copy / "unet" / "config.json"
-    config.write_text(json.dumps(json.loads(config.read_text()) | {"use_plucker": False}))
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"rays": "none"}))
     with pytest.raises(ValueError, match="unet"):
         load_model(copy, "cpu")
 

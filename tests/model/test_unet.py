@@ -12,6 +12,7 @@ from spad.cameras import Cameras
 from spad.geometry import plucker_map
 from spad.model import MultiViewUNet
 from spad.model.conditioning import camera_vectors, condition_on_cameras
+from spad.model.ray_encoding import RayEncoding
 from spad.model.unet import PluckerProjection
 
 UNET = dict(
@@ -35,6 +36,9 @@ def awake(unet: MultiViewUNet) -> MultiViewUNet:
     for module in unet.modules():
         if isinstance(module, PluckerProjection):
             module.linear.weight.data.normal_(0, 0.3, generator=generator)
+        elif isinstance(module, RayEncoding):
+            for gains in module.parameters():
+                gains.data.normal_(0, 1, generator=generator)
     if unet.camera_embedding is not None:
         unet.camera_embedding.linear_2.weight.data.normal_(0, 0.3, generator=generator)
     return unet
@@ -48,7 +52,7 @@ def settings_of(unet: MultiViewUNet) -> dict:
 @pytest.fixture
 def unet() -> MultiViewUNet:
     torch.manual_seed(0)
-    return awake(MultiViewUNet(**UNET)).eval()
+    return awake(MultiViewUNet(**UNET, rays="both")).eval()
 
 
 @pytest.fixture
@@ -65,10 +69,11 @@ def inputs():
 def test_one_view_with_fresh_weights_equals_the_plain_unet():
     torch.manual_seed(0)
     plain = UNet2DConditionModel(**UNET).eval()
-    multi = MultiViewUNet(**UNET).eval()
+    multi = MultiViewUNet(**UNET, rays="both").eval()
     result = multi.load_state_dict(plain.state_dict(), strict=False)
     assert not result.unexpected_keys
-    assert all("plucker" in k or "camera_embedding" in k for k in result.missing_keys)
+    new = ("plucker", "ray_encoding", "camera_embedding")
+    assert all(any(part in k for part in new) for k in result.missing_keys)
     sample, text = torch.randn(2, *LATENT), torch.randn(2, 5, 16)
     camera = Cameras.orbit(20.0, 40.0, height=64, width=64)
     expected = plain(sample, 321, text).sample
@@ -189,7 +194,7 @@ def test_conditioning_of_several_objects_equals_one_by_one(unet, inputs):
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("part", ["camera_embedding", "plucker_features", "masks"])
+@pytest.mark.parametrize("part", ["camera_embedding", "plucker_features", "ray_encodings", "masks"])
 def test_every_kind_of_conditioning_changes_the_output(unet, inputs, part):
     sample, timesteps, text, cameras = inputs
     views = condition_on_cameras(unet, cameras, 8, 8)
@@ -261,6 +266,20 @@ def test_save_and_load(unet, inputs, tmp_path, caplog):
     assert torch.equal(actual, expected)
 
 
+@pytest.mark.parametrize(("former", "rays"), [(True, "map"), (False, "none")])
+def test_configurations_of_earlier_models_load(tmp_path, caplog, former, rays):
+    unet = MultiViewUNet(**UNET, rays=rays)
+    unet.save_pretrained(tmp_path)
+    file = tmp_path / "config.json"
+    config = json.loads(file.read_text())
+    assert config.pop("rays") == rays
+    file.write_text(json.dumps(config | {"use_plucker": former}))
+    loaded = MultiViewUNet.from_pretrained(tmp_path)
+    assert settings_of(loaded) == settings_of(unet)
+    assert loaded.state_dict().keys() == unet.state_dict().keys()
+    assert not [r for r in caplog.records if r.levelname == "WARNING"]
+
+
 @torch.no_grad()
 def test_a_plain_unet_folder_loads_by_name(tmp_path):
     plain = UNet2DConditionModel(**UNET)
@@ -287,7 +306,9 @@ def test_absolute_and_relative_camera_vectors():
     assert torch.allclose(relative[0], torch.tensor([0.0, 0.0, 1.0, 0.0]), atol=1e-6)
 
 
-@pytest.mark.parametrize("change", [{"camera_vector": "polar"}, {"epipolar": "some"}])
+@pytest.mark.parametrize(
+    "change", [{"camera_vector": "polar"}, {"rays": "all"}, {"epipolar": "some"}]
+)
 def test_wrong_settings_are_refused(change):
     with pytest.raises(ValueError, match="expected"):
         MultiViewUNet(**UNET, **change)

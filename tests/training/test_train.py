@@ -28,6 +28,14 @@ from spad.training.samples import generation_defaults
 from spad.training.train import Trainer, train
 from train_settings import changed
 
+# Which new layers read rays.
+RAY_LAYERS = {
+    "map": {"plucker"},
+    "qk": {"ray_encoding"},
+    "both": {"plucker", "ray_encoding"},
+    "none": set(),
+}
+
 
 def load_exactly(folder: Path) -> SPADPipeline:
     return load_model(folder, "cpu", torch.float32)
@@ -216,15 +224,15 @@ def test_a_lora_run_ends_in_a_plain_model(training, base):
 
 
 @pytest.mark.parametrize("init", [False, True], ids=["from scratch", "from a model"])
-def test_the_ablations_of_the_paper_are_four_flags(training, base, init):
+def test_the_ablations_of_masks_and_rays_are_two_flags(training, base, init):
     start = base if init else None
     settings = changed(training, init=start, views=(4,))
-    for epipolar in ("exact", "none"):
-        for plucker in (True, False):
-            other = changed(settings, epipolar=epipolar, plucker=plucker)
-            unet = Trainer(other).denoiser.unet
-            assert (unet.config.epipolar, unet.config.use_plucker) == (epipolar, plucker)
-            assert any("plucker" in name for name in unet.state_dict()) == plucker
+    for (rays, layers), epipolar in zip(RAY_LAYERS.items(), ("exact", "none") * 2, strict=True):
+        other = changed(settings, epipolar=epipolar, rays=rays)
+        unet = Trainer(other).denoiser.unet
+        assert (unet.config.epipolar, unet.config.rays) == (epipolar, rays)
+        names = list(unet.state_dict())
+        assert {n for n in ("plucker", "ray_encoding") if any(n in x for x in names)} == layers
     trainer = Trainer(changed(settings, camera_embedding=False))
     assert trainer.denoiser.unet.camera_embedding is None
     assert trainer.train_step(0)["loss"] > 0
@@ -232,7 +240,7 @@ def test_the_ablations_of_the_paper_are_four_flags(training, base, init):
 
 def test_switching_layers_keeps_all_other_weights(training, base):
     before = load_exactly(base).unet.state_dict()
-    trainer = Trainer(changed(training, init=base, plucker=False, epipolar="none"))
+    trainer = Trainer(changed(training, init=base, rays="none", epipolar="none"))
     for name, weight in trainer.denoiser.unet.state_dict().items():
         assert torch.equal(weight, before[name]), name
     with pytest.raises(ValueError, match="camera vector"):

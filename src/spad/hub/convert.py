@@ -33,8 +33,8 @@ from spad.hub.config import ConvertConfig
 from spad.hub.registry import GenerationDefaults, save_model_manifest
 from spad.model import MultiViewUNet, ReleasedDDIMScheduler, SPADPipeline
 from spad.model.finite import convert_weights
+from spad.model.ray_encoding import PLUCKER_CHANNELS
 from spad.model.released import CLIP_REPOSITORY, RELEASED
-from spad.model.unet import PLUCKER_CHANNELS
 from spad.settings import Count, PositiveFloat, checked
 
 logger = logging.getLogger(__name__)

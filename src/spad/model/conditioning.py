@@ -1,4 +1,4 @@
-"""Conditioning of a MultiViewUNet on cameras: camera vectors, Plücker maps, epipolar masks."""
+"""Conditioning of a MultiViewUNet on cameras: camera vectors, rays, epipolar masks."""
 
 import torch
 from torch import Tensor
@@ -43,7 +43,7 @@ def condition_on_cameras(
     num_views: int | None = None,
     text: Tensor | None = None,
 ) -> ViewConditioning:
-    """Camera vectors, Plücker maps and masks of `cameras`, prepared for `unet`.
+    """Camera vectors, rays and masks of `cameras`, prepared for `unet`.
 
     Args:
         height, width: size of the latents.
@@ -71,8 +71,15 @@ def condition_on_cameras(
         if config["use_camera_embedding"]:
             is_relative = config["camera_vector"] == "relative"
             camera = camera_vectors(cameras, num_views, is_relative, config["camera_intrinsics"])
-        if config["use_plucker"]:
+        if config["rays"] in ("map", "both"):
             plucker = plucker_map_from_matrices(poses, on_grid((height, width)), height, width)
+        rays: list[Tensor] = []
+        if config["rays"] in ("qk", "both"):
+            # Through the tokens' own centers: resized coordinates would be those of no line.
+            rays = [
+                plucker_map_from_matrices(poses, on_grid(grid), *grid).flatten(-2).mT
+                for grid in unet.attention_grids(height, width)
+            ]
         masks: dict[int, AttentionMask] = {}
         if config["epipolar"] == "exact" and num_views > 1:
             for grid in unet.attention_grids(height, width):
@@ -93,4 +100,4 @@ def condition_on_cameras(
                 masks[rows * columns] = DenseMask(resized, num_views)
         for mask in masks.values():
             prepare(mask, unet.attention_backend)
-    return unet.prepare_views(num_views, camera, plucker, masks, text)
+    return unet.prepare_views(num_views, camera, plucker, masks, text, rays)

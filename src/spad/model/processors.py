@@ -9,6 +9,8 @@ from torch.nn import functional as F
 
 from spad.attention import AttentionMask, multiview_attention
 
+RaySummands = tuple[Tensor, Tensor]
+
 
 @dataclass
 class ViewConditioning:
@@ -24,6 +26,8 @@ class ViewConditioning:
         backend: backend of the attention between views, see `multiview_attention`.
         text_keys_values: transformer block -> keys and values (b, heads, length, c) of the text.
             Default for a block: computed in every step.
+        ray_encodings: transformer block -> what rays add to the queries and keys of the attention
+            between views, (b, v, heads, n, c) each.
     """
 
     num_views: int
@@ -32,10 +36,14 @@ class ViewConditioning:
     plucker_features: dict[str, Tensor | Callable[[], Tensor]] = field(default_factory=dict)
     backend: str | None = None
     text_keys_values: dict[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
+    ray_encodings: dict[str, RaySummands | Callable[[], RaySummands]] = field(default_factory=dict)
 
 
 class MultiViewAttnProcessor:
     """Self-attention over the tokens of all views of an object; installed in `attn1`."""
+
+    def __init__(self, name: str):
+        self.name = name
 
     def __call__(
         self,
@@ -53,6 +61,13 @@ class MultiViewAttnProcessor:
             _per_head(layer, hidden_states, attn.heads)
             for layer in (attn.to_q, attn.to_k, attn.to_v)
         )
+        encoding = views.ray_encodings.get(self.name)
+        if encoding is not None:
+            summands = encoding() if callable(encoding) else encoding
+            query, key = (
+                (x.unflatten(0, (-1, views.num_views)) + summand).flatten(0, 1)
+                for x, summand in zip((query, key), summands, strict=True)
+            )
         mask = views.masks.get(tokens)
         attended = multiview_attention(query, key, value, views.num_views, mask, views.backend)
         return _projected(attn, attended)

@@ -1,7 +1,7 @@
 """MultiViewUNet: diffusers' text-to-image UNet that denoises all views of an object together."""
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -22,8 +22,10 @@ from spad.model.processors import (
     TextAttnProcessor,
     ViewConditioning,
 )
+from spad.model.ray_encoding import PLUCKER_CHANNELS, RayEncoding
 
-PLUCKER_CHANNELS = 6
+# Where Plücker coordinates enter: a map in the features, the queries and keys, both, or nowhere.
+RAYS = ("map", "qk", "both", "none")
 _BLOCK_CALL = inspect.signature(BasicTransformerBlock.forward)
 
 
@@ -65,20 +67,24 @@ class PluckerProjection(nn.Module):
         return call.args[1:], call.kwargs
 
 
-def add_multiview_attention(
-    transformer: Transformer2DModel, name: str, use_plucker: bool = True
-) -> None:
-    """Let a transformer attend over all views and take Plücker maps.
+def add_multiview_attention(transformer: Transformer2DModel, name: str, rays: str = "map") -> None:
+    """Let a transformer attend over all views and take their rays as one of `RAYS`.
 
     Its calls then need `cross_attention_kwargs={"views": ...}`, a `ViewConditioning`.
     """
     for number, block in enumerate(transformer.transformer_blocks):
         assert isinstance(block, BasicTransformerBlock) and block.attn2 is not None
         # diffusers takes any callable, whatever its annotation says.
-        block.attn1.set_processor(MultiViewAttnProcessor())  # pyright: ignore[reportArgumentType]
-        text_processor = TextAttnProcessor(f"{name}.{number}")
+        own_name = f"{name}.{number}"
+        views_processor = MultiViewAttnProcessor(own_name)
+        block.attn1.set_processor(views_processor)  # pyright: ignore[reportArgumentType]
+        text_processor = TextAttnProcessor(own_name)
         block.attn2.set_processor(text_processor)  # pyright: ignore[reportArgumentType]
-    if use_plucker:
+        if rays in ("qk", "both"):
+            heads = block.attn1.heads
+            encoding = RayEncoding(own_name, heads, block.attn1.inner_dim // heads)
+            block.attn1.ray_encoding = encoding
+    if rays in ("map", "both"):
         transformer.plucker = PluckerProjection(name, transformer.inner_dim)
         first = transformer.transformer_blocks[0]
         first.register_forward_pre_hook(transformer.plucker, with_kwargs=True)
@@ -87,11 +93,11 @@ def add_multiview_attention(
 class MultiViewUNet(UNet2DConditionModel):
     """`UNet2DConditionModel` over (b, v, c, h, w): v views of each object, denoised together.
 
-    Self-attention sees the tokens of all views under a mask, Plücker coordinates enter every
-    transformer, a camera vector is embedded beside the timestep, and every view has a timestep of
-    its own. New weights that add to features start at zero, so a newly widened Stable Diffusion
-    UNet gives its former output for one view. Weights of a plain UNet load by name. Conditioning
-    is an argument of every call, so threads may share a model.
+    Self-attention sees the tokens of all views under a mask, rays enter every transformer, a camera
+    vector is embedded beside the timestep, and every view has a timestep of its own. New weights
+    that add to features start at zero, so a newly widened Stable Diffusion UNet gives its former
+    output for one view. Weights of a plain UNet load by name. Conditioning is an argument of every
+    call, so threads may share a model.
 
     Args (all others are those of `UNet2DConditionModel`, for example Stable Diffusion's):
         camera_vector: "absolute" or "relative" to view 0; see `spad.model.conditioning`.
@@ -99,7 +105,9 @@ class MultiViewUNet(UNet2DConditionModel):
         use_camera_embedding: whether the camera vector is embedded at all.
         camera_embedding_dim: hidden width of the camera embedding. Default: that of the timestep
             embedding.
-        use_plucker: whether Plücker coordinates enter the transformers.
+        rays: where Plücker coordinates enter. "map": added to the features before every
+            transformer, see `PluckerProjection`. "qk": added to the queries and keys of the
+            attention between views, see `RayEncoding`. "both", or "none".
         epipolar: "exact" for epipolar masks, "original" for those of the released weights (see
             `spad.geometry.released_masks`), "none" for attention to all tokens of all views.
         band_width: width of the exact epipolar band in latent pixels.
@@ -110,7 +118,7 @@ class MultiViewUNet(UNet2DConditionModel):
         attention_backend: backend of the attention between views, one of
             `spad.attention.BACKENDS`; None: the fastest. Results differ by rounding only.
 
-    Raises: ValueError: `camera_vector` or `epipolar` has another value.
+    Raises: ValueError: `camera_vector`, `rays` or `epipolar` has another value.
 
     Source: SPAD, sections 3.1 to 3.3.
     """
@@ -124,7 +132,7 @@ class MultiViewUNet(UNet2DConditionModel):
         camera_intrinsics: bool = False,
         use_camera_embedding: bool = True,
         camera_embedding_dim: int | None = None,
-        use_plucker: bool = True,
+        rays: str = "map",
         epipolar: str = "exact",
         band_width: float = 3.0,
         ball_radius: float | None = None,
@@ -133,6 +141,8 @@ class MultiViewUNet(UNet2DConditionModel):
         super().__init__(**unet_config)
         if camera_vector not in ("absolute", "relative"):
             raise ValueError(f"expected camera_vector absolute or relative, got {camera_vector!r}")
+        if rays not in RAYS:
+            raise ValueError(f"expected rays {', '.join(RAYS[:-1])} or {RAYS[-1]}, got {rays!r}")
         if epipolar not in ("exact", "original", "none"):
             raise ValueError(f"expected epipolar exact, original or none, got {epipolar!r}")
         self.register_to_config(
@@ -140,7 +150,7 @@ class MultiViewUNet(UNet2DConditionModel):
             camera_intrinsics=camera_intrinsics,
             use_camera_embedding=use_camera_embedding,
             camera_embedding_dim=camera_embedding_dim,
-            use_plucker=use_plucker,
+            rays=rays,
             epipolar=epipolar,
             band_width=band_width,
             ball_radius=ball_radius,
@@ -156,7 +166,16 @@ class MultiViewUNet(UNet2DConditionModel):
             nn.init.zeros_(self.camera_embedding.linear_2.bias)
         for name, module in list(self.named_modules()):
             if isinstance(module, Transformer2DModel):
-                add_multiview_attention(module, name, use_plucker)
+                add_multiview_attention(module, name, rays)
+
+    @classmethod
+    def extract_init_dict(cls, config_dict: Mapping[str, Any], **kwargs: Any) -> Any:
+        """Arguments of the class in a configuration, by their present names."""
+        config = dict(config_dict)
+        # Models saved before 0.1 say only whether they have the map.
+        if "use_plucker" in config:
+            config["rays"] = "map" if config.pop("use_plucker") else "none"
+        return super().extract_init_dict(config, **kwargs)
 
     @staticmethod
     def _get_init_keys(input_class) -> set[str]:
@@ -206,6 +225,7 @@ class MultiViewUNet(UNet2DConditionModel):
         plucker: Tensor | None = None,
         masks: Mapping[int, AttentionMask] | None = None,
         text: Tensor | None = None,
+        rays: Sequence[Tensor] = (),
     ) -> ViewConditioning:
         """Conditioning of the layers on cameras and text, computed once for all denoising steps.
 
@@ -214,6 +234,8 @@ class MultiViewUNet(UNet2DConditionModel):
             plucker: Plücker map (b, v, 6, h, w) at the resolution of the latents.
             masks: tokens per view -> attention mask; see `spad.attention.masks`.
             text: (b, length, d), if it is the same in all steps. Default: that of `forward`.
+            rays: Plücker coordinates (b, v, h * w, 6) of the rays through the tokens' centers, at
+                each of `attention_grids`; none for a model without rays in queries and keys.
         """
         # Layers that are moved to the device in groups are there only while they run.
         is_later = _is_offloaded_in_groups(self)
@@ -225,6 +247,15 @@ class MultiViewUNet(UNet2DConditionModel):
                     size = sizes[_level(module.name, len(sizes))]
                     features = partial(module.features, plucker, *size)
                     plucker_features[module.name] = features if is_later else features()
+        ray_encodings = {}
+        if rays:
+            num_levels = len(self.config["down_block_types"])
+            encoders = [module for module in self.modules() if isinstance(module, RayEncoding)]
+            levels = sorted({_level(one.name, num_levels) for one in encoders})
+            by_level = dict(zip(levels, rays, strict=True))
+            for encoder in encoders:
+                encoded = partial(encoder, by_level[_level(encoder.name, num_levels)])
+                ray_encodings[encoder.name] = encoded if is_later else encoded()
         camera_embedding = None
         if self.camera_embedding is not None and camera is not None:
             embedding = partial(self.camera_embedding, camera.to(self.dtype))
@@ -243,6 +274,7 @@ class MultiViewUNet(UNet2DConditionModel):
             plucker_features,
             self.attention_backend,
             text_keys_values,
+            ray_encodings,
         )
 
     # Views are no option of this network, so its calls are not those of the base class.

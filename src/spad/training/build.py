@@ -25,7 +25,7 @@ from spad.training.config import TrainConfig
 logger = logging.getLogger(__name__)
 
 # Parts of the names of layers that Stable Diffusion lacks.
-NEW_LAYERS = ("plucker.", "camera_embedding.")
+NEW_LAYERS = ("plucker.", "ray_encoding.", "camera_embedding.")
 
 
 class Denoiser(nn.Module):
@@ -120,9 +120,7 @@ def set_trainable(pipeline: SPADPipeline, settings: TrainConfig) -> None:
         is_new = any(new in name for new in NEW_LAYERS)
         parameter.requires_grad_(settings.model.trainable == "all" or is_new or "lora_" in name)
     if not any(p.requires_grad for p in (*unet.parameters(), *pipeline.text_encoder.parameters())):
-        raise ValueError(
-            "expected a model with Plücker or camera layers for --trainable new-layers"
-        )
+        raise ValueError("expected a model with ray or camera layers for --trainable new-layers")
 
 
 def _from_scratch(settings: TrainConfig, image_size: int, captions: Sequence[str]) -> SPADPipeline:
@@ -197,7 +195,7 @@ def _change_layers(unet: MultiViewUNet, settings: TrainConfig) -> MultiViewUNet:
     """The UNet with the layers that `settings.model` names; new ones start at zero."""
     wanted = {
         "epipolar": settings.model.epipolar,
-        "use_plucker": settings.model.plucker,
+        "rays": settings.model.rays,
         "use_camera_embedding": settings.model.camera_embedding,
         "camera_vector": settings.model.cameras,
         "camera_intrinsics": settings.model.intrinsics,

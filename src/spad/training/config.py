@@ -92,8 +92,9 @@ class ModelConfig:
     """Rank of the low-rank updates."""
     epipolar: Literal["exact", "original", "none"] | None = None
     """Masks of the attention between views. Default: that of --init, or exact."""
-    plucker: bool | None = None
-    """Plücker coordinates in every transformer block. Default: that of --init, or on."""
+    rays: Literal["map", "qk", "both", "none"] | None = None
+    """Plücker coordinates of rays. map: added to the features before every transformer. qk: added
+    to the queries and keys of the attention between views. Default: that of --init, or map."""
     camera_embedding: bool | None = None
     """Camera vector added to the timestep embedding. Default: that of --init, or on."""
     cameras: Literal["absolute", "relative"] | None = None
@@ -334,7 +335,7 @@ _PAPER = TrainConfig(
     model=ModelConfig(
         train_text_encoder=False,
         epipolar="exact",
-        plucker=True,
+        rays="map",
         camera_embedding=True,
         cameras="relative",
         intrinsics=False,
