@@ -105,7 +105,7 @@ def bench_full(shards: Path, clip: Path, flags: list[str]) -> None:
             check=True,
         )
         subprocess.run(
-            [*SPAD, "init-from-sd", str(plain), str(base), "--cameras", "relative"]
+            [*SPAD, "init-from-base", str(plain), str(base), "--cameras", "relative"]
             + ["--no-intrinsics"],
             check=True,
         )

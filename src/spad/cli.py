@@ -28,7 +28,7 @@ from spad.curation.config import FilterConfig
 from spad.data.config import InspectConfig, PackConfig, RenderConfig
 from spad.evaluation.config import EvaluateConfig
 from spad.generation.config import HELP_GROUPS, GenerateConfig
-from spad.hub.config import ConvertConfig, DownloadConfig, InitFromSDConfig
+from spad.hub.config import ConvertConfig, DownloadConfig, InitFromBaseConfig
 from spad.installation import install_command
 from spad.reconstruction.config import DistillConfig, ReconstructConfig
 from spad.settings import checked
@@ -178,7 +178,7 @@ def commands() -> dict[str, dict[str, tuple[type, Callable]]]:
             "models": (ModelsConfig, _models),
             "download": (DownloadConfig, _download),
             "convert": (ConvertConfig, _convert),
-            "init-from-sd": (InitFromSDConfig, _convert),
+            "init-from-base": (InitFromBaseConfig, _convert),
             "export": (ExportConfig, _export),
         },
         "Data and training": {
@@ -472,12 +472,12 @@ def _download(settings: DownloadConfig, argv: list[str]) -> None:
     _print(folder)
 
 
-def _convert(settings: ConvertConfig | InitFromSDConfig, _argv: list[str]) -> None:
+def _convert(settings: ConvertConfig | InitFromBaseConfig, _argv: list[str]) -> None:
+    from spad.hub.base_model import init_from_base
     from spad.hub.convert import convert_checkpoint
-    from spad.hub.stable_diffusion import init_from_sd
 
     is_release = isinstance(settings, ConvertConfig)
-    _print(convert_checkpoint(settings) if is_release else init_from_sd(settings))
+    _print(convert_checkpoint(settings) if is_release else init_from_base(settings))
 
 
 @contextmanager

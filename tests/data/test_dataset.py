@@ -197,7 +197,7 @@ def test_samples_hold_what_was_rendered(shards, renders, tiny_pipeline_folder):
             assert torch.equal(batch["images"][i], images[view])
             depth = batch["depth"][i]
             assert (depth[:, :8] == 0).all() and depth[:, 8:].min() >= 2.5 and depth.max() < 4.5
-            text = pipeline.encode_text([batch["caption"][i]])[0]
+            text = pipeline.encode_text([batch["caption"][i]]).tokens[0]
             assert torch.allclose(batch["text"][i], text, atol=2e-3, rtol=1e-3)
 
 

@@ -220,7 +220,7 @@ def test_a_model_of_another_size(convert, state):
 
 def test_plain_stable_diffusion_is_named(convert, state):
     plain = {k: v for k, v in state.items() if not k.startswith("cc_projection")}
-    with pytest.raises(ValueError, match="init-from-sd"):
+    with pytest.raises(ValueError, match="init-from-base"):
         convert(plain)
 
 

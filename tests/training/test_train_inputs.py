@@ -110,7 +110,7 @@ def test_a_gpu_that_is_not_there(training):
 
 def test_models_that_do_not_fit(training, tmp_path):
     refused(changed(training, init="nothing"), "expected a model among")
-    refused(changed(training, preset="two-views"), "spad init-from-sd")
+    refused(changed(training, preset="two-views"), "spad init-from-base")
     refused(changed(training, vae=str(tmp_path)), "model_index.json: expected a readable file")
 
 

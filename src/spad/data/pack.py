@@ -154,7 +154,7 @@ class _Encoder:
             embedded = self.pipeline.encode_text(
                 [caption and prefix + caption for caption in captions]
             )
-        return self._checked(embedded.half().cpu())
+        return self._checked(embedded.tokens.half().cpu())
 
     def _checked(self, values: torch.Tensor) -> np.ndarray:
         if not values.isfinite().all():

@@ -1,4 +1,4 @@
-"""Settings of `spad convert`, `spad init-from-sd` and `spad download`. Imports nothing heavy."""
+"""Settings of `spad convert`, `spad init-from-base` and `spad download`. Imports nothing heavy."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -6,7 +6,7 @@ from typing import Literal
 
 from tyro.conf import Positional
 
-from spad.settings import checked
+from spad.settings import Count, checked
 
 
 @dataclass(frozen=True)
@@ -33,15 +33,19 @@ class ConvertConfig:
 
 @dataclass(frozen=True)
 @checked
-class InitFromSDConfig:
-    """Make an untrained SPAD from Stable Diffusion 1.5, as a start for training."""
+class InitFromBaseConfig:
+    """Make an untrained SPAD from Stable Diffusion 1.5, 2.1-base or XL, as a start for training."""
 
     source: Positional[Path]
-    """Stable Diffusion: a folder in diffusers' layout, or one .ckpt or .safetensors file."""
+    """Base model: a folder in diffusers' layout, or one .ckpt or .safetensors file. The names sd15,
+    sd21 and sdxl say where such files are."""
     output: Positional[Path]
     """Model folder to make."""
     clip: Path | None = None
     """Folder with the files of CLIP's tokenizer, for a single file. Default: the hub's cache."""
+    image_size: Count | None = None
+    """Side in pixels of the images that it will be trained on. Default: 256, or 512 for Stable
+    Diffusion XL."""
     cameras: Literal["absolute", "relative"] = "absolute"
     """Poses for the camera embedding: absolute, as in the release's four-view model, or relative
     to the first view, as in its two-view model."""

@@ -20,18 +20,25 @@ from diffusers.loaders.single_file_utils import (
     convert_ldm_clip_checkpoint,
     convert_ldm_unet_checkpoint,
     convert_ldm_vae_checkpoint,
+    convert_open_clip_checkpoint,
     create_unet_diffusers_config_from_ldm,
     create_vae_diffusers_config_from_ldm,
 )
 from huggingface_hub import try_to_load_from_cache
 from torch import Tensor, nn
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+from transformers import (
+    CLIPTextConfig,
+    CLIPTextModel,
+    CLIPTextModelWithProjection,
+    CLIPTokenizer,
+)
 
 from spad.files import as_kind, check_space, read_json, read_text, whole_folder
 from spad.hub.checkpoint import read_checkpoint
 from spad.hub.config import ConvertConfig
 from spad.hub.registry import GenerationDefaults, save_model_manifest
 from spad.model import MultiViewUNet, ReleasedDDIMScheduler, SPADPipeline
+from spad.model.bases import SD15, Base, TextEncoderKind
 from spad.model.finite import convert_weights
 from spad.model.ray_encoding import PLUCKER_CHANNELS
 from spad.model.released import CLIP_REPOSITORY, RELEASED
@@ -41,10 +48,11 @@ logger = logging.getLogger(__name__)
 
 # Prefix of multi-view captions in the release's training.
 PROMPT_PREFIX = "[tdv] "
+_MOST_TOKENS = 77
 _TOKENIZER_FILES = ("vocab.json", "merges.txt")
 
-# The parts of Stable Diffusion 1.5's configuration that describe its networks.
-SD15: dict[str, Any] = {
+# The parts of the release's configuration that describe its networks: Stable Diffusion 1.5's.
+RELEASE: dict[str, Any] = {
     "unet_config": {
         "params": {
             "image_size": 32,
@@ -72,15 +80,6 @@ SD15: dict[str, Any] = {
         }
     },
 }
-_VIT_L_14 = {
-    "vocab_size": 49408,
-    "hidden_size": 768,
-    "intermediate_size": 3072,
-    "num_hidden_layers": 12,
-    "num_attention_heads": 12,
-    "projection_dim": 768,
-    "hidden_act": "quick_gelu",
-}
 # Tensors that are not needed: the noise schedule, which follows from its two ends, and counters.
 _SCHEDULE = {
     "betas",
@@ -102,6 +101,7 @@ _BOOKKEEPING = {
     "model_ema.num_updates",
     # transformers before 4.31 saved the numbers 0 to 76
     "cond_stage_model.transformer.text_model.embeddings.position_ids",
+    "conditioner.embedders.0.transformer.text_model.embeddings.position_ids",
 }
 IGNORED = _SCHEDULE | _BOOKKEEPING
 UNET, _VAE, _TEXT = "model.diffusion_model.", "first_stage_model.", "cond_stage_model."
@@ -264,7 +264,7 @@ def original_unet(state: Mapping[str, Tensor], params: Mapping) -> tuple[dict, d
 def released_parts(
     state: Mapping[str, Tensor],
     weights: str,
-    params: Mapping = SD15,
+    params: Mapping = RELEASE,
     clip: Path | None = None,
 ) -> tuple[MultiViewUNet, AutoencoderKL, CLIPTextModel]:
     """UNet, autoencoder and text encoder of a checkpoint of the release; no weight is copied.
@@ -285,7 +285,7 @@ def released_parts(
 def _released_unet(state: Mapping[str, Tensor], which: str, params: Mapping) -> MultiViewUNet:
     if "cc_projection.0.weight" not in state:
         is_plain = UNET + "out.2.bias" in state
-        hint = "; for Stable Diffusion there is spad init-from-sd" if is_plain else ""
+        hint = "; for Stable Diffusion there is spad init-from-base" if is_plain else ""
         raise _unlike_spad(f"has no cc_projection.0.weight{hint}")
     shape = tuple(state["cc_projection.0.weight"].shape)
     if len(shape) != 2:
@@ -327,16 +327,54 @@ def vae_of(state: Mapping[str, Tensor], params: Mapping[str, Any]) -> Autoencode
         config = create_vae_diffusers_config_from_ldm({"model": {"params": params}}, {})
     latent_size = params["unet_config"]["params"]["image_size"]
     config["sample_size"] = latent_size * 2 ** (len(config["block_out_channels"]) - 1)
-    weights = {name: value for name, value in state.items() if name.startswith(_VAE)}
+    return _vae(state, config)
+
+
+def _vae(state: Mapping[str, Tensor], config: Mapping[str, Any]) -> AutoencoderKL:
+    weights = _with_prefix(state, _VAE)
     with _built("first_stage_config"), torch.device("meta"):
         vae = AutoencoderKL(**config)
     fill(vae, _converted(convert_ldm_vae_checkpoint, weights, config), "the autoencoder")
     return vae
 
 
+def base_vae(state: Mapping[str, Tensor], base: Base) -> AutoencoderKL:
+    """Autoencoder of a base model's single file."""
+    return _vae(state, {**base.vae, "sample_size": base.published_size})
+
+
+def base_unet(state: Mapping[str, Tensor], base: Base) -> dict[str, Tensor]:
+    """Weights, in diffusers' layout, of the UNet of a base model's single file."""
+    return _converted(convert_ldm_unet_checkpoint, _with_prefix(state, UNET), base.unet)
+
+
+def base_text_encoder(state: Mapping[str, Tensor], kind: TextEncoderKind) -> nn.Module:
+    """A text encoder of a base model's single file."""
+    own, layers = _with_prefix(state, kind.prefix), kind.config["num_hidden_layers"]
+    if kind.layout == "openclip":
+        unread = (f"{kind.prefix}transformer.resblocks.{n}." for n in range(layers, layers + 99))
+        unread = (*unread, f"{kind.prefix}logit_scale", f"{kind.prefix}attn_mask")
+        if not kind.is_projected:
+            unread = (*unread, f"{kind.prefix}text_projection")
+        own = {name: value for name, value in own.items() if not name.startswith(unread)}
+    with torch.device("meta"):
+        kind_class = CLIPTextModelWithProjection if kind.is_projected else CLIPTextModel
+        encoder = kind_class(CLIPTextConfig(**kind.config))
+    if kind.layout == "openclip":
+        converted = convert_open_clip_checkpoint(encoder, own, kind.prefix)
+    else:
+        converted = convert_ldm_clip_checkpoint(own, kind.prefix)
+    _fill_text_encoder(encoder, converted)
+    return encoder
+
+
+def _with_prefix(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {k: v for k, v in state.items() if k.startswith(prefix) and k not in IGNORED}
+
+
 def text_encoder_of(state: Mapping[str, Tensor], clip: Path | None) -> CLIPTextModel:
     """Text encoder of a checkpoint in the original's layout; `clip` as for `released_parts`."""
-    config = dict(_VIT_L_14)
+    config = dict(SD15.text_encoders[0].config)
     if clip is not None and (clip / "config.json").is_file():
         path = clip / "config.json"
         config = read_json(path, dict)
@@ -346,11 +384,15 @@ def text_encoder_of(state: Mapping[str, Tensor], clip: Path | None) -> CLIPTextM
     with _built("text encoder's config.json"), torch.device("meta"):
         encoder = CLIPTextModel(CLIPTextConfig(**config))
     weights = {k: v for k, v in state.items() if k.startswith(_TEXT) and k not in IGNORED}
-    converted = convert_ldm_clip_checkpoint(weights)
+    _fill_text_encoder(encoder, convert_ldm_clip_checkpoint(weights))
+    return encoder
+
+
+def _fill_text_encoder(encoder: nn.Module, weights: Mapping[str, Tensor]) -> None:
     # transformers 5 dropped a level of names, and still reads files that have it.
     level = "" if any(k.startswith("text_model.") for k in encoder.state_dict()) else "text_model."
-    fill(encoder, {k.removeprefix(level): v for k, v in converted.items()}, "the text encoder")
-    return encoder
+    weights = {k.removeprefix(level): v for k, v in weights.items()}
+    fill(encoder, weights, "the text encoder")
 
 
 def release_scheduler(params: Mapping) -> ReleasedDDIMScheduler:
@@ -457,7 +499,7 @@ def _unlike_spad(how: str) -> ValueError:
 def _read_config(path: Path | None) -> dict[str, Any]:
     """`model.params` of a configuration in the original's layout. Default: Stable Diffusion 1.5."""
     if path is None:
-        return SD15
+        return RELEASE
     text = read_text(path)
     try:
         content = yaml.safe_load(text)
@@ -467,8 +509,11 @@ def _read_config(path: Path | None) -> dict[str, Any]:
     return content["model"]["params"]
 
 
-def tokenizer_of(folder: Path | None) -> CLIPTokenizer:
+def tokenizer_of(folder: Path | None, padding: str | None = None) -> CLIPTokenizer:
     """CLIP's tokenizer from its files. Default: those in the hub's cache.
+
+    Args:
+        padding: token that fills texts up. Default: as the files say.
 
     Raises: ValueError: files are missing.
     """
@@ -484,7 +529,9 @@ def tokenizer_of(folder: Path | None) -> CLIPTokenizer:
             f"(they are those of {CLIP_REPOSITORY})"
         )
     try:
-        return CLIPTokenizer.from_pretrained(folder, local_files_only=True)
+        # The files of the tokenizer alone do not say how long texts may be.
+        own = {} if padding is None else {"pad_token": padding, "model_max_length": _MOST_TOKENS}
+        return CLIPTokenizer.from_pretrained(folder, local_files_only=True, **own)
     # The library raises bare Exception for malformed files.
     except Exception as error:
         reason = str(error).splitlines()[0]
@@ -506,7 +553,7 @@ def save_model(
     Raises: ValueError: a weight is not finite, or too large for `dtype`. OSError: the disk has no
         room for it.
     """
-    modules = (pipeline.unet, pipeline.vae, pipeline.text_encoder)
+    modules = (pipeline.unet, pipeline.vae, *pipeline.text_encoders)
     width = getattr(torch, dtype).itemsize
     needed = sum(p.numel() for module in modules for p in module.parameters()) * width
     check_space([(folder, int(1.05 * needed))], "make room, or try --dtype float16")

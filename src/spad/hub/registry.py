@@ -71,6 +71,8 @@ _CLASSES = {
         "CLIPTokenizer": "transformers",
         "CLIPTokenizerFast": "transformers",
     },
+    "text_encoder_2": {"CLIPTextModelWithProjection": "transformers"},
+    "tokenizer_2": {"CLIPTokenizer": "transformers", "CLIPTokenizerFast": "transformers"},
     "scheduler": {
         "ReleasedDDIMScheduler": "spad.model",
         "DDIMScheduler": "diffusers",
@@ -81,7 +83,9 @@ _CLASSES = {
         "PNDMScheduler": "diffusers",
     },
 }
-_WITH_WEIGHTS = ("unet", "vae", "text_encoder")
+_WITH_WEIGHTS = ("unet", "vae", "text_encoder", "text_encoder_2")
+# Only models like Stable Diffusion XL have them.
+_OPTIONAL = ("text_encoder_2", "tokenizer_2")
 
 
 # Larger networks are none that anybody has; damaged files would take all memory.
@@ -200,11 +204,13 @@ def read_info(folder: Path) -> ModelInfo:
     Raises: ValueError: a file is missing or malformed, or a class is not among the allowed ones.
     """
     folder = Path(folder)
-    _class_names(folder)
+    parts = _class_names(folder)
     unet = read_json(folder / "unet" / "config.json", _UNet)
     vae = read_json(folder / "vae" / "config.json", _Autoencoder)
     scheduler = read_json(folder / "scheduler" / "scheduler_config.json", _Scheduler)
-    read_json(folder / "text_encoder" / "config.json", _TextEncoder)
+    for part in ("text_encoder", "text_encoder_2"):
+        if part in parts:
+            read_json(folder / part / "config.json", _TextEncoder)
     manifest = read_manifest(folder)
     multiple = vae.patch_size or 2 ** (len(vae.block_out_channels) - 1)
     return ModelInfo(
@@ -240,7 +246,8 @@ def check_files(model: ModelInfo) -> None:
             elif file_hash(file) != digest:
                 raise _damaged(model.path, f"{name} is not what {HASHES} says")
         return
-    for part in _WITH_WEIGHTS:
+    parts = _class_names(model.path)
+    for part in filter(parts.__contains__, _WITH_WEIGHTS):
         files = sorted((model.path / part).glob("*.safetensors"))
         if not files:
             raise _damaged(model.path, f"{part} has no .safetensors file")
@@ -455,6 +462,8 @@ def _class_names(folder: Path) -> dict[str, str]:
     names = {}
     for part, allowed in _CLASSES.items():
         entry = index.get(part)
+        if part in _OPTIONAL and entry in (None, [None, None]):
+            continue
         name = None
         if isinstance(entry, list) and [type(part) for part in entry] == [str, str]:
             name = current_class(*entry)[1]

@@ -10,6 +10,7 @@ from spad.geometry.epipolar import NARROWEST_BAND
 from spad.geometry.rays import scale_intrinsics
 from spad.geometry.released_masks import flat_resize, released_mask_from_matrices
 from spad.model.processors import ViewConditioning
+from spad.model.text import TextEmbeddings
 from spad.model.unet import MultiViewUNet
 
 
@@ -41,7 +42,7 @@ def condition_on_cameras(
     height: int,
     width: int,
     num_views: int | None = None,
-    text: Tensor | None = None,
+    text: Tensor | TextEmbeddings | None = None,
 ) -> ViewConditioning:
     """Camera vectors, rays and masks of `cameras`, prepared for `unet`.
 
@@ -49,7 +50,7 @@ def condition_on_cameras(
         height, width: size of the latents.
         num_views: views per object, if `cameras` has those of several objects in a row. Default:
             all are of one object.
-        text: text embeddings (b, length, d), if they are the same in all steps.
+        text: text embeddings, if they are the same in all steps; see `prepare_views`.
 
     Raises: ValueError: a model with the release's masks needs square images.
     """
@@ -100,4 +101,5 @@ def condition_on_cameras(
                 masks[rows * columns] = DenseMask(resized, num_views)
         for mask in masks.values():
             prepare(mask, unet.attention_backend)
-    return unet.prepare_views(num_views, camera, plucker, masks, text, rays)
+    size = (cameras.height, cameras.width)
+    return unet.prepare_views(num_views, camera, plucker, masks, text, rays, size)

@@ -12,7 +12,10 @@ from typing import Any, Literal
 import torch
 from diffusers import AutoencoderKL, DiffusionPipeline
 from diffusers.callbacks import MultiPipelineCallbacks, PipelineCallback
-from diffusers.loaders import StableDiffusionLoraLoaderMixin
+from diffusers.loaders import (
+    StableDiffusionLoraLoaderMixin,
+    StableDiffusionXLLoraLoaderMixin,
+)
 from diffusers.schedulers.scheduling_utils import SchedulerMixin
 from diffusers.utils.torch_utils import get_device
 from PIL import Image
@@ -23,6 +26,7 @@ from spad.cameras import Cameras
 from spad.model import current_class
 from spad.model.arguments import check_callback_tensors, check_sampling, one_of, sized
 from spad.model.autoencoder import PatchAutoencoder
+from spad.model.bases import TextReading, base_of
 from spad.model.conditioning import condition_on_cameras
 from spad.model.deep_cache import DeepFeatureCache
 from spad.model.folders import (
@@ -40,20 +44,23 @@ from spad.model.precision import resolve_dtype
 from spad.model.prompts import Prompts, check_length
 from spad.model.schedulers import SCHEDULERS
 from spad.model.start import gaussian_blob, starting_noise
+from spad.model.text import TextEmbeddings, TokenIds, encode_tokens
 from spad.model.unet import MultiViewUNet
 from spad.model.vocabulary import describe_reading, read_prompt
-from spad.model.word_tokenizer import tokenize
 
 logger = logging.getLogger(__name__)
 
 # Number of views where neither cameras nor a number is given.
 DEFAULT_VIEWS = 4
+# Pixels of the views that are decoded at once: of eight of 256 x 256.
+_DECODED_AREA = 8 * 256 * 256
 
 
-class SPADPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
+class SPADPipeline(DiffusionPipeline, StableDiffusionXLLoraLoaderMixin):
     """Multi-view text-to-image diffusion; all views of an object are denoised together.
 
-    Components are those of a Stable Diffusion pipeline, with a `MultiViewUNet` as `unet`. Any
+    Components are those of a Stable Diffusion pipeline, with a `MultiViewUNet` as `unet`; those of
+    Stable Diffusion XL have a second text encoder and tokenizer. Any
     diffusers scheduler for ε-, v- or x0-prediction fits; see `use_scheduler`. `prompt_prefix` is
     put before every prompt, as in training, but not before negative ones. Threads may share a
     pipeline, and pipelines their components.
@@ -65,7 +72,8 @@ class SPADPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
     Source: SPAD (Kant et al., CVPR 2024).
     """
 
-    model_cpu_offload_seq = "text_encoder->unet->vae"
+    model_cpu_offload_seq = "text_encoder->text_encoder_2->unet->vae"
+    _optional_components = ["text_encoder_2", "tokenizer_2"]
     _callback_tensor_inputs = ["latents", "pred_original_sample"]
     _interrupt = False
     _guidance_scale: float | None = None
@@ -82,6 +90,8 @@ class SPADPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
         prompt_prefix: str = "",
         defaults: GenerationDefaults | dict | None = None,
         vocabulary: Vocabulary | dict | None = None,
+        text_encoder_2: PreTrainedModel | None = None,
+        tokenizer_2: PreTrainedTokenizerBase | None = None,
     ):
         super().__init__()
         self.register_modules(
@@ -90,6 +100,8 @@ class SPADPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
             tokenizer=tokenizer,
             unet=unet,
             scheduler=scheduler,
+            text_encoder_2=text_encoder_2,
+            tokenizer_2=tokenizer_2,
         )
         if not isinstance(defaults, GenerationDefaults):
             defaults = GenerationDefaults(**(defaults or {}))
@@ -224,6 +236,33 @@ class SPADPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
                 # even if there are none.
                 nn.Module.to(part, dtype=dtype)
 
+    def load_lora_weights(self, *args: Any, **kwargs: Any) -> None:
+        """Load LoRA layers, of Stable Diffusion 1.5 or XL as the model is, as diffusers does."""
+        if self.text_encoder_2 is not None:
+            super().load_lora_weights(*args, **kwargs)
+        else:
+            # Its methods are those of XL, but for this one.
+            StableDiffusionLoraLoaderMixin.load_lora_weights(
+                self,  # pyright: ignore[reportArgumentType]
+                *args,
+                **kwargs,
+            )
+
+    @property
+    def tokenizers(self) -> list[PreTrainedTokenizerBase]:
+        """The tokenizer of each text encoder."""
+        return [one for one in (self.tokenizer, self.tokenizer_2) if one is not None]
+
+    @property
+    def text_encoders(self) -> list[PreTrainedModel]:
+        """One text encoder, or two."""
+        return [one for one in (self.text_encoder, self.text_encoder_2) if one is not None]
+
+    @property
+    def text_reading(self) -> TextReading:
+        """How the UNet reads texts."""
+        return base_of(self.unet.config).reading
+
     @property
     def defaults(self) -> GenerationDefaults:
         """The model's own settings for generation."""
@@ -309,13 +348,17 @@ class SPADPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
         num_images_per_prompt: int = 1,
         generator: torch.Generator | Sequence[torch.Generator] | None = None,
         latents: Tensor | None = None,
-        prompt_embeds: Tensor | None = None,
-        negative_prompt_embeds: Tensor | None = None,
+        prompt_embeds: Tensor | TextEmbeddings | None = None,
+        negative_prompt_embeds: Tensor | TextEmbeddings | None = None,
         output_type: Literal["pil", "np", "pt", "latent"] = "pil",
         return_dict: bool = True,
         callback_on_step_end: Callable[..., dict | None] | None = None,
         callback_on_step_end_tensor_inputs: Sequence[str] = ("latents",),
         cfg_scale: float | None = None,
+        prompt_2: str | Sequence[str] | None = None,
+        negative_prompt_2: str | Sequence[str] | None = None,
+        pooled_prompt_embeds: Tensor | None = None,
+        negative_pooled_prompt_embeds: Tensor | None = None,
     ) -> SPADOutput:
         """Sample images of every prompt from all cameras.
 
@@ -347,7 +390,8 @@ class SPADPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
                 image set.
             latents: starting noise itself, of a standard normal distribution, (b, v, c, h, w) or
                 (1, v, c, h, w).
-            prompt_embeds: text embeddings (b, length, d) instead of prompts; see `encode_text`.
+            prompt_embeds: text embeddings (b, length, d) instead of prompts, or what `encode_text`
+                gives.
             negative_prompt_embeds: the same instead of `negative_prompt`.
             output_type: format of `images`; see `SPADOutput`.
             return_dict: whether to return a `SPADOutput` rather than a tuple of its fields.
@@ -357,6 +401,10 @@ class SPADPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
             callback_on_step_end_tensor_inputs: tensors for the callback: "latents" and
                 "pred_original_sample", the current estimate of the final latents.
             cfg_scale: alias of `guidance_scale`, the release's name.
+            prompt_2, negative_prompt_2: texts for the second text encoder, if there is one; those
+                for the first by default.
+            pooled_prompt_embeds, negative_pooled_prompt_embeds: pooled embeddings (b, d) beside
+                embeddings that are tensors, for models that read them.
 
         Raises: ValueError: an argument is out of range; the message says which and what to try.
         """
@@ -374,12 +422,15 @@ class SPADPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
         if isinstance(callback_on_step_end, PipelineCallback | MultiPipelineCallbacks):
             callback_on_step_end_tensor_inputs = callback_on_step_end.tensor_inputs
         check_callback_tensors(callback_on_step_end_tensor_inputs, self._callback_tensor_inputs)
-        texts = self._texts(
-            Prompts.of(prompt, prompt_embeds, negative_prompt, negative_prompt_embeds)
+        positive = Prompts.positive(prompt, prompt_2, prompt_embeds, pooled_prompt_embeds)
+        negative = Prompts.negative(
+            *(negative_prompt, negative_prompt_2),
+            *(negative_prompt_embeds, negative_pooled_prompt_embeds),
+            count=len(positive),
         )
-        texts = [one.repeat_interleave(num_images_per_prompt, 0) for one in texts]
+        texts = [one.repeated(num_images_per_prompt) for one in self._texts(negative, positive)]
         is_guided, count = scale != 1, len(texts[1])
-        text = torch.cat(texts if is_guided else texts[1:])
+        text = TextEmbeddings.cat(texts if is_guided else texts[1:])
         blob = self._encode_image(gaussian_blob(cameras.height, cameras.width, sigma))
         blob = blob.expand(count, len(cameras), -1, -1, -1)
         noise = starting_noise(blob, seed, generator, latents, num_images_per_prompt)
@@ -465,50 +516,89 @@ class SPADPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
         return [reading.prompt for reading in readings]
 
     @torch.no_grad()
-    def encode_text(self, texts: Sequence[str]) -> Tensor:
-        """Text embeddings (b, length, d) of texts as they are, without `prompt_prefix`; cut off
-        where the text encoder ends.
+    def encode_text(
+        self, texts: Sequence[str], second: Sequence[str] | None = None
+    ) -> TextEmbeddings:
+        """Embeddings of texts as they are, without `prompt_prefix`; cut off where the text encoder
+        ends.
+
+        Args:
+            second: texts for the second text encoder. Default: the same.
         """
-        ids = tokenize(self.tokenizer, texts).to(self._execution_device)
-        return self.text_encoder(ids).last_hidden_state.to(self.unet.dtype)
+        lists = [texts] if second is None else [texts, second]
+        tokens = TokenIds.of(self.tokenizers, *lists).to(self._execution_device)
+        return encode_tokens(self.text_encoders, tokens, self.text_reading).to(self.unet.dtype)
 
     @torch.no_grad()
     def decode(self, latents: Tensor) -> list[Image.Image]:
         """Scaled latents (v, c, h, w) -> images."""
         return pil_images(self._pixels(latents))
 
-    def _pixels(self, latents: Tensor, views_at_once: int = 8) -> Tensor:
+    def _pixels(self, latents: Tensor) -> Tensor:
         """Scaled latents (v, c, h, w) -> images (v, 3, h, w), float32, nominally in [-1, 1]."""
+        dtype = self._vae_dtype()
+        # As many at once as have the area of a few small ones.
+        area = latents.shape[-2] * latents.shape[-1] * self.vae_downscale**2
+        at_once = min(8, max(1, _DECODED_AREA // area))
         return torch.cat(
             [
-                self.vae.decode((part / self.vae.config.scaling_factor).to(self.vae.dtype)).sample
-                for part in latents.split(views_at_once)
+                self.vae.decode((part / self.vae.config.scaling_factor).to(dtype)).sample
+                for part in latents.split(at_once)
             ]
         ).float()
 
     def _encode_image(self, pixels: Tensor) -> Tensor:
         """Image (3, h, w) in [-1, 1] -> scaled latents (1, 1, c, h, w), without noise."""
-        moved = pixels[None].to(self._execution_device, self.vae.dtype)
+        moved = pixels[None].to(self._execution_device, self._vae_dtype())
         mode = self.vae.encode(moved).latent_dist.mode() * self.vae.config.scaling_factor
         return mode[None].float()
 
-    def _texts(self, given: Prompts) -> list[Tensor]:
-        """Embeddings of negative prompts and of prompts, (b, length, d) each."""
-        negatives = self.read_prompts(given.negative)
-        negatives = negatives * (given.count if len(negatives) == 1 else 1)
-        prefix = self.config["prompt_prefix"]
-        texts = [*negatives, *(prefix + one for one in self.read_prompts(given.positive))]
+    def _vae_dtype(self) -> torch.dtype:
+        """Data type of the autoencoder, after it became float32 where float16 would overflow."""
+        overflows = (
+            self.vae.config.get("force_upcast", False) and base_of(self.unet.config).exceeds_float16
+        )
+        if overflows and self.vae.dtype == torch.float16:
+            logger.info("the autoencoder of %s overflows in float16; it is float32", self.name)
+            self.vae.to(dtype=torch.float32)
+        return self.vae.dtype
+
+    def _texts(self, negative: Prompts, positive: Prompts) -> list[TextEmbeddings]:
+        """Embeddings of negative prompts and of prompts, as many of each."""
+        prefix, texts, seconds = self.config["prompt_prefix"], [], []
+        for given, before in ((negative, ""), (positive, prefix)):
+            read = self.read_prompts(given.texts)
+            texts += [before + one for one in read]
+            others = read if given.second is None else self.read_prompts(given.second)
+            seconds += [before + one for one in others]
+        is_split = seconds != texts
+        if is_split and len(self.tokenizers) == 1:
+            raise ValueError(f"expected no prompt_2 for {self.name}, which has one text encoder")
         check_length(self.tokenizer, texts)
-        encoded = self.encode_text(texts) if texts else torch.empty(0)
-        embeds = [
-            encoded[: len(negatives)] if given.negative_embeds is None else given.negative_embeds,
-            encoded[len(negatives) :] if given.embeds is None else given.embeds,
-        ]
-        embeds = [one.to(self._execution_device, self.unet.dtype) for one in embeds]
-        if embeds[0].shape != embeds[1].shape:
+        if is_split:
+            check_length(self.tokenizers[1], seconds)
+        encoded = None
+        if texts:
+            encoded = self.encode_text(texts, seconds if is_split else None)
+        place, embeds = 0, []
+        for given in (negative, positive):
+            one = given.embeds
+            if one is None:
+                assert encoded is not None
+                one = encoded[place : place + len(given.texts)]
+                place += len(given.texts)
+            if (one.pooled is not None) != self.text_reading.is_pooled:
+                wanted = "with" if self.text_reading.is_pooled else "without"
+                raise ValueError(
+                    f"expected prompt_embeds {wanted} pooled_prompt_embeds for {self.name}"
+                )
+            embeds.append(one.to(self._execution_device, self.unet.dtype))
+        if len(embeds[0]) == 1 and negative.embeds is None:
+            embeds[0] = embeds[0].repeated(len(positive))
+        if embeds[0].shapes() != embeds[1].shapes():
             raise ValueError(
                 "expected embeddings of prompts and negative prompts of one shape, got "
-                f"{tuple(embeds[1].shape)} and {tuple(embeds[0].shape)}"
+                f"{embeds[1].shapes()} and {embeds[0].shapes()}"
             )
         return embeds
 

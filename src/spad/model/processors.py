@@ -28,6 +28,8 @@ class ViewConditioning:
             Default for a block: computed in every step.
         ray_encodings: transformer block -> what rays add to the queries and keys of the attention
             between views, (b, v, heads, n, c) each.
+        text_embedding: (b, width), of pooled text and image size, added to the embedded timestep
+            of UNets that read them.
     """
 
     num_views: int
@@ -37,6 +39,7 @@ class ViewConditioning:
     backend: str | None = None
     text_keys_values: dict[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
     ray_encodings: dict[str, RaySummands | Callable[[], RaySummands]] = field(default_factory=dict)
+    text_embedding: Tensor | Callable[[], Tensor] | None = None
 
 
 class MultiViewAttnProcessor:

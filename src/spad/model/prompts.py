@@ -8,54 +8,92 @@ from dataclasses import dataclass
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
+from spad.model.text import TextEmbeddings
+
+Text = str | Sequence[str] | None
+Embeddings = Tensor | TextEmbeddings | None
+
 
 @dataclass(frozen=True)
 class Prompts:
-    """Prompts and negative prompts of a call.
+    """Prompts, or negative prompts, of a call.
 
     Attributes:
-        positive: one or more prompts; none if `embeds` are given.
-        negative: one for all prompts or one per prompt; none if `negative_embeds` are given.
-        embeds, negative_embeds: (b, length, d).
+        texts: none if there are `embeds`.
+        second: those for the second text encoder, if they differ.
+        embeds: embeddings in the place of texts.
     """
 
-    positive: list[str]
-    negative: list[str]
-    embeds: Tensor | None = None
-    negative_embeds: Tensor | None = None
+    texts: list[str]
+    second: list[str] | None = None
+    embeds: TextEmbeddings | None = None
+
+    def __len__(self) -> int:
+        return len(self.texts if self.embeds is None else self.embeds)
 
     @classmethod
-    def of(
+    def positive(
         cls,
-        prompt: str | Sequence[str] | None,
-        embeds: Tensor | None,
-        negative: str | Sequence[str] | None,
-        negative_embeds: Tensor | None,
+        prompt: Text,
+        second: Text,
+        embeds: Embeddings,
+        pooled: Tensor | None,
     ) -> Prompts:
         """Prompts from the arguments of a call.
 
-        Raises: ValueError: a prompt is missing, empty, or given twice; other numbers of them.
+        Raises: ValueError: there is none, one is empty, or it is given twice.
         """
         if (prompt is None) == (embeds is None):
             got = "neither" if prompt is None else "both"
             raise ValueError(f"expected a prompt or prompt_embeds, got {got}")
-        if negative is not None and negative_embeds is not None:
-            raise ValueError("expected negative_prompt or negative_prompt_embeds, got both")
-        prompts = [] if prompt is None else _as_list(prompt)
-        if embeds is None and not (prompts and all(one.strip() for one in prompts)):
+        given = cls._of("prompt", prompt, second, embeds, pooled)
+        if given.embeds is None and not (given.texts and all(one.strip() for one in given.texts)):
             raise ValueError("expected a prompt, got an empty one; describe one object")
-        count = len(prompts) if embeds is None else len(embeds)
-        negatives = [] if negative_embeds is not None else _as_list(negative or "")
-        if negative_embeds is None and len(negatives) not in (1, count):
-            raise ValueError(
-                f"expected one negative_prompt, or {count}, one per prompt, got {len(negatives)}"
-            )
-        return cls(prompts, negatives, embeds, negative_embeds)
+        return given
 
-    @property
-    def count(self) -> int:
-        """Number of prompts."""
-        return len(self.positive) if self.embeds is None else len(self.embeds)
+    @classmethod
+    def negative(
+        cls,
+        prompt: Text,
+        second: Text,
+        embeds: Embeddings,
+        pooled: Tensor | None,
+        count: int,
+    ) -> Prompts:
+        """Negative prompts for `count` prompts: one for all or one each; none are empty ones.
+
+        Raises: ValueError: there is another number of them, or they are given twice.
+        """
+        if prompt is not None and embeds is not None:
+            raise ValueError("expected negative_prompt or negative_prompt_embeds, got both")
+        given = cls._of("negative_prompt", prompt or "", second, embeds, pooled)
+        if given.embeds is None and len(given) not in (1, count):
+            raise ValueError(
+                f"expected one negative_prompt, or {count}, one per prompt, got {len(given)}"
+            )
+        return given
+
+    @classmethod
+    def _of(
+        cls,
+        name: str,
+        prompt: Text,
+        second: Text,
+        embeds: Embeddings,
+        pooled: Tensor | None,
+    ) -> Prompts:
+        if pooled is not None and not isinstance(embeds, Tensor):
+            raise ValueError(f"expected {name}_embeds with pooled_{name}_embeds, got none")
+        if embeds is not None:
+            if second is not None:
+                raise ValueError(f"expected {name}_2 or {name}_embeds, got both")
+            is_tensor = isinstance(embeds, Tensor)
+            return cls([], None, TextEmbeddings(embeds, pooled) if is_tensor else embeds)
+        texts = _as_list(prompt or "")
+        others = None if second is None else _as_list(second)
+        if others is not None and len(others) != len(texts):
+            raise ValueError(f"expected {len(texts)} of {name}_2, as of {name}, got {len(others)}")
+        return cls(texts, others)
 
 
 def check_length(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> None:

@@ -23,6 +23,7 @@ from spad.model.processors import (
     ViewConditioning,
 )
 from spad.model.ray_encoding import PLUCKER_CHANNELS, RayEncoding
+from spad.model.text import TextEmbeddings
 
 # Where Plücker coordinates enter: a map in the features, the queries and keys, both, or nowhere.
 RAYS = ("map", "qk", "both", "none")
@@ -224,8 +225,9 @@ class MultiViewUNet(UNet2DConditionModel):
         camera: Tensor | None = None,
         plucker: Tensor | None = None,
         masks: Mapping[int, AttentionMask] | None = None,
-        text: Tensor | None = None,
+        text: Tensor | TextEmbeddings | None = None,
         rays: Sequence[Tensor] = (),
+        image_size: tuple[int, int] | None = None,
     ) -> ViewConditioning:
         """Conditioning of the layers on cameras and text, computed once for all denoising steps.
 
@@ -233,10 +235,16 @@ class MultiViewUNet(UNet2DConditionModel):
             camera: camera vectors (b, v, camera_dim).
             plucker: Plücker map (b, v, 6, h, w) at the resolution of the latents.
             masks: tokens per view -> attention mask; see `spad.attention.masks`.
-            text: (b, length, d), if it is the same in all steps. Default: that of `forward`.
+            text: (b, length, d), if it is the same in all steps. Default: that of `forward`. UNets
+                such as Stable Diffusion XL's need it here, with its pooled embedding.
             rays: Plücker coordinates (b, v, h * w, 6) of the rays through the tokens' centers, at
                 each of `attention_grids`; none for a model without rays in queries and keys.
+            image_size: height and width in pixels, which UNets such as Stable Diffusion XL's read.
+
+        Raises: ValueError: such a UNet was given no pooled text or no image size.
         """
+        if not isinstance(text, TextEmbeddings):
+            text = None if text is None else TextEmbeddings(text)
         # Layers that are moved to the device in groups are there only while they run.
         is_later = _is_offloaded_in_groups(self)
         plucker_features = {}
@@ -266,7 +274,17 @@ class MultiViewUNet(UNet2DConditionModel):
                 if isinstance(module, Attention):
                     processor: object = module.processor
                     if isinstance(processor, TextAttnProcessor):
-                        text_keys_values[processor.name] = processor.keys_values(module, text)
+                        keys_values = processor.keys_values(module, text.tokens)
+                        text_keys_values[processor.name] = keys_values
+        text_embedding = None
+        if self.config["addition_embed_type"] == "text_time":
+            if text is None or text.pooled is None or image_size is None:
+                raise ValueError(
+                    "expected pooled text and an image size for this UNet, got none; give text and "
+                    "image_size to prepare_views"
+                )
+            embedding = partial(self._text_embedding, text.pooled, image_size)
+            text_embedding = embedding if is_later else embedding()
         return ViewConditioning(
             num_views,
             camera_embedding,
@@ -275,14 +293,27 @@ class MultiViewUNet(UNet2DConditionModel):
             self.attention_backend,
             text_keys_values,
             ray_encodings,
+            text_embedding,
         )
+
+    def _text_embedding(self, pooled: Tensor, image_size: tuple[int, int]) -> Tensor:
+        """Pooled text (b, d) and the size of images -> (b, width).
+
+        The images were that large before they were cropped, nothing was cut off, and they are to
+        be that large.
+        """
+        time_ids = torch.tensor([*image_size, 0, 0, *image_size], device=pooled.device)
+        added = {"text_embeds": pooled, "time_ids": time_ids.expand(len(pooled), -1)}
+        embedding = super().get_aug_embed(pooled.to(self.dtype), pooled, added)
+        assert embedding is not None
+        return embedding
 
     # Views are no option of this network, so its calls are not those of the base class.
     def forward(  # pyright: ignore[reportIncompatibleMethodOverride]
         self,
         sample: Tensor,
         timestep: Tensor | float,
-        encoder_hidden_states: Tensor,
+        encoder_hidden_states: Tensor | TextEmbeddings,
         views: ViewConditioning,
         return_dict: bool = True,
         cross_attention_kwargs: dict[str, Any] | None = None,
@@ -308,9 +339,12 @@ class MultiViewUNet(UNet2DConditionModel):
         if timestep.ndim == 1 and len(timestep) == batch:
             timestep = timestep[:, None]
         timestep = timestep.expand(batch, num_views).reshape(-1)
+        if isinstance(encoder_hidden_states, TextEmbeddings):
+            encoder_hidden_states = encoder_hidden_states.tokens
         if encoder_hidden_states.ndim == 4:
             encoder_hidden_states = encoder_hidden_states.flatten(0, 1)
         cross_attention_kwargs = {**(cross_attention_kwargs or {}), "views": views}
+        added: dict[str, Any] = {"views": views}
         cameras = views.camera_embedding
         (output,) = super().forward(
             sample.flatten(0, 1),
@@ -318,6 +352,7 @@ class MultiViewUNet(UNet2DConditionModel):
             encoder_hidden_states,
             class_labels=cameras if cameras is None or isinstance(cameras, Tensor) else cameras(),
             cross_attention_kwargs=cross_attention_kwargs,
+            added_cond_kwargs=added,
             return_dict=False,
             **kwargs,
         )
@@ -328,7 +363,11 @@ class MultiViewUNet(UNet2DConditionModel):
         self, emb: Tensor, encoder_hidden_states: Tensor, added_cond_kwargs: dict
     ) -> Tensor | None:
         """Pooled text or the like, (b * v, width); a text serves all views of its object."""
-        pooled = super().get_aug_embed(emb, encoder_hidden_states, added_cond_kwargs)
+        prepared = added_cond_kwargs["views"].text_embedding
+        if prepared is not None:
+            pooled = prepared if isinstance(prepared, Tensor) else prepared()
+        else:
+            pooled = super().get_aug_embed(emb, encoder_hidden_states, added_cond_kwargs)
         if not isinstance(pooled, Tensor):
             return pooled
         return pooled.repeat_interleave(len(emb) // len(pooled), dim=0)

@@ -16,7 +16,6 @@ from spad.hub.registry import load_autoencoder, load_model
 from spad.images.pixels import image_tensor
 from spad.model import PatchAutoencoder
 from spad.model.conditioning import condition_on_cameras
-from spad.model.word_tokenizer import tokenize
 from spad.training.config import TrainAutoencoderConfig
 from spad.training.run import TrainingRun, learning_rate_factor, settings_record
 
@@ -83,9 +82,9 @@ def denoised_latents(
         noise = torch.randn(clean.shape, generator=generator)
         timesteps = torch.randint(*DENOISED_TIMESTEPS, clean.shape[:1], generator=generator)
         noisy = scheduler.add_noise(clean, noise, timesteps)
-        text = pipeline.text_encoder(tokenize(pipeline.tokenizer, views.captions[:1]))
-        text = text.last_hidden_state.expand(len(clean), -1, -1)
-        conditioning = condition_on_cameras(unet, views.cameras, *clean.shape[-2:], num_views=1)
+        text = pipeline.encode_text(views.captions[:1]).repeated(len(clean))
+        size = clean.shape[-2:]
+        conditioning = condition_on_cameras(unet, views.cameras, *size, num_views=1, text=text)
         predicted = unet(noisy[:, None], timesteps[:, None], text, conditioning).sample[:, 0]
         signal = scheduler.alphas_cumprod[timesteps].sqrt()[:, None, None, None]
         spread = (1 - signal.square()).sqrt()

@@ -70,7 +70,7 @@ def build_pipeline(settings: TrainConfig, image_size: int, captions: Sequence[st
     if settings.init is None and settings.preset != "mini":
         raise ValueError(
             f"expected --init with --preset {settings.preset}, got none: a folder that spad "
-            "init-from-sd made of Stable Diffusion 1.5, or a model to train further"
+            "init-from-base made of Stable Diffusion, or a model to train further"
         )
     torch.manual_seed(settings.seed)
     pipeline = (

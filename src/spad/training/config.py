@@ -296,7 +296,7 @@ class TrainConfig:
     """File of object ids, one a line: train only on these and their variants. One object in sixteen
     is always held out."""
     init: str | None = None
-    """Model to start from: a name or a folder, such as `spad init-from-sd` makes. Default: train
+    """Model to start from: a name or a folder, such as `spad init-from-base` makes. Default: train
     from scratch."""
     vae: str = "mini"
     """Model or autoencoder folder whose autoencoder a model from scratch uses."""
