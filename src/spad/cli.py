@@ -30,7 +30,7 @@ from spad.evaluation.config import EvaluateConfig
 from spad.generation.config import HELP_GROUPS, GenerateConfig
 from spad.hub.config import ConvertConfig, DownloadConfig, InitFromBaseConfig
 from spad.installation import install_command
-from spad.reconstruction.config import DistillConfig, ReconstructConfig
+from spad.reconstruction.config import DistillConfig, ReconstructConfig, TextureConfig
 from spad.settings import checked
 from spad.surroundings import (
     as_text,
@@ -169,6 +169,7 @@ def commands() -> dict[str, dict[str, tuple[type, Callable]]]:
         "Images and 3D models": {
             "generate": (GenerateConfig, _generate),
             "reconstruct": (ReconstructConfig, _reconstruct),
+            "texture": (TextureConfig, _texture),
             "distill": (DistillConfig, _distill),
             "app": (AppConfig, _app),
             "epipolar": (EpipolarConfig, _epipolar),
@@ -251,7 +252,7 @@ def _defaults_of_model(arguments: Sequence[str]) -> dict[str, str]:
 def _extra(package: str, command: object) -> str | None:
     """Extra that installs an optional package; `mesh` includes what `data` has."""
     extra = _EXTRAS.get(package)
-    makes_model = isinstance(command, ReconstructConfig | DistillConfig)
+    makes_model = isinstance(command, ReconstructConfig | TextureConfig | DistillConfig)
     makes_model = makes_model or getattr(command, "mesh", False)
     return "mesh" if makes_model and extra == "data" else extra
 
@@ -310,6 +311,15 @@ def _reconstruct(settings: ReconstructConfig, _argv: list[str]) -> None:
     from spad.reconstruction.reconstruct import run_reconstruct
 
     _print_model(*run_reconstruct(settings))
+    _print(f"{time.monotonic() - started:.1f} s")
+
+
+def _texture(settings: TextureConfig, _argv: list[str]) -> None:
+    started = time.monotonic()
+    from spad.reconstruction.mesh_texturing import run_texture
+
+    made, files = run_texture(settings)
+    _print("\n".join([*made.notes, *map(str, files)]))
     _print(f"{time.monotonic() - started:.1f} s")
 
 

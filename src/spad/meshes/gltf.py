@@ -179,11 +179,12 @@ def _part(
         check_uvs(uv, entry.place)
         return uv[triangles].astype(np.float32)
 
-    colors = primitive.colors
+    colors, own = primitive.colors, primitive.texcoords.get(0)
     return Part(
         points[triangles],
         surface.material,
         None if colors is None else colors[triangles].astype(np.float32),
         corners_on(surface.base),
         corners_on(surface.emissive),
+        own_uvs=None if own is None else own[triangles].astype(np.float32),
     )

@@ -38,6 +38,8 @@ class TriangleMesh:
         corner_normals: (f, 3, 3) float32, unit: shading normal of each corner of each face.
         base_uvs, emissive_uvs, opacity_uvs: (f, 3, 2) float32, where the corners lie on these
             textures, origin at the top left, v down; None where no material has any.
+        own_uvs: (f, 3, 2) float32, the first texture coordinates of the file, whether or not an
+            image lies there; None unless all faces have some.
         corner_colors: (f, 3, 4) float32 linear RGBA, or None when the model has none.
         face_materials: (f,) int32 into `materials`.
         materials: the object's surfaces.
@@ -59,6 +61,7 @@ class TriangleMesh:
     textures: tuple[Texture, ...]
     object_from_asset: np.ndarray
     notes: tuple[str, ...] = ()
+    own_uvs: np.ndarray | None = None
 
 
 def load_object(
@@ -136,6 +139,9 @@ def _build(model: Model, z_up_from_asset: np.ndarray, normalize: str) -> Triangl
         textures=model.textures,
         object_from_asset=object_from_z_up @ z_up_from_asset,
         notes=model.notes,
+        own_uvs=None
+        if any(part.own_uvs is None for part in model.parts)
+        else _joined(model, "own_uvs", keep, np.zeros(2)),
     )
 
 

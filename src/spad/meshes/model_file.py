@@ -66,6 +66,8 @@ class Part:
         colors: (f, 3, 4) float32, linear RGBA that multiplies the base; or None.
         base_uvs, emissive_uvs, opacity_uvs: (f, 3, 2) float32, where the corners lie on those
             textures, origin at the top left, v down; or None.
+        own_uvs: the file's first texture coordinates as they stand there, whether or not an image
+            lies on them; form and origin as before.
     """
 
     corners: np.ndarray
@@ -74,6 +76,7 @@ class Part:
     base_uvs: np.ndarray | None = None
     emissive_uvs: np.ndarray | None = None
     opacity_uvs: np.ndarray | None = None
+    own_uvs: np.ndarray | None = None
 
 
 @dataclass(frozen=True)

@@ -132,17 +132,19 @@ class _Library:
     ) -> Part:
         """Triangles (f, 3, 3) of a material, with uv (f, 3, 2) from the bottom left."""
         name = self._names[number]
+        own = None if uv is None else (uv * [1, -1] + [0, 1]).astype(np.float32)
         found = self._materials.get(name)
         if found is None:
             if name:
                 self._notes.add(f"its material {name!r} is in no library that is there")
             bare = BARE if colors is None else Material()
-            return Part(triangles, self._surfaces.material(bare), colors)
+            return Part(triangles, self._surfaces.material(bare), colors, own_uvs=own)
         if uv is None and found.has_textures:
             self._notes.add(f"faces of material {name!r} have no texture coordinates")
         material, transforms = found.surface(self._surfaces, uv is not None)
         on_texture = [None if t is None or uv is None else t(uv) for t in transforms]
-        return Part(triangles, self._surfaces.material(material), colors, *on_texture)
+        number = self._surfaces.material(material)
+        return Part(triangles, number, colors, *on_texture, own_uvs=own)
 
 
 def _sorted_lines(path: Path) -> _Statements:

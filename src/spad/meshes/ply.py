@@ -200,7 +200,8 @@ class _Painter:
             chosen = numbers == number
             material = self._surfaces.material(Material(base_texture=self._texture(int(number))))
             part_colors = None if colors is None else colors[chosen]
-            parts.append(Part(triangles[chosen], material, part_colors, uv[chosen]))
+            here = uv[chosen]
+            parts.append(Part(triangles[chosen], material, part_colors, here, own_uvs=here))
         return parts
 
     def _texture(self, number: int) -> int:

@@ -1,9 +1,9 @@
-"""Settings of `spad reconstruct` and `spad distill`. Imports nothing heavy: the command line reads
-them."""
+"""Settings of `spad reconstruct`, `texture` and `distill`. Imports nothing heavy: the command line
+reads them."""
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from annotated_types import Ge, Interval
 from tyro.conf import Positional
@@ -11,6 +11,7 @@ from tyro.conf import Positional
 from spad.settings import Count, CountOrZero, GuidanceScale, Seed, checked, flag
 
 MODEL_SUFFIXES = (".glb", ".obj", ".ply", ".stl")
+_ANIMATIONS = (".webp", ".gif")
 
 
 @dataclass(frozen=True)
@@ -51,18 +52,58 @@ class ReconstructConfig:
     """Device to fit the surface on, such as cpu or cuda. Default: the fastest available."""
 
     def __post_init__(self) -> None:
-        for name, suffixes in (
-            ("output", MODEL_SUFFIXES),
-            ("splat", (".ply",)),
-            ("turntable", (".webp", ".gif")),
-        ):
-            path = getattr(self, name)
-            if path is not None and path.suffix.lower() not in suffixes:
-                raise ValueError(
-                    f"expected {flag(name)} to end in {' or '.join(suffixes)}, got {path}"
-                )
+        _check_suffix("output", self.output, MODEL_SUFFIXES)
+        _check_suffix("splat", self.splat, (".ply",))
+        _check_suffix("turntable", self.turntable, _ANIMATIONS)
         if self.splat is not None and self.splat == self.output:
             raise ValueError(f"expected two files, got {self.splat} for --output and --splat")
+
+
+@dataclass(frozen=True)
+@checked
+class TextureConfig:
+    """Draw a prompt on a 3D model that has no colors, or others.
+
+    Gray images of the model, with noise, are where the multi-view model starts from; what it draws
+    is projected on the surface. The shape stays, and so do texture coordinates that fit.
+    """
+
+    mesh: Positional[Path]
+    """Model to texture: .glb, .gltf, .obj, .ply or .stl."""
+    prompt: Positional[str]
+    """Text that describes the object and its colors, such as "a red mushroom"."""
+    output: Path | None = None
+    """Model to write: .glb, .obj, .ply or .stl; spad-out/MESH-PROMPT.glb if left out."""
+    overwrite: bool = False
+    """Replace a model that is there."""
+    model: str = "mini"
+    """Name of a model (see `spad models`) or a model folder."""
+    views: Annotated[int, Interval(ge=3, le=64)] = 8
+    """Views that are drawn on the surface, all around it."""
+    strength: Annotated[float, Interval(gt=0, le=1)] = 0.8
+    """Share of the denoising that is done: the lower, the nearer to gray and to the shape."""
+    negative_prompt: str = ""
+    """Text that guidance pushes the result away from."""
+    guidance_scale: GuidanceScale | None = None
+    """Strength of the prompt. Default: the model's."""
+    steps: Count | None = None
+    """Denoising steps. Default: the model's."""
+    seed: Seed = 0
+    """Seed of the noise."""
+    up: Literal["y", "z"] | None = None
+    """Axis that points up in the file. Default: y for glTF, else z."""
+    unwrap: bool = False
+    """Lay the texture out anew, in place of the file's own texture coordinates."""
+    texture_size: Annotated[int, Interval(ge=64, le=8192)] = 512
+    """Side of the texture in texels."""
+    turntable: Path | None = None
+    """Turntable of the textured model to write too: .webp or .gif."""
+    device: str | None = None
+    """Device, such as cpu or cuda. Default: the fastest."""
+
+    def __post_init__(self) -> None:
+        _check_suffix("output", self.output, MODEL_SUFFIXES)
+        _check_suffix("turntable", self.turntable, _ANIMATIONS)
 
 
 @dataclass(frozen=True)
@@ -106,7 +147,10 @@ class DistillConfig:
     """Device, such as cpu or cuda. Default: the fastest."""
 
     def __post_init__(self) -> None:
-        if self.output is not None and self.output.suffix.lower() not in MODEL_SUFFIXES:
-            raise ValueError(
-                f"expected --output to end in {' or '.join(MODEL_SUFFIXES)}, got {self.output}"
-            )
+        _check_suffix("output", self.output, MODEL_SUFFIXES)
+
+
+def _check_suffix(name: str, path: Path | None, suffixes: tuple[str, ...]) -> None:
+    """Raises: ValueError: the file of a flag ends otherwise."""
+    if path is not None and path.suffix.lower() not in suffixes:
+        raise ValueError(f"expected {flag(name)} to end in {' or '.join(suffixes)}, got {path}")

@@ -4,6 +4,8 @@ together, rendered, and mixed back."""
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -61,33 +63,54 @@ class ConsistentSampling(PipelineCallback):
         callback_kwargs: dict[str, Tensor],
     ) -> dict[str, Tensor]:
         """The latents (b, v, c, h, w) of the next step, if they change."""
-        scheduler = pipeline.scheduler
-        steps = len(scheduler.timesteps)
-        if step_index + 1 >= steps or step_index not in {round(when * steps) for when in _WHEN}:
+        if not is_time_to_agree(step_index, len(pipeline.scheduler.timesteps)):
             return {}
-        estimate = callback_kwargs["pred_original_sample"]
-        change = torch.stack([self._towards_agreement(pipeline.vae, one) for one in estimate])
+        latents, estimate = callback_kwargs["latents"], callback_kwargs["pred_original_sample"]
+        agree = partial(agreeing_images, cameras=self._cameras.to(latents.device))
+        change = torch.stack([towards_agreement(pipeline.vae, one, agree) for one in estimate])
         change = self._share * change
-        # Latents are clean ones, scaled by the schedule, and noise.
-        scaled = scheduler.add_noise(
-            change, torch.zeros_like(change), scheduler.timesteps[step_index + 1 : step_index + 2]
-        )
-        if getattr(scheduler, "model_outputs", None):
-            # Multistep solvers go on from what they predicted before.
-            scheduler.model_outputs[-1] = estimate + change
-        return {"latents": callback_kwargs["latents"] + scaled}
+        return {"latents": with_changed_estimate(pipeline, step_index, latents, estimate, change)}
 
-    def _towards_agreement(self, vae: Any, latents: Tensor) -> Tensor:
-        """What to add to latents (v, c, h, w) to get those of renders of one surface."""
-        scale = vae.config.scaling_factor
-        predicted = vae.decode((latents / scale).to(vae.dtype)).sample.float().clamp(-1, 1)
-        agreed = agreeing_images(predicted.add(1).div(2), self._cameras.to(latents.device))
-        if agreed is None:
-            return torch.zeros_like(latents)
-        # Both go through the autoencoder, so that what it loses is not lost again.
-        pixels = torch.cat([agreed.mul(2).sub(1), predicted]).to(vae.dtype)
-        encoded = vae.encode(pixels).latent_dist.mode().float() * scale
-        return encoded[: len(latents)] - encoded[len(latents) :]
+
+def is_time_to_agree(step: int, steps: int) -> bool:
+    """Whether images are mixed with those that agree after a step, of so many."""
+    return step + 1 < steps and step in {round(when * steps) for when in _WHEN}
+
+
+def with_changed_estimate(
+    pipeline: Any, step: int, latents: Tensor, estimate: Tensor, change: Tensor
+) -> Tensor:
+    """Latents (b, v, c, h, w) after a step, if `change` is added to its estimate of the clean ones.
+
+    The noise in them stays. Not for the last step.
+    """
+    scheduler = pipeline.scheduler
+    if getattr(scheduler, "model_outputs", None):
+        # Multistep solvers go on from what they predicted before.
+        scheduler.model_outputs[-1] = estimate + change
+    # Latents are clean ones, scaled by the schedule, and noise.
+    return latents + scheduler.add_noise(
+        change, torch.zeros_like(change), scheduler.timesteps[step + 1 : step + 2]
+    )
+
+
+def towards_agreement(
+    vae: Any, latents: Tensor, agree: Callable[[Tensor], Tensor | None]
+) -> Tensor:
+    """What to add to latents (v, c, h, w) to get those of images that agree.
+
+    Args:
+        agree: makes images (v, 3, h, w) on white in [0, 1] agree; None if they cannot.
+    """
+    scale = vae.config.scaling_factor
+    predicted = vae.decode((latents / scale).to(vae.dtype)).sample.float().clamp(-1, 1)
+    agreed = agree(predicted.add(1).div(2))
+    if agreed is None:
+        return torch.zeros_like(latents)
+    # Both go through the autoencoder, so that what it loses is not lost again.
+    pixels = torch.cat([agreed.mul(2).sub(1), predicted]).to(vae.dtype)
+    encoded = vae.encode(pixels).latent_dist.mode().float() * scale
+    return encoded[: len(latents)] - encoded[len(latents) :]
 
 
 def agreeing_images(images: Tensor, cameras: Cameras) -> Tensor | None:

@@ -21,18 +21,16 @@ _TOLERANCES = np.geomspace(0.02, 3.0, 10)
 
 
 @dataclass(frozen=True, eq=False)
-class ClosedMesh:
-    """A watertight triangle mesh: every edge has two faces, normals point out.
+class BareMesh:
+    """A triangle mesh without colors.
 
     Attributes:
-        vertices: (n, 3) float32, world.
+        vertices: (n, 3) float32, world; those at one place are one.
         faces: (f, 3) int32, counter-clockwise seen from outside.
-        num_parts: how many separate parts it has.
     """
 
     vertices: np.ndarray
     faces: np.ndarray
-    num_parts: int
 
     @property
     def normals(self) -> np.ndarray:
@@ -49,6 +47,17 @@ class ClosedMesh:
             axis=1,
         )
         return (sums / np.maximum(np.linalg.norm(sums, axis=1, keepdims=True), 1e-30)).astype("f4")
+
+
+@dataclass(frozen=True, eq=False)
+class ClosedMesh(BareMesh):
+    """A watertight triangle mesh: every edge has two faces, normals point out.
+
+    Attributes:
+        num_parts: how many separate parts it has.
+    """
+
+    num_parts: int
 
 
 def extract_mesh(surface: DistanceGrid, num_faces: int) -> ClosedMesh:

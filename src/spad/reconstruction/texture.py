@@ -1,4 +1,4 @@
-"""A texture for a closed mesh from posed images: unwrapped, projected, blended, holes filled."""
+"""A texture for a mesh from posed images: unwrapped, projected, blended, holes filled."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from spad.geometry.rays import rays
 from spad.images.color import linear_from_srgb, srgb_from_linear
 from spad.meshes.raycast import Light
 from spad.reconstruction.hull_field import outline_distance, pixels_to
-from spad.reconstruction.mesh_extraction import ClosedMesh
+from spad.reconstruction.mesh_extraction import BareMesh
 from spad.reconstruction.textured_mesh import TexturedMesh
 
 # Depth maps have so many pixels for one of the image's, along each side.
@@ -32,6 +32,23 @@ _SHARP, _SOFT = 8.0, 2.0
 _DETAIL_PIXELS = 3.0
 # Where all views together count less than this, colors are spread from around.
 _CONFIDENCE = 0.03
+
+
+@dataclass(frozen=True, eq=False)
+class Layout:
+    """Where the triangles of a mesh lie on its texture.
+
+    Attributes:
+        uv: (m, 2) float32 from the top left, v down.
+        faces: (f, 3) int32 into `uv`, corner by corner as the mesh's.
+        vertices: (m,) int32, the mesh's vertex of each of `uv`.
+        size: texels along each side.
+    """
+
+    uv: np.ndarray
+    faces: np.ndarray
+    vertices: np.ndarray
+    size: int
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,7 +72,7 @@ class _Texels:
 
 
 def texture_mesh(
-    mesh: ClosedMesh,
+    mesh: BareMesh,
     images: Tensor,
     alpha: Tensor,
     cameras: Cameras,
@@ -64,17 +81,49 @@ def texture_mesh(
 ) -> TexturedMesh:
     """The mesh with a texture of `size` texels a side, as the images show it.
 
+    Args: as of `paint`.
+    """
+    layout = unwrapped(mesh, size)
+    texture = paint(mesh, layout, images, alpha, cameras, light)
+    return TexturedMesh(
+        mesh.vertices,
+        mesh.faces,
+        mesh.normals,
+        layout.uv,
+        layout.faces,
+        layout.vertices,
+        texture,
+        light is not None,
+    )
+
+
+def paint(
+    mesh: BareMesh,
+    layout: Layout,
+    images: Tensor,
+    alpha: Tensor,
+    cameras: Cameras,
+    light: Light | None = None,
+    corner_normals: np.ndarray | None = None,
+    two_sided: bool = False,
+) -> np.ndarray:
+    """(size, size, 3) uint8 sRGB: the texture of a mesh as images show it.
+
     Args:
         images: (v, 3, h, w) sRGB in [0, 1], premultiplied by alpha, on the CPU.
         alpha: (v, h, w).
         light: the one the images were made under, which is divided out; None keeps it.
+        corner_normals: (f, 3, 3) of the corners of all faces, for meshes with creases.
+        two_sided: faces also show colors from behind, for meshes whose normals may point in.
     """
-    vertex_of, uv_faces, uv = _unwrapped(mesh, size)
-    texels = _rasterized(uv, uv_faces, size)
-    faces = mesh.faces
+    faces, size = mesh.faces, layout.size
+    texels = _rasterized(layout.uv, layout.faces, size)
     points = torch.from_numpy(texels.of(mesh.vertices, faces)).float()
-    normals = F.normalize(torch.from_numpy(texels.of(mesh.normals, faces)).float(), dim=1)
-    color, confidence = _projected(points, normals, mesh, images, alpha, cameras)
+    if corner_normals is None:
+        corner_normals = mesh.normals[faces]
+    normals = np.einsum("tk,tkc->tc", texels.weights, corner_normals[texels.face])
+    normals = F.normalize(torch.from_numpy(normals).float(), dim=1)
+    color, confidence = _projected(points, normals, mesh, images, alpha, cameras, two_sided)
     color, confidence = color.numpy().astype(np.float64), confidence.numpy().astype(np.float64)
     spread = texels.of(_spread(mesh, texels, color, confidence), faces)
     share = (confidence / (confidence + _CONFIDENCE))[:, None]
@@ -82,13 +131,10 @@ def texture_mesh(
     if light is not None:
         shade = light.irradiance(normals.numpy())[:, None]
         color = srgb_from_linear((linear_from_srgb(color.clip(0, 1)) / shade).clip(0, 1))
-    texture = _with_gutters(texels, color, size)
-    return TexturedMesh(
-        mesh.vertices, faces, mesh.normals, uv, uv_faces, vertex_of, texture, light is not None
-    )
+    return _with_gutters(texels, color, size)
 
 
-def depth_maps(mesh: ClosedMesh, cameras: Cameras) -> Tensor:
+def depth_maps(mesh: BareMesh, cameras: Cameras) -> Tensor:
     """(v, h, w) z-depth of the mesh at the centers of pixels, infinite where it is not."""
     scene = EmbreeScene()
     TriangleMesh(scene=scene, vertices=mesh.vertices, indices=mesh.faces)
@@ -107,15 +153,23 @@ def depth_maps(mesh: ClosedMesh, cameras: Cameras) -> Tensor:
     return torch.stack(maps).reshape(len(cameras), cameras.height, cameras.width)
 
 
-def _unwrapped(mesh: ClosedMesh, size: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Vertex of each texture coordinate (m,), faces (f, 3) of these, and coordinates (m, 2)."""
+def unwrapped(mesh: BareMesh, size: int) -> Layout:
+    """A mesh cut into charts, packed without overlap."""
     atlas = xatlas.Atlas()
     atlas.add_mesh(mesh.vertices, mesh.faces.astype(np.uint32), mesh.normals)
     pack = xatlas.PackOptions()
     pack.resolution, pack.padding, pack.bilinear = size, 2, True
     atlas.generate(xatlas.ChartOptions(), pack)
     vertex_of, faces, uv = atlas[0]
-    return vertex_of.astype(np.int32), faces.astype(np.int32), uv.astype(np.float32)
+    return Layout(uv.astype(np.float32), faces.astype(np.int32), vertex_of.astype(np.int32), size)
+
+
+def overlap(layout: Layout) -> float:
+    """Share of the triangles' area on the texture that lies where another one is."""
+    corners = layout.uv[layout.faces].astype(np.float64) * layout.size
+    area = np.abs(_cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])).sum() / 2
+    covered = len(_rasterized(layout.uv, layout.faces, layout.size).row)
+    return max(0.0, 1 - covered / max(area, 1.0))
 
 
 def _rasterized(uv: np.ndarray, faces: np.ndarray, size: int) -> _Texels:
@@ -149,10 +203,11 @@ def _cross(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 def _projected(
     points: Tensor,
     normals: Tensor,
-    mesh: ClosedMesh,
+    mesh: BareMesh,
     images: Tensor,
     alpha: Tensor,
     cameras: Cameras,
+    two_sided: bool,
 ) -> tuple[Tensor, Tensor]:
     """sRGB (t, 3) of surface points as the views show them, and how much these count (t,)."""
     fine = cameras.resized(_FINER * cameras.height, _FINER * cameras.width)
@@ -166,6 +221,7 @@ def _projected(
     for view in range(len(cameras)):
         towards = F.normalize(cameras.centers[view] - points, dim=1)
         cosine = (towards * normals).sum(1)
+        cosine = cosine.abs() if two_sided else cosine
         faces_it = (cosine > 0.05).nonzero()[:, 0]
         cosine = cosine[faces_it]
         xy, z = (x[0] for x in cameras[view].project(points[faces_it]))
@@ -228,7 +284,7 @@ def _blurred(values: Tensor, sigma: float) -> Tensor:
 
 
 def _spread(
-    mesh: ClosedMesh, texels: _Texels, color: np.ndarray, confidence: np.ndarray
+    mesh: BareMesh, texels: _Texels, color: np.ndarray, confidence: np.ndarray
 ) -> np.ndarray:
     """Colors (n, 3) at vertices: what the views show, spread over the surface they do not see."""
     count = len(mesh.vertices)
