@@ -2,6 +2,8 @@
 
 spad render models --cameras orbit --views 12 --output renders
 python benchmarks/controls_table.py renders --sets 12 --output controls.md
+
+With --split, of the scores of --split-consistency, which take 15 seconds a set.
 """
 
 import argparse
@@ -9,6 +11,8 @@ from pathlib import Path
 
 from spad.data.renders import list_sets
 from spad.evaluation.controls import controls_table, score_controls
+from spad.evaluation.metrics import METRICS
+from spad.evaluation.split_consistency import SPLIT_METRICS
 
 
 def main() -> None:
@@ -16,10 +20,11 @@ def main() -> None:
     parser.add_argument("renders", type=Path, help="folder of sets with one number of views")
     parser.add_argument("--sets", type=int, default=12, help="number of sets, the first ones")
     parser.add_argument("--output", type=Path, help="Markdown file; default: print it")
+    parser.add_argument("--split", action="store_true", help="scores of two halves of the views")
     chosen = parser.parse_args()
-    table = controls_table(
-        score_controls([f.read() for f in list_sets(chosen.renders)[: chosen.sets]])
-    )
+    metrics = SPLIT_METRICS if chosen.split else METRICS
+    sets = [f.read() for f in list_sets(chosen.renders)[: chosen.sets]]
+    table = controls_table(score_controls(sets, metrics), metrics)
     if chosen.output is None:
         print(table, end="")
     else:

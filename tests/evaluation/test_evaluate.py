@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from judged_sets import white_set
 from spad.cameras import Cameras, save_transforms
 from spad.cli import main
 from spad.data.renders import is_held_out, read_renders
@@ -23,7 +24,7 @@ from spad.evaluation.config import EvaluateConfig
 from spad.evaluation.metrics import METRICS, Metric
 from spad.evaluation.protocol import load_protocol
 from spad.evaluation.report import Column, EvaluationReport, read_report, write_report
-from spad.evaluation.sampling import ModelSampler, plan_evaluation
+from spad.evaluation.sampling import ModelSampler, is_failed, plan_evaluation
 from spad.files import exclusive
 from spad.hub.registry import model_info
 from spad.installation import install_command
@@ -105,6 +106,24 @@ def test_a_folder_of_renders_gets_a_report(renders, tmp_path, capsys):
     assert "darkness ↓" in printed and printed in (output / "report.md").read_text() + printed
     # Discs are none of the captions.
     assert "6 of 6 sets have no prompt" in report.notes[0]
+
+
+def test_halves_are_compared_on_request(renders, tmp_path, monkeypatch, capsys):
+    split = Metric("split_psnr", darkness, True, math.inf, "stands for the comparison of halves")
+    monkeypatch.setattr(command, "SPLIT_METRICS", (split,))
+    output = tmp_path / "out"
+    assert run(renders, "--limit", 1, "--output", output) == 0
+    assert "split_psnr" not in read_report(output).objects[0].scores
+    assert run(renders, "--limit", 1, "--split-consistency", "--output", output) != 0
+    assert "split_consistency; use --overwrite" in capsys.readouterr().err
+    again = ("--limit", 1, "--split-consistency", "--overwrite", "--output", output)
+    assert run(renders, *again) == 0
+    assert "split_psnr ↑" in capsys.readouterr().out
+    monkeypatch.setattr("spad.evaluation.split_consistency.find_spec", lambda name: None)
+    assert run(renders, *again) != 0
+    assert install_command("mesh") in capsys.readouterr().err
+    assert run("--compare", output, output, "--split-consistency") != 0
+    assert "with sets of views or --model" in capsys.readouterr().err
 
 
 def test_the_report_is_the_same_however_often_it_is_made(renders, tmp_path):
@@ -193,9 +212,48 @@ def test_a_model_is_evaluated_and_resumed(tiny_pipeline_folder, data, tmp_path, 
     assert [o.part for o in report.objects] == ["text", "text", "novel", "novel"]
     assert all(is_held_out(o.name) for o in report.objects if o.part == "novel")
     assert report.objects[0].scores["retrieval_rank"] in range(1, 7)
-    assert set(report.objects[2].scores) == {c.name for c in command.NOVEL_COLUMNS}
+    generated = {c.name for c in command.GENERATED_COLUMNS}
+    assert set(report.objects[2].scores) == {c.name for c in command.NOVEL_COLUMNS} | generated
     assert "its own held-out objects" in report.notes[0]
     assert report.about["model_sha256"] and report.about["data_sha256"]
+
+
+def test_own_prompts_with_several_seeds(tiny_pipeline_folder, tmp_path, capsys):
+    prompts, output = tmp_path / "prompts.txt", tmp_path / "out"
+    prompts.write_text("a blue fish\n\na grey rock\n")
+    words = ("--model", tiny_pipeline_folder, "--parts", "text", "--steps", 1, "--seeds", 2)
+    assert run(*words, "--prompts", prompts, "--output", output) == 0
+    report = read_report(output)
+    names = ["000-a-blue-fish", "000-a-blue-fish-seed1", "001-a-grey-rock", "001-a-grey-rock-seed1"]
+    assert [one.name for one in report.objects] == names
+    assert [one.group for one in report.objects] == [names[0]] * 2 + [names[2]] * 2
+    images = [(output / f"sets/{name}/images/000.png").read_bytes() for name in names]
+    assert len(set(images)) == 4
+    assert re.fullmatch(r"spad 1, prompts \w{12}, 2 seeds", report.protocol)
+    for one in report.objects:
+        assert one.scores["failed"] in (0, 1) and one.scores["sampling_memory_gb"] > 0.01
+        assert one.scores["sampling_seconds"] > 0
+    assert list(report.by_seed()["darkness"]) == pytest.approx(
+        [np.mean([report.objects[i].scores["darkness"] for i in own]) for own in ((0, 2), (1, 3))]
+    )
+    text = (output / "report.md").read_text()
+    assert "| mean of | seed 0 | seed 1 |" in text
+    assert "| SPAD (SD 1.5) | 11.18 | 29.87 |" in text and "| **tiny**," in text
+    assert "CLIP ↑ needs --clip FOLDER" in text
+    prompts.write_text("a blue fish\na blue fish\n")
+    assert run(*words, "--prompts", prompts, "--output", tmp_path / "again") == 2
+    assert "expected every prompt once" in capsys.readouterr().err
+
+
+def test_sets_that_show_nothing_have_failed():
+    cameras = Cameras.ring(2, height=32, width=32)
+    good = white_set(cameras)
+    good.alpha[:, 8:24, 8:24] = 1
+    assert not is_failed(good)
+    for value in (0.0, 1.0):
+        bad = replace(good, alpha=good.alpha.clone())
+        bad.alpha[1] = value
+        assert is_failed(bad)
 
 
 @pytest.mark.slow
@@ -297,6 +355,8 @@ def test_ctrl_c_says_how_to_go_on(renders, tmp_path):
         (("--compare", "a"), "expected two or more reports"),
         (("--compare", "a", "b"), "expected a report of spad evaluate, got a"),
         (("nowhere", "--quick"), "expected --model with --quick"),
+        (("nowhere", "--seeds", "3"), "expected --model with --seeds"),
+        (("--model", "mini", "--data", "a", "--gso", "b"), "expected --data or --gso"),
         (("--model", "nothing"), "expected a model among"),
         (("--model", "mini", "--steps", "-3"), "expected --steps of at least 1, got -3"),
         (("--model", "mini", "--limit", "0"), "expected --limit of at least 1, got 0"),

@@ -55,3 +55,22 @@ def test_equal_reports_are_not_told_apart():
     assert same.verdict == "not told apart" and same.better == 0.5 and same.estimate.count == 2
     assert paired_difference([NAN], [1.0], True).verdict == "not told apart"
     assert paired_difference([1.0], [2.0], True).verdict == "not told apart"
+
+
+def test_values_of_one_group_are_resampled_together():
+    values = np.random.default_rng(1).normal(size=12).tolist()
+    alone = estimate_mean(values)
+    assert estimate_mean(values, [str(i) for i in range(12)]) == alone
+    # Copies of a value tell nothing new, if it is known that they are copies.
+    copies, groups = values * 3, [str(i) for i in range(12)] * 3
+    together = estimate_mean([*copies, math.nan], [*groups, "a"])
+    assert together.count == 36 and together.mean == pytest.approx(alone.mean)
+    width = alone.high - alone.low
+    assert together.high - together.low == pytest.approx(width, rel=0.05)
+    apart = estimate_mean(copies)
+    assert apart.high - apart.low == pytest.approx(width / 3**0.5, rel=0.05)
+    # Values of one group that differ widen the interval, and groups may differ in size.
+    noise = np.random.default_rng(2).normal(size=36) * 3
+    noisy = estimate_mean((np.array(copies) + noise).tolist(), groups)
+    assert noisy.high - noisy.low > 1.3 * width
+    assert estimate_mean([1.0, 1.0, 4.0], ["a", "a", "b"]).low == 1.0

@@ -185,6 +185,17 @@ def run_isolated(
             worker.close()
 
 
+def peak_memory_gb() -> float:
+    """The most memory that this process has held so far, in GB."""
+    if sys.platform == "win32":
+        return psutil.Process().memory_info().peak_wset / 1e9
+    import resource  # Windows has none
+
+    # Bytes on macOS, kilobytes elsewhere.
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9
+
+
 def num_cores() -> int:
     """Number of cores that this process may use."""
     if sys.platform == "linux":

@@ -126,7 +126,8 @@ def compare(first: EvaluationReport, other: EvaluationReport) -> list[Row]:
         if not known:
             continue
         values = np.array([[a.scores[name], b.scores[name]] for a, b in known])
-        difference = paired_difference(values[:, 0], values[:, 1], column.higher_is_better)
+        groups = [one.group or one.name for one, _ in known]
+        difference = paired_difference(values[:, 0], values[:, 1], column.higher_is_better, groups)
         means = (float(values[:, 0].mean()), float(values[:, 1].mean()))
         rows.append(Row(column, tuple(known), values, means, difference))
     return rows

@@ -39,8 +39,17 @@ class EvaluateConfig:
     data: Path | None = None
     """Folder written by `spad render` or `spad pack` with the protocol's objects: the ground truth
     for novel views from one image, which are skipped without it."""
+    gso: Path | None = None
+    """MVGBench's renders of Google Scanned Objects, OBJECT/RENDERS with 000.png … and
+    transforms.json: the ground truth for novel views from 000.png."""
+    prompts: Path | None = None
+    """Text file of prompts, one a line, in place of the protocol's."""
+    seeds: Count = 1
+    """Times that every prompt is generated, each with another seed; reviewers expect 3."""
     parts: Annotated[tuple[Literal["text", "novel"], ...], MinLen(1)] = ("text", "novel")
     """Parts of the protocol: views of prompts, novel views from one image."""
+    split_consistency: bool = False
+    """Also compare models of two halves of the views, as MVGBench does; 15 seconds a set."""
     limit: Count | None = None
     """Score at most this many sets, or objects of each part."""
     steps: Count | None = None
@@ -71,10 +80,19 @@ class EvaluateConfig:
             )
         if self.reference is not None and self.sets is None:
             raise ValueError("expected a 3D model, or a folder of them, with --reference, got none")
+        if self.split_consistency and (self.compare or self.reference is not None):
+            raise ValueError(
+                "expected --split-consistency with sets of views or --model, got it with "
+                f"{flag('compare' if self.compare else 'reference')}"
+            )
         if len(self.compare) == 1:
             raise ValueError("expected two or more reports to compare, got one")
         if self.ray_address is not None and self.executor != "ray":
             raise ValueError(f"expected --executor ray with {flag('ray_address')}, got none")
-        for name in ("quick", "steps", "guidance_scale", "device", "ray_address"):
+        if self.model is None and self.seeds != 1:
+            raise ValueError(f"expected --model with {flag('seeds')}, got none")
+        if self.gso is not None and self.data is not None:
+            raise ValueError("expected --data or --gso for novel views, got both")
+        for name in ("quick", "gso", "prompts", "steps", "guidance_scale", "device", "ray_address"):
             if self.model is None and getattr(self, name):
                 raise ValueError(f"expected --model with {flag(name)}, got none")

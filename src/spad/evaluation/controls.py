@@ -20,6 +20,14 @@ from spad.evaluation.metrics import METRICS, Metric
 from spad.geometry.focus import angles_between, object_ball
 
 _SEED = 0
+# Scores in decibels, degrees and percent.
+_ONE_DIGIT = (
+    "reconstruction_psnr",
+    "camera_error_deg",
+    "split_psnr",
+    "split_chamfer",
+    "split_depth",
+)
 
 
 @dataclass(frozen=True)
@@ -203,7 +211,10 @@ def score_controls(
     return scores
 
 
-def controls_table(scores: Mapping[tuple[str, float], Mapping[str, Sequence[float]]]) -> str:
+def controls_table(
+    scores: Mapping[tuple[str, float], Mapping[str, Sequence[float]]],
+    metrics: Sequence[Metric] = METRICS,
+) -> str:
     """Markdown table of the result of `score_controls`.
 
     A cell is the mean over the sets, and in brackets the share of sets that score worse than
@@ -212,14 +223,14 @@ def controls_table(scores: Mapping[tuple[str, float], Mapping[str, Sequence[floa
     """
     truth = scores["truth", 0.0]
     lines = [
-        "| control | " + " | ".join(metric.name for metric in METRICS) + " |",
-        "|---|" + "---|" * len(METRICS),
-        "| none | " + " | ".join(_mean_text(truth[m.name], m.name) for m in METRICS) + " |",
+        "| control | " + " | ".join(metric.name for metric in metrics) + " |",
+        "|---|" + "---|" * len(metrics),
+        "| none | " + " | ".join(_mean_text(truth[m.name], m.name) for m in metrics) + " |",
     ]
     for control in CORRUPTIONS:
         for severity in control.severities:
             cells = []
-            for metric in METRICS:
+            for metric in metrics:
                 values = scores[control.name, severity][metric.name]
                 text = _mean_text(values, metric.name)
                 pairs = list(zip(values, truth[metric.name], strict=True))
@@ -237,7 +248,7 @@ def _mean_text(values: Sequence[float], name: str) -> str:
     known = [value for value in values if not math.isnan(value)]
     if not known:
         return "–"
-    digits = {"reconstruction_psnr": 1, "camera_error_deg": 1}.get(name, 2)
+    digits = 1 if name in _ONE_DIGIT else 2
     return f"{sum(known) / len(known):.{digits}f}"
 
 

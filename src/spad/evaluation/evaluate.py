@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from spad.data.renders import data_hash, list_sets, read_renders
 from spad.data.view_sets import PosedImages, ViewSet
 from spad.evaluation.compare import compare_reports
 from spad.evaluation.config import EvaluateConfig
+from spad.evaluation.gso import gso_hash, read_gso
 from spad.evaluation.learned_metrics import LearnedMetrics
 from spad.evaluation.metrics import METRICS, Metric
 from spad.evaluation.novel_views import NOVEL_COLUMNS, NovelViews, score_novel_views
@@ -33,7 +35,14 @@ from spad.evaluation.protocol import load_gallery
 from spad.evaluation.reference_meshes import MESH_COLUMNS, MeshPair, is_mesh_source, mesh_pairs
 from spad.evaluation.report import Column, EvaluationReport, ScoredObject, write_report
 from spad.evaluation.retrieval import RETRIEVAL_COLUMNS, Gallery, score_retrieval
-from spad.evaluation.sampling import ModelSampler, plan_evaluation
+from spad.evaluation.sampling import (
+    GENERATED_COLUMNS,
+    ModelSampler,
+    is_failed,
+    plan_evaluation,
+    text_name,
+)
+from spad.evaluation.split_consistency import SPLIT_METRICS, check_split_packages
 from spad.files import (
     RECORD,
     append_json,
@@ -56,6 +65,8 @@ logger = logging.getLogger(__name__)
 JOURNAL, IMAGES = "scores.jsonl", "images"
 # Parts of a report that are compared with a ground truth, and have no prompt to find again.
 _UNPROMPTED = ("novel", "meshes")
+# Parts whose views a model generates here.
+_GENERATED = ("text", "novel")
 _MOST_VIEWS_SHOWN, _SHOWN_SIZE = 12, 128
 
 
@@ -64,7 +75,14 @@ def _column(metric: Metric) -> Column:
     return Column(metric.name, metric.higher_is_better, best, metric.summary)
 
 
-COLUMNS = (*map(_column, METRICS), *RETRIEVAL_COLUMNS, *NOVEL_COLUMNS, *MESH_COLUMNS)
+COLUMNS = (
+    *map(_column, METRICS),
+    *map(_column, SPLIT_METRICS),
+    *GENERATED_COLUMNS,
+    *RETRIEVAL_COLUMNS,
+    *NOVEL_COLUMNS,
+    *MESH_COLUMNS,
+)
 
 
 @dataclass(frozen=True)
@@ -74,12 +92,16 @@ class Task:
     Attributes:
         is_external: whether its images are outside the output folder, and so may change.
         make: reads or generates its views, or names its meshes.
+        cost: what its views took to generate, by column, once they are made.
+        group: as in `ScoredObject`.
     """
 
     name: str
     part: str
     is_external: bool
     make: Callable[[], ViewSet | NovelViews | MeshPair]
+    cost: Callable[[], dict[str, float]] = dict
+    group: str = ""
 
 
 @dataclass(frozen=True)
@@ -121,6 +143,8 @@ def evaluate(settings: EvaluateConfig, command: Sequence[str] = ()) -> tuple[str
     # Fail before the first image is generated.
     if settings.reference is None and find_spec("cv2") is None:
         raise ModuleNotFoundError("expected OpenCV, which matches features", name="cv2")
+    if settings.split_consistency:
+        check_split_packages()
     learned = LearnedMetrics.load(settings)
     job = _folder_job(settings) if settings.sets is not None else _model_job(settings)
     output = settings.output or Path("spad-out") / f"evaluation-{slug(job.name)}"
@@ -130,7 +154,8 @@ def evaluate(settings: EvaluateConfig, command: Sequence[str] = ()) -> tuple[str
         for note in job.notes:
             logger.info(note)
         tasks = job.tasks(output)
-        scored = _score_all(tasks, output, job.gallery, learned)
+        metrics = (*METRICS, *(SPLIT_METRICS if settings.split_consistency else ()))
+        scored = _score_all(tasks, output, job.gallery, metrics, learned)
         report = EvaluationReport(
             name=job.name,
             about={
@@ -188,6 +213,8 @@ def _model_job(settings: EvaluateConfig) -> EvaluationJob:
     check_files(model)
     resolve_device(settings.device)
     data = None if settings.data is None else read_renders(settings.data)
+    if settings.gso is not None:
+        data = read_gso(settings.gso)
     plan = plan_evaluation(settings, data)
     protocol = plan.protocol
 
@@ -203,7 +230,8 @@ def _model_job(settings: EvaluateConfig) -> EvaluationJob:
         "size": model.image_size,
         "quick": settings.quick,
         "limit": settings.limit,
-        "data_sha256": None if settings.data is None else data_hash(settings.data),
+        "data_sha256": _data_sha256(settings, data),
+        "seeds": settings.seeds,
         "num_inference_steps": settings.steps or model.defaults.num_inference_steps,
         "guidance_scale": guidance(False),
         "guidance_scale_with_image": guidance(True),
@@ -212,37 +240,43 @@ def _model_job(settings: EvaluateConfig) -> EvaluationJob:
 
     def tasks(output: Path) -> list[Task]:
         sampler = ModelSampler(model, settings, output)
-        if settings.executor == "ray":
-            captions = enumerate(protocol.captions.values())
-            requests = [sampler.text_request(i, caption, protocol) for i, caption in captions]
-            requests += [
-                sampler.novel_request(index, plan.truth[uid], protocol)
-                for index, uid in enumerate(protocol.novel)
-                if uid in plan.truth
-            ]
-            sampler.generate_on_cluster(requests)
         text = [
-            Task(
-                f"{index:03d}-{slug(caption)}",
-                "text",
-                False,
-                lambda index=index, caption=caption: sampler.sample_text(index, caption, protocol),
-            )
+            (index, caption, protocol, repeat)
             for index, caption in enumerate(protocol.captions.values())
+            for repeat in range(protocol.seeds)
         ]
         novel = [
-            Task(
-                uid,
-                "novel",
-                False,
-                lambda index=index, uid=uid: sampler.sample_novel(index, plan.truth[uid], protocol),
-            )
+            (index, plan.truth[uid], protocol)
             for index, uid in enumerate(protocol.novel)
             if uid in plan.truth
         ]
-        return text + novel
+        if settings.executor == "ray":
+            requests = [sampler.text_request(*one) for one in text]
+            sampler.generate_on_cluster(requests + [sampler.novel_request(*one) for one in novel])
+        return [
+            Task(
+                text_name(index, caption, repeat),
+                "text",
+                False,
+                partial(sampler.sample_text, *one),
+                lambda one=one: sampler.cost(sampler.text_request(*one)),
+                text_name(index, caption) if protocol.seeds > 1 else "",
+            )
+            for one in text
+            for index, caption, _, repeat in [one]
+        ] + [
+            Task(
+                one[1].uid,
+                "novel",
+                False,
+                partial(sampler.sample_novel, *one),
+                lambda one=one: sampler.cost(sampler.novel_request(*one)),
+            )
+            for one in novel
+        ]
 
-    wanted = set(protocol.captions)
+    # Of the user's prompts there are no renders.
+    wanted = set(protocol.captions) if settings.prompts is None else set()
     return EvaluationJob(
         name=model.name,
         protocol=plan.label,
@@ -254,10 +288,17 @@ def _model_job(settings: EvaluateConfig) -> EvaluationJob:
     )
 
 
+def _data_sha256(settings: EvaluateConfig, data: Sequence[PosedImages] | None) -> str | None:
+    if settings.data is not None:
+        return data_hash(settings.data)
+    return None if data is None else gso_hash(data)
+
+
 def _shared_request(settings: EvaluateConfig) -> dict[str, Any]:
     weights = {name: getattr(settings, name) for name in ("clip", "lpips", "inception")}
     paths = {name: str(path.resolve()) for name, path in weights.items() if path is not None}
-    return {"spad": spad.__version__, **paths}
+    more = {"split_consistency": True} if settings.split_consistency else {}
+    return {"spad": spad.__version__, **paths, **more}
 
 
 @contextmanager
@@ -318,7 +359,11 @@ def _empty(folder: Path) -> None:
 
 
 def _score_all(
-    tasks: list[Task], output: Path, gallery: Gallery, learned: LearnedMetrics
+    tasks: list[Task],
+    output: Path,
+    gallery: Gallery,
+    metrics: Sequence[Metric],
+    learned: LearnedMetrics,
 ) -> list[ScoredObject]:
     """Score what is not yet in the journal."""
     before = _read_journal(output / JOURNAL)
@@ -333,7 +378,7 @@ def _score_all(
             digest = _digest(views) if task.is_external else ""
             if old is None or old.digest != digest:
                 try:
-                    old = _score_one(task, views, digest, output, gallery, learned)
+                    old = _score_one(task, views, digest, output, gallery, metrics, learned)
                 except ValueError as error:
                     raise ValueError(f"{task.name}: {error}") from error
                 append_json(output / JOURNAL, old.to_json())
@@ -347,6 +392,7 @@ def _score_one(
     digest: str,
     output: Path,
     gallery: Gallery,
+    metrics: Sequence[Metric],
     learned: LearnedMetrics,
 ) -> ScoredObject:
     seconds: dict[str, float] = {}
@@ -372,12 +418,15 @@ def _score_one(
         prompt = views.truth.prompt
         with timed("novel"):
             scores |= score_novel_views(views)
+        for metric in (metric for metric in metrics if metric in SPLIT_METRICS):
+            with timed(metric.name):
+                scores[metric.name] = metric.function(views.generated)
         if learned.lpips is not None:
             with timed("novel_lpips"):
                 scores |= learned.score_novel(views)
     else:
         shown, prompt = views.images, views.prompt
-        for metric in METRICS:
+        for metric in metrics:
             with timed(metric.name):
                 scores[metric.name] = metric.function(views)
         with timed("retrieval"):
@@ -385,9 +434,13 @@ def _score_one(
         if learned.clip is not None:
             with timed("clip_score"):
                 scores |= learned.score_views(views)
+    if task.part in _GENERATED:
+        made = views.generated if isinstance(views, NovelViews) else views
+        assert isinstance(made, ViewSet)
+        scores |= {"failed": float(is_failed(made)), **task.cost()}
     image = f"{IMAGES}/{task.part}-{_file_name(task.name)}.webp"
     _save_grid(output / image, shown)
-    return ScoredObject(task.name, task.part, prompt, scores, seconds, image, digest)
+    return ScoredObject(task.name, task.part, prompt, scores, seconds, image, digest, task.group)
 
 
 def _file_name(name: str) -> str:

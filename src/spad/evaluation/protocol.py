@@ -30,6 +30,8 @@ class Protocol:
         novel: ids of the objects generated from one image, in order.
         novel_views: views generated together from one image, including that of the image.
         quick: number of objects of each part in the quick protocol, the first ones.
+        seeds: times that every prompt is generated.
+        is_novel_ordered: the views of an object are used in their order, the first as input.
     """
 
     version: int
@@ -42,6 +44,8 @@ class Protocol:
     novel: tuple[str, ...]
     novel_views: int
     quick: int
+    seeds: int = 1
+    is_novel_ordered: bool = False
 
     def cameras(self, size: int) -> Cameras:
         """Cameras for text, for square images of `size` pixels."""
@@ -52,8 +56,10 @@ class Protocol:
     def choose_views(self, uid: str, num_views: int) -> list[int]:
         """Indices of the rendered views to use: the input image, then the novel views.
 
-        They depend only on the object's id and its number of views.
+        They depend only on the object's id and its number of views, or are all in their order.
         """
+        if self.is_novel_ordered:
+            return list(range(num_views))
         order = np.random.default_rng(object_seed(self.seed, uid)).permutation(num_views)
         return order[: self.novel_views].tolist()
 

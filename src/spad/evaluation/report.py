@@ -8,10 +8,13 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from spad.evaluation.paper import paper_tables
 from spad.evaluation.statistics import Estimate, estimate_mean
 from spad.files import as_kind, inside, json_text, read_json, short, write_texts
 
 FORMAT = "spad evaluation 1"
+# How the protocol of MVGBench's objects is called, with the name of its renders.
+GSO_PROTOCOL = "GSO by MVGBench"
 JSON, MARKDOWN, PAGE = "report.json", "report.md", "report.html"
 _LARGEST_REPORT = 1 << 30
 
@@ -48,6 +51,7 @@ class ScoredObject:
         seconds: computing time by column or group of columns.
         image: file with its views, relative to the report.
         digest: hash of its images and cameras; empty for generated views.
+        group: shared by the sets of one prompt, one for each seed; empty for an object alone.
     """
 
     name: str
@@ -57,6 +61,7 @@ class ScoredObject:
     seconds: dict[str, float]
     image: str
     digest: str = ""
+    group: str = ""
 
     def to_json(self) -> dict[str, Any]:
         """JSON of `report.json` and the journal; undefined scores are null."""
@@ -102,7 +107,8 @@ class EvaluationReport:
         for column in self.columns:
             values = [value for _, value in self.values(column)]
             if values:
-                estimate = estimate_mean(values)
+                groups = [o.group or o.name for o, _ in self.values(column)]
+                estimate = estimate_mean(values, groups)
                 rows.append((column, estimate, len(values) - estimate.count))
         return rows
 
@@ -110,6 +116,26 @@ class EvaluationReport:
         """The `count` objects with the worst defined values, worst first."""
         known = [(o, value) for o, value in self.values(column) if not math.isnan(value)]
         return sorted(known, key=lambda pair: pair[1], reverse=not column.higher_is_better)[:count]
+
+    def by_seed(self) -> dict[str, list[float]]:
+        """Column -> its mean over the sets of each seed; empty where each prompt has one seed."""
+        turns: dict[str, int] = {}
+        seeds: list[list[ScoredObject]] = []
+        for scored in self.objects:
+            if not scored.group:
+                continue
+            turn = turns.get(scored.group, 0)
+            turns[scored.group] = turn + 1
+            seeds += [[]] * (turn == len(seeds))
+            seeds[turn] = [*seeds[turn], scored]
+        if len(seeds) < 2:
+            return {}
+        means = {
+            c.name: [estimate_mean([o.scores.get(c.name, math.nan) for o in own]).mean
+                     for own in seeds]
+            for c in self.columns
+        }  # fmt: skip
+        return {name: own for name, own in means.items() if not all(map(math.isnan, own))}
 
     def to_json(self) -> dict[str, Any]:
         """JSON of `report.json`, with means and intervals."""
@@ -149,11 +175,34 @@ class EvaluationReport:
                 lines.append(f"| {heading} | {value} | – | all | | {column.summary} |")
         return "\n".join(lines)
 
+    def _beside_the_paper(self) -> list[str]:
+        """Tables of the paper with a row for this report, if a model made its views."""
+        scores = {
+            c.name: f"{show_number(e.mean)} ({show_number(e.low)} to {show_number(e.high)})"
+            for c, e, _ in self.estimates()
+            if e.count > 1
+        }
+        scores |= {name: show_number(value) for name, value in self.totals.items()}
+        parts = {scored.part for scored in self.objects}
+        is_gso = self.protocol.startswith(GSO_PROTOCOL)
+        return paper_tables(escape_cell(self.name), parts, scores, is_gso)
+
     def markdown(self) -> str:
         """The report as Markdown: table, notes, worst objects, and how it was made."""
         parts = [f"# {self.name}", f"Protocol: {self.protocol}.", self.table()]
         if self.notes:
             parts.append("\n".join(f"- {note}" for note in self.notes))
+        if beside := self._beside_the_paper():
+            parts.append("## Beside the paper\n\n" + "\n\n".join(beside))
+        if by_seed := self.by_seed():
+            count = len(next(iter(by_seed.values())))
+            names = " | ".join(f"seed {seed}" for seed in range(count))
+            lines = [f"| mean of | {names} |", "|---" * (count + 1) + "|"]
+            lines += [
+                f"| {name} | {' | '.join(map(show_number, means))} |"
+                for name, means in by_seed.items()
+            ]
+            parts.append("## Seeds\n\n" + "\n".join(lines))
         lines = ["| metric | worst objects |", "|---|---|"]
         for column, _, _ in self.estimates():
             worst = "; ".join(

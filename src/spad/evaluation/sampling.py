@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
@@ -16,12 +17,14 @@ from tqdm import tqdm
 from spad.cameras import Cameras
 from spad.data.renders import is_held_out, list_sets
 from spad.data.view_sets import PosedImages, ViewSet
-from spad.data.workers import num_cores
+from spad.data.workers import num_cores, peak_memory_gb
 from spad.evaluation.config import EvaluateConfig
+from spad.evaluation.gso import gso_label
 from spad.evaluation.novel_views import NovelViews, match_size, read_truth
 from spad.evaluation.protocol import Protocol, load_gallery, load_protocol
+from spad.evaluation.report import Column
 from spad.evaluation.retrieval import Gallery
-from spad.files import slug, whole_folder
+from spad.files import RECORD, as_kind, json_text, read_json, read_text, slug, whole_folder
 from spad.generation.results import write_views
 from spad.hub.registry import ModelInfo, load_model
 from spad.images.alpha import WHITE_TOLERANCE
@@ -33,6 +36,21 @@ if TYPE_CHECKING:
 
 # Size of a gallery of the data's own captions.
 NUM_CAPTIONS = 100
+# From the seeds of one repetition of the prompts to those of the next.
+_NEXT_SEEDS = 1_000_000
+# A view shows nothing, or has no background, beyond these shares of its pixels.
+_LEAST_OBJECT, _MOST_OBJECT = 0.002, 0.98
+
+GENERATED_COLUMNS = (
+    Column("failed", False, 0.0, "share of sets with a view that shows nothing or no background"),
+    Column("sampling_seconds", False, None, "time to generate a set, without loading the model"),
+    Column(
+        "sampling_memory_gb",
+        False,
+        None,
+        "most memory of the process up to then: of the GPU, or else of the host",
+    ),
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,7 +80,10 @@ def plan_evaluation(settings: EvaluateConfig, data: list[PosedImages] | None) ->
     protocol, gallery, notes = load_protocol(), load_gallery(), []
     label = f"spad {protocol.version}"
     by_id = {views.uid: views for views in data or ()}
-    if data is not None and not by_id.keys() & set(protocol.novel):
+    if settings.gso is not None:
+        protocol = replace(protocol, captions={}, novel=tuple(by_id), is_novel_ordered=True)
+        label = gso_label(list(by_id.values()))
+    elif data is not None and not by_id.keys() & set(protocol.novel):
         protocol, gallery = _own_protocol(data, protocol, gallery)
         ids = hashlib.sha256("\n".join(sorted(by_id)).encode()).hexdigest()[:12]
         label = f"own data {ids}"
@@ -70,6 +91,13 @@ def plan_evaluation(settings: EvaluateConfig, data: list[PosedImages] | None) ->
             "The data has no object of the fixed protocol: its own held-out objects are used, so "
             "scores are comparable only on this data."
         )
+    if settings.prompts is not None:
+        prompts = read_prompt_lines(settings.prompts)
+        protocol = replace(protocol, captions=prompts)
+        label += f", prompts {hashlib.sha256(json_text(prompts).encode()).hexdigest()[:12]}"
+    if settings.seeds > 1:
+        label += f", {settings.seeds} seeds"
+    protocol = replace(protocol, seeds=settings.seeds)
     count = min(protocol.quick if settings.quick else 10**9, settings.limit or 10**9)
     if count < len(protocol.captions):
         notes.append(f"Only the first {count} of {len(protocol.captions)} objects of the protocol.")
@@ -83,7 +111,7 @@ def plan_evaluation(settings: EvaluateConfig, data: list[PosedImages] | None) ->
         novel = ()
         notes.append(
             "Novel views from one image are skipped: give renders of the protocol's objects with "
-            "--data."
+            "--data, or MVGBench's with --gso."
         )
     missing = [uid for uid in novel if uid not in by_id]
     if missing:
@@ -147,15 +175,25 @@ class ModelSampler:
         self._pipeline: SPADPipeline | None = None
         self._captions = model.captions()
 
-    def sample_text(self, index: int, caption: str, protocol: Protocol) -> ViewSet:
-        """Views of a caption from the protocol's cameras."""
-        return self._sample(self.text_request(index, caption, protocol))
+    def sample_text(self, index: int, caption: str, protocol: Protocol, repeat: int = 0) -> ViewSet:
+        """Views of a caption from the protocol's cameras; `repeat` counts its seeds."""
+        return self._sample(self.text_request(index, caption, protocol, repeat))
 
-    def text_request(self, index: int, caption: str, protocol: Protocol) -> SetRequest:
+    def text_request(
+        self, index: int, caption: str, protocol: Protocol, repeat: int = 0
+    ) -> SetRequest:
         """What `sample_text` generates."""
-        folder = self.folder / "sets" / f"{index:03d}-{slug(caption)}"
+        folder = self.folder / "sets" / text_name(index, caption, repeat)
         cameras = protocol.cameras(self.model.image_size)
-        return SetRequest(folder, caption, cameras, protocol.seed + index)
+        seed = protocol.seed + index + _NEXT_SEEDS * repeat
+        return SetRequest(folder, caption, cameras, seed)
+
+    def cost(self, request: SetRequest) -> dict[str, float]:
+        """Seconds and memory that a set took, by column; empty if another machine generated it."""
+        path = request.folder / RECORD
+        record = read_json(path, dict[str, Any])
+        names = [column.name for column in GENERATED_COLUMNS if column.name in record]
+        return {name: as_kind(record[name], float, f"{path}, {name}") for name in names}
 
     def sample_novel(self, index: int, views: PosedImages, protocol: Protocol) -> NovelViews:
         """Novel views of an object from one of its renders and its caption."""
@@ -196,8 +234,8 @@ class ModelSampler:
     ) -> SetRequest:
         size = self.model.image_size
         return SetRequest(
-            self.folder / "novel" / f"{index:03d}-{slug(views.captions[0])}",
-            views.captions[0],
+            self.folder / "novel" / f"{index:03d}-{slug(views.prompt or views.uid)}",
+            views.prompt or "",
             truth.cameras.resized(size, size),
             protocol.seed + index,
             Image.fromarray(to_levels(truth.images[:1])[0]),
@@ -207,7 +245,7 @@ class ModelSampler:
         if not request.folder.is_dir():
             if self._pipeline is None:
                 self._pipeline = _load(self.model.path, self.settings.device)
-            self._write(request, self._pipeline(**self._arguments(request)).images[0])
+            self._write(request, *self._timed(self._pipeline, request))
         (views,) = list_sets(request.folder)
         return _read_generated(views, request.prompt)
 
@@ -216,8 +254,12 @@ class ModelSampler:
         defaults, captions = self.model.defaults, self._captions
         steps, scale = self.settings.steps, self.settings.guidance_scale
         is_image_given = request.image is not None
+        prompt = request.prompt
+        # Scanned objects have an image alone.
+        if captions and prompt:
+            prompt = read_prompt(prompt, captions).prompt
         return {
-            "prompt": read_prompt(request.prompt, captions).prompt if captions else request.prompt,
+            "prompt": prompt,
             "cameras": request.cameras,
             "num_inference_steps": defaults.num_inference_steps if steps is None else steps,
             "guidance_scale": defaults.guidance(is_image_given) if scale is None else scale,
@@ -227,17 +269,69 @@ class ModelSampler:
             "image": request.image,
         }
 
-    def _write(self, request: SetRequest, images: Sequence[Image.Image]) -> None:
+    def _timed(
+        self, pipeline: SPADPipeline, request: SetRequest
+    ) -> tuple[list[Image.Image], dict[str, float]]:
+        """Images of a set, and what it took."""
+        is_cuda = pipeline.device.type == "cuda"
+        if is_cuda:
+            torch.cuda.reset_peak_memory_stats()
+        started = time.perf_counter()
+        images = _images(pipeline, self._arguments(request))
+        seconds = time.perf_counter() - started
+        memory = torch.cuda.max_memory_allocated() / 1e9 if is_cuda else peak_memory_gb()
+        return images, {"sampling_seconds": seconds, "sampling_memory_gb": memory}
+
+    def _write(
+        self,
+        request: SetRequest,
+        images: Sequence[Image.Image],
+        cost: Mapping[str, float] | None = None,
+    ) -> None:
         run = {"prompts": [request.prompt], "model": self.model.name, "seed": request.seed}
+        run |= cost or {}
         with whole_folder(request.folder) as temporary:
             write_views(temporary, images, request.cameras, run)
+
+
+def text_name(index: int, caption: str, repeat: int = 0) -> str:
+    """Name of the set of a prompt."""
+    return f"{index:03d}-{slug(caption)}" + (f"-seed{repeat}" if repeat else "")
+
+
+def read_prompt_lines(path: Path) -> dict[str, str]:
+    """Line number -> prompt, without empty lines.
+
+    Raises: ValueError: there are none, or one twice.
+    """
+    lines = {str(number): line.strip() for number, line in enumerate(read_text(path).splitlines())}
+    prompts = {number: line for number, line in lines.items() if line}
+    if not prompts:
+        raise ValueError(f"expected prompts in {path}, one a line, got none")
+    if len(set(prompts.values())) < len(prompts):
+        raise ValueError(f"expected every prompt once in {path}, got some again; remove these")
+    return prompts
+
+
+def is_failed(views: ViewSet) -> bool:
+    """Whether a view shows nothing, or no white background."""
+    share = views.alpha.mean((1, 2))
+    return bool(((share < _LEAST_OBJECT) | (share > _MOST_OBJECT)).any())
 
 
 def _generate(
     model: str | Path, device: str | None, arguments: dict[str, Any]
 ) -> list[Image.Image]:
     """The images of one set, in a process of a cluster, which keeps the model for the next."""
-    return _loaded(model, device)(**arguments).images[0]
+    return _images(_loaded(model, device), arguments)
+
+
+def _images(pipeline: SPADPipeline, arguments: dict[str, Any]) -> list[Image.Image]:
+    """The images of one set."""
+    if not arguments["prompt"]:
+        # A pipeline takes an empty prompt for a mistake, but not its embedding.
+        arguments = arguments | {"prompt": None, "prompt_embeds": pipeline.encode_text([""])}
+    return pipeline(**arguments).images[0]
 
 
 def _load(model: str | Path, device: str | None) -> SPADPipeline:

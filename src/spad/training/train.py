@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import math
-import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
@@ -13,7 +12,6 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-import psutil
 import torch
 from accelerate import (
     Accelerator,
@@ -27,6 +25,7 @@ from torch import Tensor
 
 from spad.data.renders import data_hash
 from spad.data.seeds import seeded
+from spad.data.workers import peak_memory_gb
 from spad.files import read_json, whole_file
 from spad.hub.registry import resolve_device
 from spad.model.autoencoder import encode_scaled, encoder_hash
@@ -275,13 +274,7 @@ class Trainer:
         """Peak memory of this process in GB: of the GPU, or else of the host."""
         if self.accelerator.device.type == "cuda":
             return torch.cuda.max_memory_allocated() / 1e9
-        if sys.platform == "win32":
-            return psutil.Process().memory_info().peak_wset / 1e9
-        import resource  # Windows has none
-
-        # Bytes on macOS, kilobytes elsewhere.
-        unit = 1 if sys.platform == "darwin" else 1024
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9
+        return peak_memory_gb()
 
     @contextmanager
     def ema_weights(self) -> Iterator[None]:
