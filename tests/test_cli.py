@@ -454,7 +454,7 @@ def test_output_is_opened_before_anything_is_generated(generate, capsys, monkeyp
     def never(*_):
         raise AssertionError("a model was loaded for an output that cannot be written")
 
-    monkeypatch.setattr("spad.generation.generate.load_model", never)
+    monkeypatch.setattr("spad.generation.sampling.load_model", never)
     # Longer than any file system takes.
     assert generate("a fish", "--output", "x" * 300) == 1
     assert "x" * 300 in capsys.readouterr().err

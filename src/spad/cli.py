@@ -281,7 +281,8 @@ def _generate(settings: GenerateConfig, argv: list[str]) -> None:
     if settings.mesh:
         # Imported first, so that a missing package is reported before the images are generated.
         from spad.reconstruction.reconstruct import run_reconstruct as reconstruct
-    from spad.generation.generate import draw, plan_generation
+    from spad.generation.generate import draw
+    from spad.generation.plan import plan_generation
 
     plan = plan_generation(settings)
     agreement = choose = None
@@ -289,7 +290,7 @@ def _generate(settings: GenerateConfig, argv: list[str]) -> None:
         from spad.reconstruction.consistent_sampling import ConsistentSampling as agreement
     if plan.settings.best_of > 1:
         from spad.evaluation.best_of import choose_best as choose
-    with _resumable(argv) if len(plan.prompts) > 1 else nullcontext():
+    with _resumable(argv) if plan.keeps_parts else nullcontext():
         folder = draw(plan, argv, agreement, choose)
     for name in ("grid.png", "turntable.webp", "transforms.json", "run.json"):
         if (folder / name).exists():

@@ -9,8 +9,9 @@ from PIL import Image
 
 from spad.cameras import load_cameras
 from spad.generation.config import GenerateConfig
-from spad.generation.generate import draw, plan_generation
+from spad.generation.generate import draw
 from spad.generation.given_views import hold_views, parse_views
+from spad.generation.plan import plan_generation
 
 
 @pytest.fixture(scope="module")

@@ -6,9 +6,11 @@ import pytest
 
 from spad.evaluation.best_of import choose_best
 from spad.files import RECORD, exclusive, read_json
-from spad.generation import generate
+from spad.generation import sampling
 from spad.generation.config import GenerateConfig
+from spad.generation.generate import draw
 from spad.generation.many_prompts import REQUEST, begun_folder
+from spad.generation.plan import plan_generation
 
 PROMPTS = ("a blue fish", "a grey rock", "a red ball")
 
@@ -17,8 +19,7 @@ def run(model, tmp_path, **changes):
     (tmp_path / "prompts.txt").write_text("\n".join([*PROMPTS, PROMPTS[0]]))
     settings = {"prompts": tmp_path / "prompts.txt", "output": tmp_path / "out"}
     settings |= {"model": str(model), "views": 2, "steps": 1, "image_size": 16}
-    plan = generate.plan_generation(GenerateConfig(**settings | changes))
-    return generate.draw(plan, choose=choose_best)
+    return draw(plan_generation(GenerateConfig(**settings | changes)), choose=choose_best)
 
 
 def contents(folder, *names):
@@ -30,7 +31,7 @@ def contents(folder, *names):
 def stop_after(monkeypatch):
     """Stops at the prompt after so many, and counts how many are generated."""
     asked = []
-    load = generate.load_model
+    load = sampling.load_model
 
     def stop_after(count):
         def loaded(*args):
@@ -46,7 +47,7 @@ def stop_after(monkeypatch):
             pipeline.__class__ = Stopping
             return pipeline
 
-        monkeypatch.setattr(generate, "load_model", loaded)
+        monkeypatch.setattr(sampling, "load_model", loaded)
         return asked
 
     return stop_after

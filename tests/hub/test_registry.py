@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from spad.generation.generate import SCHEDULER_NAMES
+from spad.generation.plan import SCHEDULER_NAMES
 from spad.hub import registry
 from spad.hub.registry import (
     check_files,

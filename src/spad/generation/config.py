@@ -48,6 +48,10 @@ class GenerateConfig:
     views: Count | None = None
     """Number of images of each object. Default: that of the values given for the orbit, else 4, or
     8 with --mesh."""
+    views_per_pass: Annotated[int, Interval(ge=2)] | None = None
+    """Views that are generated together, where all do not fit in memory: first some that are spread
+    over the cameras, then the others, with the nearest finished ones held. The same command resumes
+    a stopped run. Default: all."""
     elevation: Annotated[tuple[ElevationDeg, ...], MinLen(1)] | None = None
     """Degrees above the horizon: one value, or one per view. Default: the model's, mostly 20."""
     azimuth: Annotated[tuple[AzimuthDeg, ...], MinLen(1)] | None = None
@@ -140,7 +144,7 @@ HELP_GROUPS = {
         "scheduler", "blob_sigma", "consistency",
     ),
     "speed": (
-        "device", "dtype", "attention", "deep_cache_interval", "ball_radius", "executor",
-        "ray_address",
+        "device", "dtype", "attention", "deep_cache_interval", "ball_radius", "views_per_pass",
+        "executor", "ray_address",
     ),
 }  # fmt: skip

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib.metadata
+import platform
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
+import spad
 from spad.files import RECORD, file_hash, read_json
 from spad.generation.config import GenerateConfig
 from spad.generation.given_views import parse_views
@@ -36,6 +39,13 @@ class EarlierRun:
     cameras: dict[str, Any]
     rest: dict[str, Any]
     image_sha256: tuple[str, ...] = ()
+
+
+def package_versions() -> dict[str, str]:
+    """Versions of the packages on which pixels depend, by name."""
+    packages = ("torch", "diffusers", "transformers")
+    versions = {name: importlib.metadata.version(name) for name in packages}
+    return {"spad": spad.__version__, **versions, "python": platform.python_version()}
 
 
 def read_earlier_run(settings: GenerateConfig) -> tuple[GenerateConfig, EarlierRun]:

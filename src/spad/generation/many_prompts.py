@@ -1,4 +1,4 @@
-"""Output folder of several prompts: each is kept as it is generated; a stopped run goes on."""
+"""Output folder that is filled in parts: each is kept as it is generated; a stopped run goes on."""
 
 from __future__ import annotations
 
@@ -14,22 +14,27 @@ from spad.files.writing import LOCK
 
 # What was asked for, in a folder that is not finished yet.
 REQUEST = "request.json"
+# Finished views of sets that are generated in passes and not finished yet.
+PASSES = "passes"
 
 
 def is_begun(folder: Path) -> bool:
-    """Whether an earlier command stopped in this folder before all prompts were generated."""
+    """Whether an earlier command stopped in this folder before all was generated."""
     return (folder / REQUEST).is_file()
 
 
 @contextmanager
-def begun_folder(folder: Path, request: Mapping[str, Any], overwrite: bool) -> Iterator[None]:
-    """Context in which prompts are generated in `folder`, and after which it is finished.
+def begun_folder(
+    folder: Path, request: Mapping[str, Any], overwrite: bool, finishes: bool = True
+) -> Iterator[None]:
+    """Context in which parts are generated in `folder`, and after which it is finished.
 
     A folder in which a command with the same request stopped keeps what is there.
 
     Args:
         request: all that the images depend on.
         overwrite: replace a folder of an earlier run.
+        finishes: if not, the folder is still a begun one after the context, to be replaced.
 
     Raises: ValueError: the folder exists and may not be replaced, was begun with another request,
         or another command is at work in it.
@@ -51,7 +56,9 @@ def begun_folder(folder: Path, request: Mapping[str, Any], overwrite: bool) -> I
             write_text(folder / REQUEST, json_text(request))
             (folder / RECORD).unlink(missing_ok=True)
         yield
-        (folder / REQUEST).unlink()
+        if finishes:
+            shutil.rmtree(folder / PASSES, ignore_errors=True)
+            (folder / REQUEST).unlink()
 
 
 def _empty(folder: Path, keep: set[str]) -> None:

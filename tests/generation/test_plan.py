@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from spad.generation.config import GenerateConfig
-from spad.generation.generate import plan_generation
+from spad.generation.plan import plan_generation
 from spad.hub.registry import read_info, save_model_manifest
 
 
