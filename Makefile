@@ -9,7 +9,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 .NOTPARALLEL:
-.PHONY: demo test browser lint types docs page bench parity clean
+.PHONY: demo test browser lint types docs page bench bench-gpu parity clean
 
 # spad prints where the pictures are.
 demo: $(VENV)/.core
@@ -42,6 +42,10 @@ page:
 
 bench: $(VENV)/.core
 	$(BIN)/python benchmarks/bench_start.py
+
+# For whoever has a GPU: everything about it in one report, in benchmarks/results.
+bench-gpu: $(VENV)/.core
+	$(BIN)/python benchmarks/bench_gpu.py
 
 # Compares with numbers recorded from the original code, which are not in this repository.
 GOLDEN ?= ../shared/golden

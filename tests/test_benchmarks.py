@@ -130,3 +130,20 @@ def test_growth_is_fitted_and_the_fastest_backend_named(tmp_path, monkeypatch):
     made = [bench.Row("step", v, 32, "banded", 3.0 * v**1.5, v**2, 0, "banded") for v in (4, 8, 64)]
     options.grids = [32]
     assert bench.exponents(made, options) == ["| step | banded | views, 4 to 64 | 1.50 | 2.00 |"]
+
+
+def test_everything_that_a_gpu_is_asked_runs_small(monkeypatch, tmp_path):
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    bench = importlib.import_module("bench_gpu")
+    bench.main(["--tiny", "--output", str(tmp_path / "gpu.md")])
+    report = (tmp_path / "gpu.md").read_text(encoding="utf-8")
+    assert report.count("\n## ") == len(bench.PARTS) == 4
+    rows = [line.split(" | ") for line in report.splitlines() if line.startswith("| ")]
+    # Titles, and a number in every row under them: nothing failed.
+    assert len(rows) == 4 + 6
+    for part, cell in (("4²", 4), ("eager", 1), ("2 views", 2)):
+        found = [row[cell] for row in rows if row[0].startswith(f"| {part}")]
+        assert found and all(float(number) > 0 for number in found)
+    with pytest.raises(SystemExit):
+        monkeypatch.setattr(bench.torch.cuda, "is_available", lambda: False)
+        bench.main([])
