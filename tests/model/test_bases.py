@@ -16,6 +16,7 @@ from spad.model.bases import BASES, base_of
 from spad.model.conditioning import condition_on_cameras
 from spad.model.start import gaussian_blob
 from spad.model.text import TextEmbeddings
+from spad.model.unet import copy_attention
 from tiny_bases import IMAGE_SIZE, TINY, plain_pipeline, tokenizer_folder
 
 KINDS = list(TINY)
@@ -164,6 +165,32 @@ def test_the_autoencoder_of_xl_stays_out_of_float16(of_kind, cameras):
         drawn = pipeline("a fish", cameras, num_inference_steps=1)
         assert vae.dtype == dtype and drawn.latents.isfinite().all()
         vae.to(torch.float32)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("kind", KINDS)
+def test_views_of_fresh_added_attention_are_what_the_plain_unet_gives(of_kind, kind):
+    plain, pipeline = of_kind(kind)
+    config = {**pipeline.unet.config, "view_attention": "added", "rays": "both"}
+    unet = MultiViewUNet.from_config(config).eval()
+    unet.load_state_dict(plain.unet.state_dict(), strict=False)
+    copy_attention(unet)
+    three = Cameras.ring(3, height=IMAGE_SIZE, width=IMAGE_SIZE)
+    text = pipeline.encode_text(["a fish"])
+    sample = torch.randn(1, 3, 4, 8, 8, generator=torch.Generator().manual_seed(0))
+    views = condition_on_cameras(unet, three, 8, 8, text=text)
+    found = unet(sample, 500, text, views).sample
+    added = {}
+    if text.pooled is not None:
+        sizes = torch.tensor([[IMAGE_SIZE, IMAGE_SIZE, 0, 0, IMAGE_SIZE, IMAGE_SIZE]])
+        added = {"text_embeds": text.pooled.expand(3, -1), "time_ids": sizes.expand(3, -1)}
+    tokens = text.tokens.expand(3, -1, -1)
+    expected = plain.unet(sample[0], 500, tokens, added_cond_kwargs=added).sample
+    torch.testing.assert_close(found[0], expected, rtol=1e-4, atol=1e-5)
+    for name, weight in unet.named_parameters():
+        if "across_views.to_out" in name:
+            weight.normal_()
+    assert not torch.allclose(unet(sample, 500, text, views).sample[0], expected, atol=1e-2)
 
 
 @pytest.mark.parametrize("base", BASES, ids=lambda base: base.name)

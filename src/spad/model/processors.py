@@ -59,11 +59,10 @@ class MultiViewAttnProcessor:
     ) -> Tensor:
         """(b * v, n, c) -> (b * v, n, c), views of one object side by side."""
         assert encoder_hidden_states is None, "multi-view attention is self-attention"
+        # The layers of the attention between views: the block's own, or copies beside them.
+        layers = getattr(attn, "across_views", attn)
         tokens = hidden_states.shape[1]
-        query, key, value = (
-            _per_head(layer, hidden_states, attn.heads)
-            for layer in (attn.to_q, attn.to_k, attn.to_v)
-        )
+        query, key, value = _queries_keys_values(layers, hidden_states)
         encoding = views.ray_encodings.get(self.name)
         if encoding is not None:
             summands = encoding() if callable(encoding) else encoding
@@ -73,7 +72,12 @@ class MultiViewAttnProcessor:
             )
         mask = views.masks.get(tokens)
         attended = multiview_attention(query, key, value, views.num_views, mask, views.backend)
-        return _projected(attn, attended)
+        output = _projected(layers, attended)
+        if layers is attn:
+            return output
+        query, key, value = _queries_keys_values(attn, hidden_states)
+        own = F.scaled_dot_product_attention(query, key, value)
+        return _projected(attn, own) + output
 
 
 class TextAttnProcessor:
@@ -104,6 +108,14 @@ class TextAttnProcessor:
         copies = len(query) // len(key)
         key, value = (x.repeat_interleave(copies, dim=0) for x in (key, value))
         return _projected(attn, F.scaled_dot_product_attention(query, key, value))
+
+
+def _queries_keys_values(attn: Attention, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """(b, n, d) -> queries, keys and values (b, heads, n, c)."""
+    query, key, value = (
+        _per_head(layer, x, attn.heads) for layer in (attn.to_q, attn.to_k, attn.to_v)
+    )
+    return query, key, value
 
 
 def _per_head(layer: nn.Module | None, x: Tensor, heads: int) -> Tensor:

@@ -7,6 +7,7 @@ from diffusers import (
     EulerDiscreteScheduler,
     UniPCMultistepScheduler,
 )
+from torch import Tensor
 
 
 class ReleasedDDIMScheduler(DDIMScheduler):
@@ -30,6 +31,24 @@ class ReleasedDDIMScheduler(DDIMScheduler):
         if timesteps[-1] < total - 1:
             timesteps = timesteps + 1
         self.timesteps = timesteps.flip(0).to(device)
+
+
+def shifted_betas(betas: Tensor, shift: float) -> Tensor:
+    """Noise schedule whose signal-to-noise ratios are divided by up to `shift`, as (steps,).
+
+    The more tokens show the same thing, the more noise it takes to hide it. The noisiest step is
+    shifted by all of `shift`, the cleanest by nothing, those between them in proportion to their
+    number, on a logarithmic scale.
+
+    Source: Hoogeboom et al. 2023 (Simple diffusion), section 3.1; MV-Adapter (Huang et al. 2024)
+    for views.
+    """
+    kept = (1 - betas.double()).cumprod(0)
+    share = torch.linspace(0, 1, len(betas), dtype=torch.float64)
+    ratio = kept / (1 - kept) / shift**share
+    kept = ratio / (1 + ratio)
+    before = torch.cat([torch.ones(1, dtype=torch.float64), kept[:-1]])
+    return (1 - kept / before).to(betas.dtype)
 
 
 SCHEDULERS = {

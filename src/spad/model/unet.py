@@ -1,5 +1,6 @@
 """MultiViewUNet: diffusers' text-to-image UNet that denoises all views of an object together."""
 
+import copy
 import inspect
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -68,15 +69,24 @@ class PluckerProjection(nn.Module):
         return call.args[1:], call.kwargs
 
 
-def add_multiview_attention(transformer: Transformer2DModel, name: str, rays: str = "map") -> None:
-    """Let a transformer attend over all views and take their rays as one of `RAYS`.
+def add_multiview_attention(
+    transformer: Transformer2DModel, name: str, rays: str = "map", view_attention: str = "shared"
+) -> None:
+    """Let a transformer attend over all views, by its own or by added layers, and take their rays
+    as one of `RAYS`.
 
     Its calls then need `cross_attention_kwargs={"views": ...}`, a `ViewConditioning`.
     """
     for number, block in enumerate(transformer.transformer_blocks):
         assert isinstance(block, BasicTransformerBlock) and block.attn2 is not None
-        # diffusers takes any callable, whatever its annotation says.
         own_name = f"{name}.{number}"
+        if view_attention == "added":
+            across = copy.deepcopy(block.attn1)
+            block.attn1.across_views = across
+            assert across.to_out is not None
+            for weight in across.to_out[0].parameters():
+                nn.init.zeros_(weight)
+        # diffusers takes any callable, whatever its annotation says.
         views_processor = MultiViewAttnProcessor(own_name)
         block.attn1.set_processor(views_processor)  # pyright: ignore[reportArgumentType]
         text_processor = TextAttnProcessor(own_name)
@@ -89,6 +99,17 @@ def add_multiview_attention(transformer: Transformer2DModel, name: str, rays: st
         transformer.plucker = PluckerProjection(name, transformer.inner_dim)
         first = transformer.transformer_blocks[0]
         first.register_forward_pre_hook(transformer.plucker, with_kwargs=True)
+
+
+def copy_attention(unet: nn.Module) -> None:
+    """Let added attention between views begin with the queries, keys and values of the layers that
+    it stands beside.
+    """
+    for module in unet.modules():
+        across = getattr(module, "across_views", None)
+        if isinstance(across, Attention):
+            for layer in ("to_q", "to_k", "to_v"):
+                getattr(across, layer).load_state_dict(getattr(module, layer).state_dict())
 
 
 class MultiViewUNet(UNet2DConditionModel):
@@ -109,6 +130,9 @@ class MultiViewUNet(UNet2DConditionModel):
         rays: where Plücker coordinates enter. "map": added to the features before every
             transformer, see `PluckerProjection`. "qk": added to the queries and keys of the
             attention between views, see `RayEncoding`. "both", or "none".
+        view_attention: "shared": the self-attention of the blocks sees all views. "added": it sees
+            one, and a copy of it sees all, whose output, zero at the start, is added: a frozen base
+            model stays what it is. See `copy_attention`.
         epipolar: "exact" for epipolar masks, "original" for those of the released weights (see
             `spad.geometry.released_masks`), "none" for attention to all tokens of all views.
         band_width: width of the exact epipolar band in latent pixels.
@@ -119,9 +143,10 @@ class MultiViewUNet(UNet2DConditionModel):
         attention_backend: backend of the attention between views, one of
             `spad.attention.BACKENDS`; None: the fastest. Results differ by rounding only.
 
-    Raises: ValueError: `camera_vector`, `rays` or `epipolar` has another value.
+    Raises: ValueError: `camera_vector`, `rays`, `view_attention` or `epipolar` has another value.
 
-    Source: SPAD, sections 3.1 to 3.3.
+    Source: SPAD, sections 3.1 to 3.3; MV-Adapter (Huang et al. 2024), section 4.2, for added
+    attention.
     """
 
     # What saved folders name.
@@ -134,6 +159,7 @@ class MultiViewUNet(UNet2DConditionModel):
         use_camera_embedding: bool = True,
         camera_embedding_dim: int | None = None,
         rays: str = "map",
+        view_attention: str = "shared",
         epipolar: str = "exact",
         band_width: float = 3.0,
         ball_radius: float | None = None,
@@ -144,6 +170,8 @@ class MultiViewUNet(UNet2DConditionModel):
             raise ValueError(f"expected camera_vector absolute or relative, got {camera_vector!r}")
         if rays not in RAYS:
             raise ValueError(f"expected rays {', '.join(RAYS[:-1])} or {RAYS[-1]}, got {rays!r}")
+        if view_attention not in ("shared", "added"):
+            raise ValueError(f"expected view_attention shared or added, got {view_attention!r}")
         if epipolar not in ("exact", "original", "none"):
             raise ValueError(f"expected epipolar exact, original or none, got {epipolar!r}")
         self.register_to_config(
@@ -152,6 +180,7 @@ class MultiViewUNet(UNet2DConditionModel):
             use_camera_embedding=use_camera_embedding,
             camera_embedding_dim=camera_embedding_dim,
             rays=rays,
+            view_attention=view_attention,
             epipolar=epipolar,
             band_width=band_width,
             ball_radius=ball_radius,
@@ -167,7 +196,7 @@ class MultiViewUNet(UNet2DConditionModel):
             nn.init.zeros_(self.camera_embedding.linear_2.bias)
         for name, module in list(self.named_modules()):
             if isinstance(module, Transformer2DModel):
-                add_multiview_attention(module, name, rays)
+                add_multiview_attention(module, name, rays, view_attention)
 
     @classmethod
     def extract_init_dict(cls, config_dict: Mapping[str, Any], **kwargs: Any) -> Any:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -13,7 +13,11 @@ from torch import Tensor, nn
 from spad.cameras import Cameras
 from spad.hub.registry import load_autoencoder, load_model
 from spad.model import MultiViewUNet, SPADPipeline
+from spad.model.bases import base_of
 from spad.model.conditioning import condition_on_cameras
+from spad.model.schedulers import shifted_betas
+from spad.model.text import TokenIds, encode_tokens
+from spad.model.unet import copy_attention
 from spad.model.word_tokenizer import (
     add_words,
     build_text_encoder,
@@ -25,32 +29,41 @@ from spad.training.config import TrainConfig
 logger = logging.getLogger(__name__)
 
 # Parts of the names of layers that Stable Diffusion lacks.
-NEW_LAYERS = ("plucker.", "ray_encoding.", "camera_embedding.")
+NEW_LAYERS = ("plucker.", "ray_encoding.", "camera_embedding.", "across_views.")
 
 
 class Denoiser(nn.Module):
-    """The UNet and the text encoder as one module, to wrap, average and checkpoint together."""
+    """The UNet and the text encoders as one module, to wrap, average and checkpoint together."""
 
-    def __init__(self, unet: MultiViewUNet, text_encoder: nn.Module):
+    def __init__(self, pipeline: SPADPipeline):
         super().__init__()
-        self.unet, self.text_encoder = unet, text_encoder
+        self.unet, self.text_encoder = pipeline.unet, pipeline.text_encoder
+        self.text_encoder_2 = pipeline.text_encoder_2
+        self.reading, self.downscale = pipeline.text_reading, pipeline.vae_downscale
+
+    @property
+    def text_encoders(self) -> list[Any]:
+        """One text encoder, or two."""
+        return [one for one in (self.text_encoder, self.text_encoder_2) if one is not None]
 
     def forward(
-        self, noisy: Tensor, timesteps: Tensor, token_ids: Tensor, cameras: Cameras | None
+        self, noisy: Tensor, timesteps: Tensor, tokens: TokenIds, cameras: Cameras | None
     ) -> Tensor:
         """Prediction (b, v, c, h, w) for noisy latents of the same shape.
 
         Args:
             timesteps: (b, v).
-            token_ids: (b, length).
             cameras: of the b * v views; None for single images, as in a plain UNet.
         """
-        text = self.text_encoder(token_ids).last_hidden_state
+        text = encode_tokens(self.text_encoders, tokens, self.reading)
         num_views, _, height, width = noisy.shape[1:]
+        # Others compute the keys and values of the text where they are needed.
+        early = text if self.reading.is_pooled else None
         if cameras is None:
-            views = self.unet.prepare_views(num_views)
+            size = (height * self.downscale, width * self.downscale)
+            views = self.unet.prepare_views(num_views, text=early, image_size=size)
         else:
-            views = condition_on_cameras(self.unet, cameras, height, width, num_views)
+            views = condition_on_cameras(self.unet, cameras, height, width, num_views, early)
         return self.unet(noisy, timesteps, text, views).sample
 
     def trainable(self) -> dict[str, nn.Parameter]:
@@ -70,7 +83,7 @@ def build_pipeline(settings: TrainConfig, image_size: int, captions: Sequence[st
     if settings.init is None and settings.preset != "mini":
         raise ValueError(
             f"expected --init with --preset {settings.preset}, got none: a folder that spad "
-            "init-from-base made of Stable Diffusion, or a model to train further"
+            "init-from-base made of a base model, or a model to train further"
         )
     torch.manual_seed(settings.seed)
     pipeline = (
@@ -88,7 +101,7 @@ def build_pipeline(settings: TrainConfig, image_size: int, captions: Sequence[st
     pipeline.unet.to(memory_format=torch.contiguous_format)
     _add_words(pipeline, settings, captions)
     pipeline.unet = _change_layers(pipeline.unet, settings)
-    pipeline.scheduler = _change_schedule(pipeline.scheduler, settings)
+    pipeline.scheduler = _change_schedule(pipeline, settings)
     return pipeline
 
 
@@ -109,17 +122,24 @@ def set_trainable(pipeline: SPADPipeline, settings: TrainConfig) -> None:
     """
     unet = pipeline.unet
     pipeline.vae.requires_grad_(False)
-    pipeline.text_encoder.requires_grad_(settings.model.train_text_encoder)
+    encoders = pipeline.text_encoders
+    for encoder in encoders:
+        encoder.requires_grad_(settings.model.train_text_encoder)
     if settings.model.trainable == "lora":
         from peft import LoraConfig
 
         layers = ["to_q", "to_k", "to_v", "to_out.0"]
         rank = settings.model.lora_rank
-        unet.add_adapter(LoraConfig(r=rank, lora_alpha=rank, target_modules=layers))
+        # Added layers are trained themselves.
+        has_added = unet.config["view_attention"] == "added"
+        new = r".*\.across_views\..*" if has_added else None
+        unet.add_adapter(
+            LoraConfig(r=rank, lora_alpha=rank, target_modules=layers, exclude_modules=new)
+        )
     for name, parameter in unet.named_parameters():
         is_new = any(new in name for new in NEW_LAYERS)
         parameter.requires_grad_(settings.model.trainable == "all" or is_new or "lora_" in name)
-    if not any(p.requires_grad for p in (*unet.parameters(), *pipeline.text_encoder.parameters())):
+    if not any(p.requires_grad for module in (unet, *encoders) for p in module.parameters()):
         raise ValueError("expected a model with ray or camera layers for --trainable new-layers")
 
 
@@ -195,6 +215,7 @@ def _change_layers(unet: MultiViewUNet, settings: TrainConfig) -> MultiViewUNet:
     """The UNet with the layers that `settings.model` names; new ones start at zero."""
     wanted = {
         "epipolar": settings.model.epipolar,
+        "view_attention": settings.model.view_attention,
         "rays": settings.model.rays,
         "use_camera_embedding": settings.model.camera_embedding,
         "camera_vector": settings.model.cameras,
@@ -223,12 +244,25 @@ def _change_layers(unet: MultiViewUNet, settings: TrainConfig) -> MultiViewUNet:
     missing, unexpected = other.load_state_dict(weights, strict=False)
     strange = [n for n in (*missing, *unexpected) if not any(new in n for new in NEW_LAYERS)]
     assert not strange, strange
+    if changes.get("view_attention") == "added":
+        copy_attention(other)
     return other
 
 
-def _change_schedule(scheduler: Any, settings: TrainConfig) -> Any:
-    """The scheduler with the prediction type and terminal SNR of `settings.loss`."""
-    config: Mapping = scheduler.config
+def _change_schedule(pipeline: SPADPipeline, settings: TrainConfig) -> Any:
+    """The scheduler with the prediction type and signal-to-noise ratios of `settings.loss`."""
+    scheduler, config = pipeline.scheduler, dict(pipeline.scheduler.config)
+    shift = settings.loss.snr_shift
+    if shift == "tokens":
+        published = base_of(pipeline.unet.config).published_size
+        tokens = max(settings.batch.views) * (pipeline.image_size / published) ** 2
+        shift = max(1.0, tokens)
+        logger.info("signal-to-noise ratios are divided by %.3g, by the number of tokens", shift)
+    if shift is not None:
+        plain = DDIMScheduler.from_config({**config, "trained_betas": None})
+        assert isinstance(plain, DDIMScheduler)
+        betas = shifted_betas(plain.betas, shift).tolist() if shift != 1 else None
+        config["trained_betas"] = betas
     prediction = settings.loss.prediction_type or config["prediction_type"]
     ends_in_noise = settings.loss.rescale_betas_zero_snr
     if ends_in_noise is None:
@@ -242,7 +276,8 @@ def _change_schedule(scheduler: Any, settings: TrainConfig) -> Any:
     if ends_in_noise:
         end = {"steps_offset": 0, "set_alpha_to_one": True, "timestep_spacing": "trailing"}
     same = (
-        prediction == config["prediction_type"]
+        shift is None
+        and prediction == config["prediction_type"]
         and ends_in_noise == bool(config.get("rescale_betas_zero_snr", False))
         and settings.init is not None
     )

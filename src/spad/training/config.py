@@ -84,10 +84,10 @@ class ModelConfig:
     """Trained layers and conditioning. Settings without a value are those of --init."""
 
     trainable: Literal["all", "new-layers", "lora"] = "all"
-    """all: the whole UNet. new-layers: only the layers that SPAD adds to Stable Diffusion. lora:
+    """all: the whole UNet. new-layers: only the layers that SPAD adds to the base model. lora:
     these and low-rank updates of the attention. The last two need less GPU memory."""
     train_text_encoder: bool = True
-    """Train the text encoder too."""
+    """Train the text encoders too."""
     lora_rank: Count = 32
     """Rank of the low-rank updates."""
     epipolar: Literal["exact", "original", "none"] | None = None
@@ -102,6 +102,10 @@ class ModelConfig:
     absolute."""
     intrinsics: bool | None = None
     """Intrinsics in the camera vector. Default: that of --init, or off."""
+    view_attention: Literal["shared", "added"] | None = None
+    """Attention between views. shared: the self-attention of --init sees all views. added: it sees
+    one, and a copy of it sees all, whose output starts at zero. Default: that of --init, or
+    shared."""
     band_width: PositiveFloat | None = None
     """Width of exact epipolar bands in latent pixels. Default: that of --init, or 2."""
     ball_radius: Annotated[float, Interval(ge=0.1, le=10_000)] | None = None
@@ -170,6 +174,9 @@ class LossConfig:
     max_x0_weight: PositiveFloat = 3.0
     """With --prediction-type sample, losses are weighted by SNR + 1; this caps the weight so that
     nearly clean timesteps do not dominate."""
+    snr_shift: PositiveFloat | Literal["tokens"] | None = None
+    """Divide the signal-to-noise ratio of the noisiest timestep by this, of others by less. tokens:
+    by the views' pixels over those of the images of the base model. Default: as --init."""
     offset_noise: NonNegativeFloat = 0.0
     """Standard deviation of noise that is constant over a view; 0.1 helps with dark and bright
     images."""
@@ -285,9 +292,10 @@ class TrainConfig:
     Several devices: torchrun --nproc-per-node 8 -m spad train …, or accelerate launch.
     """
 
-    preset: Literal["mini", "two-views", "four-views"] = "mini"
+    preset: Literal["mini", "two-views", "four-views", "sdxl"] = "mini"
     """Default values of all settings. mini: a small model from scratch, as the one in the package.
-    two-views, four-views: those of the paper, from Stable Diffusion (--init)."""
+    two-views, four-views: those of the paper, from Stable Diffusion (--init). sdxl: four views,
+    from a frozen Stable Diffusion XL (--init)."""
     data: Path = Path("shards")
     """Folder written by `spad pack` or `spad render --pack`."""
     output: Path | None = None
@@ -318,7 +326,9 @@ class TrainConfig:
             )
         if self.model.trainable == "lora" and self.hardware.fsdp:
             raise ValueError("expected --trainable lora without --fsdp: there is little to shard")
-        if self.model.trainable != "all" and self.init is None:
+        # Other presets ask for --init whatever is trained.
+        is_from_scratch = self.init is None and self.preset == "mini"
+        if self.model.trainable != "all" and is_from_scratch:
             raise ValueError(
                 f"expected --init with --trainable {self.model.trainable}: a model from scratch "
                 "has no weights to freeze"
@@ -371,6 +381,24 @@ PRESETS: dict[str, TrainConfig] = {
         model=replace(_PAPER.model, cameras="absolute", intrinsics=True),
         batch=replace(_PAPER.batch, views=(4,), view_sampling="mixed"),
         optimizer=replace(_PAPER.optimizer, steps=100_000, learning_rate=2e-5),
+    ),
+    # Source: MV-Adapter (Huang et al. 2024), section 4, for the frozen base, the learning rate and
+    # its warm-up, and the shift of noise.
+    "sdxl": replace(
+        _PAPER,
+        preset="sdxl",
+        model=replace(
+            _PAPER.model,
+            trainable="new-layers",
+            view_attention="added",
+            cameras="absolute",
+            intrinsics=True,
+        ),
+        batch=replace(_PAPER.batch, views=(4,), view_sampling="mixed", batch_size=64),
+        loss=replace(_PAPER.loss, snr_shift="tokens"),
+        optimizer=replace(_PAPER.optimizer, steps=50_000, learning_rate=5e-5, warmup_steps=2000),
+        hardware=replace(_PAPER.hardware, micro_batch_size=4),
+        record=replace(_PAPER.record, guidance_scale=5.0),
     ),
 }
 

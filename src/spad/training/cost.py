@@ -38,12 +38,13 @@ def sizes(denoiser: nn.Module, vae: nn.Module, settings: TrainConfig) -> Sizes:
     parameters = [*denoiser.parameters(), *vae.parameters()]
     trainable = sum(p.numel() for p in parameters if p.requires_grad)
     total = sum(p.numel() for p in parameters)
+    frozen_bytes = sum(p.numel() * p.element_size() for p in parameters if not p.requires_grad)
     kept = 1 + _OPTIMIZER_STATE[settings.optimizer.optimizer] + (settings.optimizer.ema_decay > 0)
     saved = 2 if settings.record.save_dtype == "float16" else 4
     return Sizes(
         trainable=trainable,
         frozen=total - trainable,
-        resident=int(_FLOAT32 * (total - trainable + (1 + kept) * trainable)),
+        resident=int(frozen_bytes + _FLOAT32 * (1 + kept) * trainable),
         checkpoint=int(_FLOAT32 * kept * trainable),
         model=saved * total,
     )

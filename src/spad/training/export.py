@@ -47,8 +47,9 @@ def export_model(settings: ExportConfig) -> Path:
         for part in (pipeline.unet, pipeline.vae):
             # Do not record the local path the model was loaded from.
             part.register_to_config(_name_or_path=settings.output.name)
-        for name in ("unet", "vae", "text_encoder"):
-            convert_weights(getattr(pipeline, name), torch.float16, f"{name} of {model}")
+        for name, part in pipeline.components.items():
+            if isinstance(part, torch.nn.Module):
+                convert_weights(part, torch.float16, f"{name} of {model}")
         pipeline.save_pretrained(folder, max_shard_size=SHARD_SIZE)
         parts = [folder / TRAINING / f"{n}-{run.name}" for n, run in enumerate(runs)]
         for run, part in zip(runs, parts, strict=True):

@@ -22,6 +22,7 @@ from accelerate import (
 from accelerate.utils import broadcast_object_list
 from diffusers.training_utils import EMAModel
 from torch import Tensor
+from transformers import PreTrainedTokenizerBase
 
 from spad.data.renders import data_hash
 from spad.data.seeds import seeded
@@ -29,7 +30,7 @@ from spad.data.workers import peak_memory_gb
 from spad.files import read_json, whole_file
 from spad.hub.registry import resolve_device
 from spad.model.autoencoder import encode_scaled, encoder_hash
-from spad.model.word_tokenizer import tokenize
+from spad.model.text import TokenIds
 from spad.training.batches import (
     Batch,
     CaptionedImages,
@@ -41,6 +42,7 @@ from spad.training.build import Denoiser, build_pipeline, noise_scheduler, set_t
 from spad.training.checkpoint_parts import EMAState, OptimizerState, Stream, TrainableWeights
 from spad.training.config import MAY_CHANGE, HardwareConfig, OptimizerConfig, TrainConfig
 from spad.training.cost import Sizes, check_space, sizes
+from spad.training.frozen import narrow_frozen
 from spad.training.muon import Muon
 from spad.training.objective import NoisedBatch, Objective
 from spad.training.precision import choose_precision
@@ -60,6 +62,7 @@ logger = logging.getLogger(__name__)
 
 # Equal ranges of timesteps whose errors are logged apart.
 NOISE_LEVELS = 4
+_NARROW = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 class Trainer:
@@ -118,11 +121,11 @@ class Trainer:
         """A forward and backward pass on one object, which leaves nothing behind."""
         pipeline, num_views = self.pipeline, max(self.settings.batch.views)
         side, channels = pipeline.unet.config.sample_size, pipeline.unet.config.in_channels
-        denoiser = Denoiser(pipeline.unet, pipeline.text_encoder)
+        denoiser = Denoiser(pipeline)
         denoiser(
             torch.zeros(1, num_views, channels, side, side),
             torch.zeros(1, num_views, dtype=torch.int64),
-            tokenize(pipeline.tokenizer, [""]),
+            TokenIds.of(pipeline.tokenizers, [""]),
             pipeline.own_cameras(num_views),
         ).sum().backward()
         denoiser.zero_grad(set_to_none=True)
@@ -140,7 +143,13 @@ class Trainer:
         """Move the modules to the device and wrap the trainable ones."""
         settings, device = self.settings, self.accelerator.device
         self.pipeline.vae.to(device).eval()
-        self.denoiser = Denoiser(self.pipeline.unet, self.pipeline.text_encoder)
+        self.denoiser = Denoiser(self.pipeline)
+        dtype = _NARROW.get(settings.hardware.mixed_precision)
+        originals = {}
+        # FSDP shards weights of one type only.
+        if dtype is not None and not settings.hardware.fsdp:
+            originals = narrow_frozen(self.denoiser, dtype)
+        self.originals = originals if self.accelerator.is_main_process else {}
         self._set_modes()
         if settings.hardware.gradient_checkpointing:
             self.denoiser.unet.enable_gradient_checkpointing()
@@ -161,7 +170,8 @@ class Trainer:
     def _set_modes(self) -> None:
         """Training mode for trainable modules, evaluation mode for frozen ones."""
         self.denoiser.unet.train()
-        self.denoiser.text_encoder.train(self.settings.model.train_text_encoder)
+        for encoder in self.denoiser.text_encoders:
+            encoder.train(self.settings.model.train_text_encoder)
 
     @property
     def micro_batch_size(self) -> int:
@@ -186,8 +196,8 @@ class Trainer:
         clean = self._latents(batch.views.to(device), batch.are_pixels)
         noised = self.objective.make_batch(clean, batch.keys)
         cameras = None if batch.cameras is None else batch.cameras.to(device)
-        token_ids = self._token_ids(batch, noised.has_clean_view).to(device)
-        predicted = self.model(noised.noisy, noised.timesteps, token_ids, cameras)
+        tokens = self._tokens(batch, noised.has_clean_view).to(device)
+        predicted = self.model(noised.noisy, noised.timesteps, tokens, cameras)
         errors = self.objective.errors(predicted, noised)
         return self.objective.losses(errors, noised), errors, noised
 
@@ -197,13 +207,13 @@ class Trainer:
         flat = encode_scaled(self.pipeline.vae, views.flatten(0, 1))
         return flat.unflatten(0, views.shape[:2]).float()
 
-    def _token_ids(self, batch: Batch, has_clean_view: Tensor) -> Tensor:
-        """Token ids (b, length) of captions, with caption and word dropout.
+    def _tokens(self, batch: Batch, has_clean_view: Tensor) -> TokenIds:
+        """Token ids of captions, with caption and word dropout.
 
         Args:
             has_clean_view: (b,) bool.
         """
-        settings, tokenizer = self.settings.batch, self.pipeline.tokenizer
+        settings, tokenizers = self.settings.batch, self.pipeline.tokenizers
         rates = (settings.caption_dropout, settings.clean_view_caption_dropout)
         prefix = "" if batch.cameras is None else self.pipeline.config["prompt_prefix"]
         generators = [seeded(self.settings.seed, "text", key) for key in batch.keys]
@@ -215,13 +225,15 @@ class Trainer:
             "" if drop else prefix + caption
             for drop, caption in zip(dropped, batch.captions, strict=True)
         ]
-        ids = tokenize(tokenizer, prompts)
+        tokens = TokenIds.of(tokenizers, prompts)
         if settings.word_dropout:
+            # Only a model from scratch, which has one tokenizer, knows of unknown words.
+            (tokenizer,), (ids,) = tokenizers, tokens.ids
             chance = torch.stack([torch.rand(ids.shape[1], generator=g) for g in generators])
             is_word = ~torch.isin(ids, torch.tensor(tokenizer.all_special_ids))
             unknown = is_word & (chance < settings.word_dropout)
-            ids = torch.where(unknown, tokenizer.unk_token_id, ids)
-        return ids
+            tokens = replace(tokens, ids=(ids.masked_fill(unknown, _unknown_id(tokenizer)),))
+        return tokens
 
     def train_step(self, step: int) -> dict[str, float]:
         """One optimizer step; returns the numbers to log."""
@@ -310,11 +322,13 @@ class Trainer:
         """Write the model with averaged weights, and its card, to the run's `model` folder."""
         settings, folder = self.settings, self.settings.run_folder / "model"
         with self.ema_weights():
-            unet = unsharded_copy(self.denoiser.unet)
-            text_encoder = unsharded_copy(self.denoiser.text_encoder)
+            trained = {
+                name: unsharded_copy(module, self.originals, f"{name}.")
+                for name, module in self.denoiser.named_children()
+            }
         if self.accelerator.is_main_process:
             count = self.objects.num_objects
-            save_pipeline(folder, self.pipeline, unet, text_encoder, settings, self.captions, count)
+            save_pipeline(folder, self.pipeline, trained, settings, self.captions, count)
         return folder
 
     def parts(self) -> dict[str, Any]:
@@ -448,6 +462,12 @@ def _optimizer(
     if settings.optimizer == "muon":
         return Muon(trainable, rate, **options)
     return torch.optim.AdamW(parameters, rate, fused=True, **options)
+
+
+def _unknown_id(tokenizer: PreTrainedTokenizerBase) -> int:
+    number = tokenizer.unk_token_id
+    assert isinstance(number, int)
+    return number
 
 
 def _by_noise_level(sums: list[float]) -> dict[str, float]:
