@@ -42,7 +42,7 @@ class Way:
 
 WAYS = [
     Way("ddim", 100),
-    *(Way("ddim", steps) for steps in (50, 25, 20, 15, 10)),
+    *(Way("ddim", steps) for steps in (50, 25, 20, 15, 12, 10)),
     *(Way(solver, n) for solver in ("dpm++", "unipc", "euler") for n in (25, 20, 15, 10)),
     *(Way("ddim", 25, interval) for interval in (2, 3)),
     Way("dpm++", 25, 2),

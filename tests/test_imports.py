@@ -58,6 +58,7 @@ EXTRAS = {
     "spad.meshes.blender": "blender",
     "spad.evaluation.shape": "mesh",
     "spad.evaluation.tsed": "eval",
+    "spad.evaluation.registration": "colmap",
     "spad.evaluation.learned_metrics": "fidelity",
     "spad.meshes.blender_cameras": "blender",
     "spad.meshes.blender_script": "blender",

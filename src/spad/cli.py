@@ -64,6 +64,7 @@ _EXTRAS = {
     "gsplat": "splat",
     "bpy": "blender",
     "cv2": "eval",
+    "pycolmap": "colmap",
     "torch_fidelity": "fidelity",
     "trimesh": "mesh",
     "starlette": "app",

@@ -122,6 +122,10 @@ def test_halves_are_compared_on_request(renders, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("spad.evaluation.split_consistency.find_spec", lambda name: None)
     assert run(renders, *again) != 0
     assert install_command("mesh") in capsys.readouterr().err
+    colmap = ("--limit", 1, "--colmap", "--overwrite", "--output", output)
+    monkeypatch.setattr("spad.evaluation.registration.find_spec", lambda name: None)
+    assert run(renders, *colmap) != 0
+    assert install_command("colmap") in capsys.readouterr().err
     assert run("--compare", output, output, "--split-consistency") != 0
     assert "with sets of views or --model" in capsys.readouterr().err
 

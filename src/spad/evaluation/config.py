@@ -50,6 +50,8 @@ class EvaluateConfig:
     """Parts of the protocol: views of prompts, novel views from one image."""
     split_consistency: bool = False
     """Also compare models of two halves of the views, as MVGBench does; 15 seconds a set."""
+    colmap: bool = False
+    """Also let COLMAP find the cameras from the images alone; 5 seconds a set."""
     limit: Count | None = None
     """Score at most this many sets, or objects of each part."""
     steps: Count | None = None
@@ -80,11 +82,12 @@ class EvaluateConfig:
             )
         if self.reference is not None and self.sets is None:
             raise ValueError("expected a 3D model, or a folder of them, with --reference, got none")
-        if self.split_consistency and (self.compare or self.reference is not None):
-            raise ValueError(
-                "expected --split-consistency with sets of views or --model, got it with "
-                f"{flag('compare' if self.compare else 'reference')}"
-            )
+        for name in ("split_consistency", "colmap"):
+            if getattr(self, name) and (self.compare or self.reference is not None):
+                raise ValueError(
+                    f"expected {flag(name)} with sets of views or --model, got it with "
+                    f"{flag('compare' if self.compare else 'reference')}"
+                )
         if len(self.compare) == 1:
             raise ValueError("expected two or more reports to compare, got one")
         if self.ray_address is not None and self.executor != "ray":

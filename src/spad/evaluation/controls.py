@@ -181,7 +181,9 @@ CORRUPTIONS: tuple[Corruption, ...] = (
 
 
 def score_controls(
-    sets: Sequence[ViewSet], metrics: Sequence[Metric] = METRICS
+    sets: Sequence[ViewSet],
+    metrics: Sequence[Metric] = METRICS,
+    controls: Sequence[Corruption] = CORRUPTIONS,
 ) -> dict[tuple[str, float], dict[str, list[float]]]:
     """Scores of all sets by metric, by (corruption, severity); ("truth", 0) is without corruption.
 
@@ -191,7 +193,7 @@ def score_controls(
     """
     if len(sets) < 2:
         raise ValueError(f"expected at least 2 sets to mix with each other, got {len(sets)}")
-    total = len(sets) * (1 + sum(len(control.severities) for control in CORRUPTIONS))
+    total = len(sets) * (1 + sum(len(control.severities) for control in controls))
     with tqdm(total=total, desc="scoring", unit="set") as bar:
 
         def score(view_sets: Sequence[ViewSet]) -> dict[str, list[float]]:
@@ -203,7 +205,7 @@ def score_controls(
             return table
 
         scores = {("truth", 0.0): score(sets)}
-        for control in CORRUPTIONS:
+        for control in controls:
             for severity in control.severities:
                 pairs = zip(sets, [*sets[1:], sets[0]], strict=True)
                 corrupted = [control.corrupt(one, other, severity) for one, other in pairs]
@@ -229,6 +231,8 @@ def controls_table(
     ]
     for control in CORRUPTIONS:
         for severity in control.severities:
+            if (control.name, severity) not in scores:
+                continue
             cells = []
             for metric in metrics:
                 values = scores[control.name, severity][metric.name]

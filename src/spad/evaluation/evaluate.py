@@ -33,6 +33,7 @@ from spad.evaluation.novel_views import NOVEL_COLUMNS, NovelViews, score_novel_v
 from spad.evaluation.page import report_page
 from spad.evaluation.protocol import load_gallery
 from spad.evaluation.reference_meshes import MESH_COLUMNS, MeshPair, is_mesh_source, mesh_pairs
+from spad.evaluation.registration import REGISTRATION_METRICS, check_registration_packages
 from spad.evaluation.report import Column, EvaluationReport, ScoredObject, write_report
 from spad.evaluation.retrieval import RETRIEVAL_COLUMNS, Gallery, score_retrieval
 from spad.evaluation.sampling import (
@@ -78,6 +79,7 @@ def _column(metric: Metric) -> Column:
 COLUMNS = (
     *map(_column, METRICS),
     *map(_column, SPLIT_METRICS),
+    *map(_column, REGISTRATION_METRICS),
     *GENERATED_COLUMNS,
     *RETRIEVAL_COLUMNS,
     *NOVEL_COLUMNS,
@@ -143,8 +145,13 @@ def evaluate(settings: EvaluateConfig, command: Sequence[str] = ()) -> tuple[str
     # Fail before the first image is generated.
     if settings.reference is None and find_spec("cv2") is None:
         raise ModuleNotFoundError("expected OpenCV, which matches features", name="cv2")
+    more: tuple[Metric, ...] = ()
     if settings.split_consistency:
         check_split_packages()
+        more = SPLIT_METRICS
+    if settings.colmap:
+        check_registration_packages()
+        more = (*more, *REGISTRATION_METRICS)
     learned = LearnedMetrics.load(settings)
     job = _folder_job(settings) if settings.sets is not None else _model_job(settings)
     output = settings.output or Path("spad-out") / f"evaluation-{slug(job.name)}"
@@ -154,8 +161,7 @@ def evaluate(settings: EvaluateConfig, command: Sequence[str] = ()) -> tuple[str
         for note in job.notes:
             logger.info(note)
         tasks = job.tasks(output)
-        metrics = (*METRICS, *(SPLIT_METRICS if settings.split_consistency else ()))
-        scored = _score_all(tasks, output, job.gallery, metrics, learned)
+        scored = _score_all(tasks, output, job.gallery, more, learned)
         report = EvaluationReport(
             name=job.name,
             about={
@@ -297,7 +303,7 @@ def _data_sha256(settings: EvaluateConfig, data: Sequence[PosedImages] | None) -
 def _shared_request(settings: EvaluateConfig) -> dict[str, Any]:
     weights = {name: getattr(settings, name) for name in ("clip", "lpips", "inception")}
     paths = {name: str(path.resolve()) for name, path in weights.items() if path is not None}
-    more = {"split_consistency": True} if settings.split_consistency else {}
+    more = {name: True for name in ("split_consistency", "colmap") if getattr(settings, name)}
     return {"spad": spad.__version__, **paths, **more}
 
 
@@ -362,10 +368,10 @@ def _score_all(
     tasks: list[Task],
     output: Path,
     gallery: Gallery,
-    metrics: Sequence[Metric],
+    more: Sequence[Metric],
     learned: LearnedMetrics,
 ) -> list[ScoredObject]:
-    """Score what is not yet in the journal."""
+    """Score what is not yet in the journal; `more` metrics are for sets and for novel views."""
     before = _read_journal(output / JOURNAL)
     scored = []
     with tqdm(tasks, unit="object", desc="scoring", disable=None) as progress:
@@ -378,7 +384,7 @@ def _score_all(
             digest = _digest(views) if task.is_external else ""
             if old is None or old.digest != digest:
                 try:
-                    old = _score_one(task, views, digest, output, gallery, metrics, learned)
+                    old = _score_one(task, views, digest, output, gallery, more, learned)
                 except ValueError as error:
                     raise ValueError(f"{task.name}: {error}") from error
                 append_json(output / JOURNAL, old.to_json())
@@ -392,7 +398,7 @@ def _score_one(
     digest: str,
     output: Path,
     gallery: Gallery,
-    metrics: Sequence[Metric],
+    more: Sequence[Metric],
     learned: LearnedMetrics,
 ) -> ScoredObject:
     seconds: dict[str, float] = {}
@@ -418,7 +424,7 @@ def _score_one(
         prompt = views.truth.prompt
         with timed("novel"):
             scores |= score_novel_views(views)
-        for metric in (metric for metric in metrics if metric in SPLIT_METRICS):
+        for metric in more:
             with timed(metric.name):
                 scores[metric.name] = metric.function(views.generated)
         if learned.lpips is not None:
@@ -426,7 +432,7 @@ def _score_one(
                 scores |= learned.score_novel(views)
     else:
         shown, prompt = views.images, views.prompt
-        for metric in metrics:
+        for metric in (*METRICS, *more):
             with timed(metric.name):
                 scores[metric.name] = metric.function(views)
         with timed("retrieval"):
