@@ -223,6 +223,21 @@ def test_plucker_sum_equals_a_widened_projection(unet, inputs):
     assert torch.allclose(entered[0], widened.flatten(-2).mT, atol=1e-5)
 
 
+@torch.no_grad()
+def test_rays_in_queries_and_keys_go_through_the_centers_of_tokens(unet, inputs):
+    cameras = inputs[3]
+    encoders = {m.name: m for m in unet.modules() if isinstance(m, RayEncoding)}
+    found = condition_on_cameras(unet, cameras, 8, 8).ray_encodings
+    assert found.keys() == encoders.keys()
+    sides = set()
+    for name, summands in found.items():
+        side = round(summands[0].shape[3] ** 0.5)
+        rays = plucker_map(cameras, side, side).flatten(-2).mT
+        torch.testing.assert_close(summands, encoders[name](rays[None]))
+        sides.add(side)
+    assert sides == {8, 4}
+
+
 def test_every_parameter_gets_a_gradient(unet, inputs):
     sample, timesteps, text, cameras = inputs
     views = condition_on_cameras(unet, cameras, 8, 8)
