@@ -222,7 +222,9 @@ def test_a_model_is_evaluated_and_resumed(tiny_pipeline_folder, data, tmp_path, 
     assert report.about["model_sha256"] and report.about["data_sha256"]
 
 
-def test_own_prompts_with_several_seeds(tiny_pipeline_folder, tmp_path, capsys):
+def test_own_prompts_with_several_seeds(tiny_pipeline_folder, tmp_path, capsys, monkeypatch):
+    two_views = replace(load_protocol(), azimuth_deg=(0.0, 90.0))
+    monkeypatch.setattr("spad.evaluation.sampling.load_protocol", lambda: two_views)
     prompts, output = tmp_path / "prompts.txt", tmp_path / "out"
     prompts.write_text("a blue fish\n\na grey rock\n")
     words = ("--model", tiny_pipeline_folder, "--parts", "text", "--steps", 1, "--seeds", 2)
@@ -242,8 +244,10 @@ def test_own_prompts_with_several_seeds(tiny_pipeline_folder, tmp_path, capsys):
     )
     text = (output / "report.md").read_text()
     assert "| mean of | seed 0 | seed 1 |" in text
-    assert "| SPAD (SD 1.5) | 11.18 | 29.87 |" in text and "| **tiny**," in text
+    assert "| SPAD (SD 1.5) | 11.18 | 29.87 |" in text and "| tiny, other" in text
     assert "CLIP ↑ needs --clip FOLDER" in text
+    page = (output / "report.html").read_text()
+    assert "28.55" in page and "tiny, other prompts or objects" in page
     prompts.write_text("a blue fish\na blue fish\n")
     assert run(*words, "--prompts", prompts, "--output", tmp_path / "again") == 2
     assert "expected every prompt once" in capsys.readouterr().err

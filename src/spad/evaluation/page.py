@@ -67,6 +67,7 @@ def report_page(report: EvaluationReport, folder: Path) -> str:
         heading(report.name, f"Protocol: {report.protocol}. {len(report.objects)} objects."),
         html_list(report.notes),
         html_table(["metric", "mean", "95 % interval", "n", "undefined", ""], rows),
+        *_beside_the_paper(report),
         "<h2>The first objects, not selected</h2>",
         *(
             figures((figure(folder, o) for o in first if o.part == part), _FIRST)
@@ -84,6 +85,14 @@ def report_page(report: EvaluationReport, folder: Path) -> str:
         facts(report.about),
     ]
     return html_page(f"{report.name}: evaluation", sections)
+
+
+def _beside_the_paper(report: EvaluationReport) -> list[str]:
+    sections = []
+    for table in report.beside_the_paper():
+        rows = [[("name", row[0]), *(("number", cell) for cell in row[1:])] for row in table.rows]
+        sections += [html_table(table.headings, rows), f'<p class="faint">{escape(table.note)}</p>']
+    return ["<h2>Beside the paper</h2>", *sections] if sections else []
 
 
 def _is_binary(report: EvaluationReport, column: Column) -> bool:

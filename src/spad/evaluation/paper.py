@@ -87,10 +87,24 @@ GSO = PaperTable(
 )
 
 
+@dataclass(frozen=True)
+class BesidePaper:
+    """A table of the paper with a row for a report, as text.
+
+    Attributes:
+        rows: the first cell of each is the method; the last row is the report's.
+        note: what to know when reading it.
+    """
+
+    headings: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    note: str
+
+
 def paper_tables(
     name: str, parts: Collection[str], scores: Mapping[str, str], is_gso: bool
-) -> list[str]:
-    """Markdown of the paper's tables of these parts, with a last row for a report.
+) -> list[BesidePaper]:
+    """The paper's tables of these parts, with a last row for a report.
 
     Args:
         name: of the report's model.
@@ -99,25 +113,24 @@ def paper_tables(
     Source: SPAD, tables of sections 4.2 and 4.3.
     """
     return [
-        _markdown(table, name, scores)
+        _with_row(table, name, scores)
         for table in (TEXT, GSO if is_gso else NOVEL)
         if table.part in parts
     ]
 
 
-def _markdown(table: PaperTable, name: str, scores: Mapping[str, str]) -> str:
-    headings = [table.data, *(column.heading for column in table.columns)]
-    lines = [f"| {' | '.join(headings)} |", "|---" * len(headings) + "|"]
-    for method, numbers in table.rows.items():
-        cells = ("–" if number is None else f"{number:g}" for number in numbers)
-        lines.append(f"| {method} | {' | '.join(cells)} |")
+def _with_row(table: PaperTable, name: str, scores: Mapping[str, str]) -> BesidePaper:
+    rows = [
+        (method, *("–" if number is None else f"{number:g}" for number in numbers))
+        for method, numbers in table.rows.items()
+    ]
     own = (scores.get(column.score, "–") for column in table.columns)
-    lines.append(f"| **{name}**, other prompts or objects | {' | '.join(own)} |")
+    rows.append((f"{name}, other prompts or objects", *own))
     missing = [
-        f"{column.heading} needs {column.option}"
+        f"{column.heading} needs {column.option}."
         for column in table.columns
         if column.score not in scores and column.option
     ]
     note = "The paper's numbers are of its own data, and of its own CLIP and Inception models."
-    lines += ["", " ".join([note, *(f"{text}." for text in missing)])]
-    return "\n".join(lines)
+    headings = (table.data, *(column.heading for column in table.columns))
+    return BesidePaper(headings, tuple(rows), " ".join([note, *missing]))

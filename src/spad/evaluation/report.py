@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from spad.evaluation.paper import paper_tables
+from spad.evaluation.paper import BesidePaper, paper_tables
 from spad.evaluation.statistics import Estimate, estimate_mean
 from spad.files import as_kind, inside, json_text, read_json, short, write_texts
 
@@ -175,7 +175,7 @@ class EvaluationReport:
                 lines.append(f"| {heading} | {value} | – | all | | {column.summary} |")
         return "\n".join(lines)
 
-    def _beside_the_paper(self) -> list[str]:
+    def beside_the_paper(self) -> list[BesidePaper]:
         """Tables of the paper with a row for this report, if a model made its views."""
         scores = {
             c.name: f"{show_number(e.mean)} ({show_number(e.low)} to {show_number(e.high)})"
@@ -185,15 +185,19 @@ class EvaluationReport:
         scores |= {name: show_number(value) for name, value in self.totals.items()}
         parts = {scored.part for scored in self.objects}
         is_gso = self.protocol.startswith(GSO_PROTOCOL)
-        return paper_tables(escape_cell(self.name), parts, scores, is_gso)
+        return paper_tables(self.name, parts, scores, is_gso)
 
     def markdown(self) -> str:
         """The report as Markdown: table, notes, worst objects, and how it was made."""
         parts = [f"# {self.name}", f"Protocol: {self.protocol}.", self.table()]
         if self.notes:
             parts.append("\n".join(f"- {note}" for note in self.notes))
-        if beside := self._beside_the_paper():
-            parts.append("## Beside the paper\n\n" + "\n\n".join(beside))
+        if beside := self.beside_the_paper():
+            parts.append("## Beside the paper")
+        for table in beside:
+            lines = [f"| {' | '.join(table.headings)} |", "|---" * len(table.headings) + "|"]
+            lines += [f"| {' | '.join(map(escape_cell, row))} |" for row in table.rows]
+            parts += ["\n".join(lines), table.note]
         if by_seed := self.by_seed():
             count = len(next(iter(by_seed.values())))
             names = " | ".join(f"seed {seed}" for seed in range(count))
