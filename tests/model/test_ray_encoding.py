@@ -95,6 +95,28 @@ def test_attention_equals_its_plain_twin(encoding, backend):
     torch.testing.assert_close(found, expected)
 
 
+@pytest.mark.parametrize("backend", ["reference", "sdpa", "banded"])
+def test_mixed_precision_gives_about_the_same(encoding, backend):
+    """In training, weights and so encodings are float32, queries and keys are not."""
+    from diffusers.models.attention_processor import Attention
+
+    cameras = Cameras.ring(2, height=4, width=4)
+    rays = plucker_map(cameras, 4, 4).flatten(-2).mT
+    mask = EpipolarMask(cameras.world_from_cam[None], cameras.intrinsics[None], 4, 4, 2.0)
+    attention = Attention(HEADS * CHANNELS, heads=HEADS, dim_head=CHANNELS)
+    attention.set_processor(MultiViewAttnProcessor("block"))
+    hidden = torch.randn(2, 16, HEADS * CHANNELS)
+    summands = encoding.float()(rays[None])
+    views = ViewConditioning(
+        2, masks={16: mask}, backend=backend, ray_encodings={"block": summands}
+    )
+    expected = attention(hidden, views=views)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = attention(hidden, views=views)
+    assert found.dtype == torch.bfloat16
+    torch.testing.assert_close(found.float(), expected, atol=0.05, rtol=0.05)
+
+
 def test_heads_too_narrow_for_a_ray_are_refused():
     with pytest.raises(ValueError, match="expected at least 6 channels per head"):
         RayEncoding("block", 8, 4)

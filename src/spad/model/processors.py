@@ -67,7 +67,7 @@ class MultiViewAttnProcessor:
         if encoding is not None:
             summands = encoding() if callable(encoding) else encoding
             query, key = (
-                (x.unflatten(0, (-1, views.num_views)) + summand).flatten(0, 1)
+                (x.unflatten(0, (-1, views.num_views)) + summand.to(x.dtype)).flatten(0, 1)
                 for x, summand in zip((query, key), summands, strict=True)
             )
         mask = views.masks.get(tokens)
