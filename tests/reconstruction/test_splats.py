@@ -1,11 +1,15 @@
 """Laws of Gaussian splats: their images, their fit to views, their file."""
 
+import io
+import json
 import math
+import struct
 from importlib.util import find_spec
 
 import numpy as np
 import pytest
 import torch
+import trimesh
 
 from made_views import SIZE, ring, table, views_of
 from spad.cameras import Cameras
@@ -162,3 +166,41 @@ def test_gsplat_draws_the_same():
     device = torch.device("cuda")
     theirs = draw_gaussians(some_gaussians().to(device), camera.to(device)).cpu()
     assert float((own - theirs).abs().mean()) < 2e-3
+
+
+def glb_attributes(glb: bytes) -> dict[str, np.ndarray]:
+    """The attributes (n, c) of the one primitive of a GLB file."""
+    magic, version, length, text = struct.unpack_from("<4sIII", glb)
+    assert (magic, version, length) == (b"glTF", 2, len(glb)) and length % 4 == 0
+    tree, data = json.loads(glb[20 : 20 + text]), glb[28 + text :]
+    found = {}
+    for name, number in tree["meshes"][0]["primitives"][0]["attributes"].items():
+        accessor = tree["accessors"][number]
+        view = tree["bufferViews"][accessor["bufferView"]]
+        part = data[view["byteOffset"] : view["byteOffset"] + view["byteLength"]]
+        found[name] = np.frombuffer(part, "<f4").reshape(accessor["count"], -1).copy()
+    return found
+
+
+def test_the_glb_file_holds_the_same_splats_with_y_up():
+    gaussians = some_gaussians()
+    glb = Splats(gaussians, 0.0).glb()
+    stored = glb_attributes(glb)
+    splat = "KHR_gaussian_splatting:"
+    turn = torch.tensor([[1.0, 0, 0], [0, 0, 1], [0, -1, 0]])
+    w_last = torch.from_numpy(stored[f"{splat}ROTATION"])
+    as_gaussians = Gaussians(
+        torch.from_numpy(stored["POSITION"]),
+        torch.from_numpy(stored[f"{splat}SCALE"]).log(),
+        w_last.roll(1, dims=1),
+        torch.from_numpy(stored[f"{splat}OPACITY"][:, 0]).logit(),
+        torch.from_numpy(0.28209479 * stored[f"{splat}SH_DEGREE_0_COEF_0"] + 0.5),
+    )
+    torch.testing.assert_close(as_gaussians.means, gaussians.means @ turn.T)
+    expected = turn @ gaussians.covariances() @ turn.T
+    torch.testing.assert_close(as_gaussians.covariances(), expected, atol=1e-6, rtol=1e-4)
+    torch.testing.assert_close(as_gaussians.opacity_logits, gaussians.opacity_logits)
+    torch.testing.assert_close(as_gaussians.colors, gaussians.colors)
+    # Another reader sees colored points.
+    (points,) = trimesh.load(io.BytesIO(glb), file_type="glb").geometry.values()
+    np.testing.assert_allclose(points.vertices, stored["POSITION"], atol=1e-6)

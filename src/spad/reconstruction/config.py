@@ -41,7 +41,7 @@ class ReconstructConfig:
     delight: bool = False
     """Divide the light out of the colors; for views of `spad render`, whose light is known."""
     splat: Path | None = None
-    """Also write the model as Gaussian splats: a .ply file."""
+    """Also write the model as Gaussian splats: .ply, or .glb with glTF's extension for them."""
     turntable: Path | None = None
     """Turntable of the model to write too: .webp or .gif."""
     hold_out: CountOrZero = 0
@@ -53,7 +53,7 @@ class ReconstructConfig:
 
     def __post_init__(self) -> None:
         _check_suffix("output", self.output, MODEL_SUFFIXES)
-        _check_suffix("splat", self.splat, (".ply",))
+        _check_suffix("splat", self.splat, (".ply", ".glb"))
         _check_suffix("turntable", self.turntable, _ANIMATIONS)
         if self.splat is not None and self.splat == self.output:
             raise ValueError(f"expected two files, got {self.splat} for --output and --splat")

@@ -207,7 +207,8 @@ def run_reconstruct(config: ReconstructConfig) -> tuple[Reconstruction, list[Pat
     written = result.save(output)
     if config.splat is not None and splats is not None:
         with whole_file(config.splat) as unfinished:
-            unfinished.write_bytes(splats.ply())
+            is_glb = config.splat.suffix.lower() == ".glb"
+            unfinished.write_bytes(splats.glb() if is_glb else splats.ply())
         written.append(config.splat)
     if config.turntable is not None:
         result.save_turntable(config.turntable)

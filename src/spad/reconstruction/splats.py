@@ -1,14 +1,18 @@
-"""Gaussian splats of an object: seeded on a mesh, fitted to views, written as a PLY file."""
+"""Gaussian splats of an object: seeded on a mesh, fitted to views, written as PLY or GLB."""
 
 from __future__ import annotations
 
+import json
+import struct
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from spad.cameras import Cameras
+from spad.images.color import linear_from_srgb
 from spad.reconstruction.adam import Adam
 from spad.reconstruction.splat_rendering import Gaussians, draw_gaussians
 from spad.reconstruction.textured_mesh import TexturedMesh
@@ -23,6 +27,8 @@ _OPACITY = 0.95
 _RATES = (0.05, 0.02, 0.01, 0.05, 0.01)
 _FINAL_RATE = 0.1
 _MASK = 0.5
+# The turn from z up to y up, as a quaternion, w first.
+_Y_UP = torch.tensor([0.5**0.5, -(0.5**0.5), 0.0, 0.0])
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,6 +67,72 @@ class Splats:
         return (
             "\n".join(header).encode() + torch.cat(columns, dim=1).numpy().astype("<f4").tobytes()
         )
+
+    def glb(self) -> bytes:
+        """A GLB file of points with glTF's extension for Gaussian splats; y up, the world's
+        lengths. Viewers without it show colored points.
+
+        Source: KHR_gaussian_splatting, as ratified: scales and opacities as they are, w last in
+            quaternions.
+        """
+        of = self.gaussians
+        colors, opacity = of.colors.clamp(0, 1), torch.sigmoid(of.opacity_logits[:, None])
+        linear = torch.from_numpy(linear_from_srgb(colors.numpy())).float()
+        turned = _product(_Y_UP, torch.nn.functional.normalize(of.quaternions, dim=1))
+        splat = "KHR_gaussian_splatting"
+        attributes = {
+            "POSITION": of.means[:, [0, 2, 1]] * torch.tensor([1.0, 1.0, -1.0]),
+            "COLOR_0": torch.cat([linear, opacity], dim=1),
+            f"{splat}:ROTATION": turned.roll(-1, dims=1),
+            f"{splat}:SCALE": of.log_scales.exp(),
+            f"{splat}:OPACITY": opacity,
+            f"{splat}:SH_DEGREE_0_COEF_0": (of.colors - 0.5) / _HARMONIC,
+        }
+        extension = {"kernel": "ellipse", "colorSpace": "srgb_rec709_display"}
+        return _points_glb(attributes, {splat: extension})
+
+
+def _product(first: Tensor, second: Tensor) -> Tensor:
+    """Products (n, 4) of quaternions (4,) or (n, 4), w first: the second turn, then the first."""
+    first = first.expand_as(second)
+    real = first[:, :1] * second[:, :1] - (first[:, 1:] * second[:, 1:]).sum(1, keepdim=True)
+    along = first[:, :1] * second[:, 1:] + second[:, :1] * first[:, 1:]
+    return torch.cat([real, along + torch.linalg.cross(first[:, 1:], second[:, 1:])], dim=1)
+
+
+def _points_glb(attributes: dict[str, Tensor], extensions: dict[str, Any]) -> bytes:
+    """A GLB file of points (n, c) of float32 attributes."""
+    views, accessors, data = [], [], b""
+    for name, values in attributes.items():
+        array = values.numpy().astype("<f4")
+        accessor = {"bufferView": len(views), "componentType": 5126, "count": len(array)}
+        accessor["type"] = "SCALAR" if array.shape[1] == 1 else f"VEC{array.shape[1]}"
+        if name == "POSITION":
+            accessor |= {"min": array.min(0).tolist(), "max": array.max(0).tolist()}
+        views.append({"buffer": 0, "byteOffset": len(data), "byteLength": array.nbytes})
+        accessors.append(accessor)
+        data += array.tobytes()
+    primitive = {
+        "mode": 0,
+        "attributes": {name: number for number, name in enumerate(attributes)},
+        "extensions": extensions,
+    }
+    scene = {
+        "asset": {"version": "2.0", "generator": "spad"},
+        "extensionsUsed": list(extensions),
+        "scene": 0,
+        "scenes": [{"nodes": [0]}],
+        "nodes": [{"mesh": 0}],
+        "meshes": [{"primitives": [primitive]}],
+        "accessors": accessors,
+        "bufferViews": views,
+        "buffers": [{"byteLength": len(data)}],
+    }
+    text = json.dumps(scene).encode()
+    text += b" " * (-len(text) % 4)
+    chunks = struct.pack("<I4s", len(text), b"JSON") + text
+    chunks += struct.pack("<I4s", len(data), b"BIN\0") + data
+    return struct.pack("<4sII", b"glTF", 2, 12 + len(chunks)) + chunks
 
 
 def fit_splats(
