@@ -18,12 +18,14 @@ import trimesh
 
 from gltf_builder import Gltf
 from hand_made import box, edit_gltf, write_gltf
+from made_views import ring, table, views_of
 from spad.cameras import Cameras, from_blender
 from spad.cli import main
 from spad.installation import install_command
 from spad.meshes.blender import SCRIPT, BlenderRenderer, blender_command, describe_job
 from spad.meshes.renderers import EmbreeRenderer
 from spad.meshes.settings import RendererSettings
+from spad.reconstruction.reconstruct import reconstruct
 
 SIZE = 96
 
@@ -234,6 +236,18 @@ def unpack(shared_dir: Path, folder: Path, numbers: slice) -> list[Path]:
             paths.append(folder / Path(model.name).name)
             paths[-1].write_bytes(archive.extractfile(model).read())
     return paths
+
+
+def test_models_that_are_made_open_alike(blender, tmp_path):
+    obj = table(tmp_path)
+    views = views_of(obj, ring(4))
+    made = reconstruct(views, faces=1500, texture_size=128, cells=32)
+    for name in ("m.glb", "m.obj"):
+        made.save(path := tmp_path / name)
+        ours = EmbreeRenderer().render(path, CAMERAS, settings())
+        theirs = BlenderRenderer().render(path, CAMERAS, settings())
+        # Unlit, so colors are those of the texture.
+        check_agreement(ours, theirs, name, 6.0)
 
 
 @pytest.mark.slow
