@@ -40,7 +40,13 @@ from spad.surroundings import (
     visible,
     widen_terminal,
 )
-from spad.training.config import PRESETS, ExportConfig, TrainAutoencoderConfig, TrainConfig
+from spad.training.config import (
+    PRESETS,
+    ExportConfig,
+    TrainAutoencoderConfig,
+    TrainConfig,
+    TrainReconstructorConfig,
+)
 from spad.training.threads import WAIT_POLICY, set_wait_policy
 from spad.visualize.config import EpipolarConfig
 
@@ -131,7 +137,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     if parsed is None:
         return 0
     command, run = parsed
-    is_training = isinstance(command, TrainConfig | TrainAutoencoderConfig)
+    is_training = isinstance(
+        command, TrainConfig | TrainAutoencoderConfig | TrainReconstructorConfig
+    )
     with _prepared(isinstance(command, DownloadConfig), is_training):
         try:
             run(command, ["spad", *argv])
@@ -190,6 +198,7 @@ def commands() -> dict[str, dict[str, tuple[type, Callable]]]:
             "inspect": (InspectConfig, _inspect),
             "train": (TrainConfig, _train),
             "train-autoencoder": (TrainAutoencoderConfig, _train_autoencoder),
+            "train-reconstructor": (TrainReconstructorConfig, _train_reconstructor),
         },
     }
 
@@ -392,6 +401,12 @@ def _train_autoencoder(settings: TrainAutoencoderConfig, argv: list[str]) -> Non
     from spad.training.autoencoder import train_autoencoder
 
     _print_trained(partial(train_autoencoder, settings), argv)
+
+
+def _train_reconstructor(settings: TrainReconstructorConfig, argv: list[str]) -> None:
+    from spad.training.reconstructor import train_reconstructor
+
+    _print_trained(partial(train_reconstructor, settings), argv)
 
 
 def _print_trained(train: Callable[[], object], argv: list[str]) -> None:

@@ -202,5 +202,5 @@ def test_the_glb_file_holds_the_same_splats_with_y_up():
     torch.testing.assert_close(as_gaussians.opacity_logits, gaussians.opacity_logits)
     torch.testing.assert_close(as_gaussians.colors, gaussians.colors)
     # Another reader sees colored points.
-    (points,) = trimesh.load(io.BytesIO(glb), file_type="glb").geometry.values()
+    (points,) = trimesh.load_scene(io.BytesIO(glb), file_type="glb").geometry.values()
     np.testing.assert_allclose(points.vertices, stored["POSITION"], atol=1e-6)

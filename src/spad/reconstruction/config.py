@@ -38,6 +38,9 @@ class ReconstructConfig:
     cells: Annotated[int, Interval(ge=24, le=512)] | None = None
     """Grid cells along the object's longest side; more show thinner parts and take longer. Default:
     about one a pixel, at most 128."""
+    network: Path | None = None
+    """Folder of a network of `spad train-reconstructor` that gives the surface in one pass.
+    Default: one is fitted."""
     delight: bool = False
     """Divide the light out of the colors; for views of `spad render`, whose light is known."""
     splat: Path | None = None

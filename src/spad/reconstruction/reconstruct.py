@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,11 @@ from spad.meshes.raycast import Light
 from spad.reconstruction.agreement import Disagreement, disagreeing_views
 from spad.reconstruction.config import ReconstructConfig
 from spad.reconstruction.hull_field import cuts_off, outline_distance
+from spad.reconstruction.learned_surface import (
+    SurfaceNetwork,
+    load_network,
+    predict_surface,
+)
 from spad.reconstruction.mesh_extraction import extract_mesh
 from spad.reconstruction.model_views import draw_model, on_white, turntable
 from spad.reconstruction.scores import FITTED, HELD_OUT, LEFT_OUT, Scores, score_views
@@ -93,6 +99,7 @@ def reconstruct(
     hold_out: int = 0,
     device: torch.device | str | None = None,
     names: Sequence[str] | None = None,
+    network: SurfaceNetwork | None = None,
 ) -> Reconstruction:
     """Make a watertight, textured model from views of one object.
 
@@ -105,6 +112,7 @@ def reconstruct(
         faces, texture_size, cells, hold_out, device: as in `ReconstructConfig`.
         light: the one the views were made under, to be divided out of the colors.
         names: of the views, for notes and scores; "view 0", "view 1" and so on if None.
+        network: gives the surface, in place of fitting one.
 
     Raises: ValueError: too few views, one that shows nothing, or masks that agree on nothing.
     """
@@ -126,7 +134,8 @@ def reconstruct(
         )
     fitted = _fitted(uses)
     target = _device(device)
-    surface = fit_surface(
+    find = fit_surface if network is None else partial(predict_surface, network)
+    surface = find(
         images[fitted].to(target),
         alpha[fitted].to(target),
         cameras[fitted].to(target),
@@ -198,6 +207,7 @@ def run_reconstruct(config: ReconstructConfig) -> tuple[Reconstruction, list[Pat
         config.hold_out,
         config.device,
         names,
+        load_network(config.network) if config.network else None,
     )
     splats = None
     if config.splat is not None:

@@ -105,8 +105,9 @@ def _points_glb(attributes: dict[str, Tensor], extensions: dict[str, Any]) -> by
     views, accessors, data = [], [], b""
     for name, values in attributes.items():
         array = values.numpy().astype("<f4")
-        accessor = {"bufferView": len(views), "componentType": 5126, "count": len(array)}
-        accessor["type"] = "SCALAR" if array.shape[1] == 1 else f"VEC{array.shape[1]}"
+        kind = "SCALAR" if array.shape[1] == 1 else f"VEC{array.shape[1]}"
+        accessor: dict[str, Any] = {"bufferView": len(views), "componentType": 5126}
+        accessor |= {"count": len(array), "type": kind}
         if name == "POSITION":
             accessor |= {"min": array.min(0).tolist(), "max": array.max(0).tolist()}
         views.append({"buffer": 0, "byteOffset": len(data), "byteLength": array.nbytes})

@@ -270,7 +270,7 @@ class _Fit:
         self._table = torch.cat([values, far]).requires_grad_()
         self._neighbors = self._rows_beside()
         self._inner = (self._neighbors < count).all(1).float()[:, None]
-        self._rays = _Rays.near_masks(images, alpha, cameras)
+        self._rays = PixelRays.near_masks(images, alpha, cameras)
         self._optimizer = Adam([self._table])
 
     def run(self, steps: int, rate: float, generator: torch.Generator) -> None:
@@ -369,7 +369,7 @@ class _Fit:
 
 
 @dataclass(frozen=True, eq=False)
-class _Rays:
+class PixelRays:
     """Rays through the pixels in or near masks.
 
     Attributes:
@@ -385,7 +385,7 @@ class _Rays:
     column: Tensor
 
     @classmethod
-    def near_masks(cls, images: Tensor, alpha: Tensor, cameras: Cameras) -> _Rays:
+    def near_masks(cls, images: Tensor, alpha: Tensor, cameras: Cameras) -> PixelRays:
         side = 2 * _AROUND_MASK + 1
         near = F.max_pool2d(alpha[:, None], side, stride=1, padding=_AROUND_MASK)[:, 0] > 0.02
         layers = torch.cat([images, alpha[:, None]], dim=1).transpose(0, 1)

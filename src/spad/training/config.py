@@ -21,6 +21,7 @@ from spad.settings import (
 
 Decay = Annotated[float, Interval(ge=0, lt=1)]
 Widths = Annotated[tuple[Annotated[int, Ge(16), MultipleOf(16)], ...], MinLen(1)]
+VolumeWidth = Annotated[int, Ge(4), MultipleOf(4)]
 
 
 @dataclass(frozen=True)
@@ -76,6 +77,49 @@ class TrainAutoencoderConfig:
                 f"expected {flag('crop_size')} in steps of {flag('patch_size')} {self.patch_size}, "
                 f"got {self.crop_size}"
             )
+
+
+@dataclass(frozen=True)
+@checked
+class TrainReconstructorConfig:
+    """Train the network by which `spad reconstruct --network` gives a surface in one pass.
+
+    Some views of an object go in, and renders of the surface that comes out are compared with
+    these and others. Ctrl-C saves; the same command resumes.
+    """
+
+    data: Path
+    """Folder written by `spad render` or `spad pack`."""
+    output: Path
+    """Run folder; the network is saved in its `model` folder."""
+    steps: Count = 3000
+    """Optimizer steps, each of one object."""
+    views: Annotated[tuple[Annotated[int, Ge(3)], ...], MinLen(1)] = (4, 8)
+    """Numbers of views that go in; each step picks one."""
+    targets: CountOrZero = 4
+    """Further views that the surface is rendered for."""
+    image_size: Annotated[int, Interval(ge=16, le=1024)] = 128
+    """Longer side of the images; larger ones are made smaller."""
+    cells: Annotated[int, Interval(ge=16, le=256)] = 40
+    """Grid cells along the object's longest side."""
+    view_channels: Annotated[int, Interval(ge=1, le=256)] = 12
+    """Features of a pixel."""
+    channels: tuple[VolumeWidth, VolumeWidth] = (24, 48)
+    """Channels of the volume at full and at half resolution."""
+    rays: Annotated[int, Interval(ge=16, le=1_000_000)] = 4096
+    """Pixels that are compared in a step."""
+    drawn_prob: Share = 0.5
+    """Probability that the views that go in have errors as those that a model draws."""
+    learning_rate: NonNegativeFloat = 1e-3
+    """Highest learning rate."""
+    warmup_steps: CountOrZero = 50
+    """Steps in which the learning rate rises."""
+    seed: Seed = 0
+    """Random seed."""
+    save_every_s: NonNegativeFloat = 180.0
+    """Seconds between checkpoints."""
+    log_every: Count = 20
+    """Steps averaged in a row of loss.csv."""
 
 
 @dataclass(frozen=True)
