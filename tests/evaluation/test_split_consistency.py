@@ -20,6 +20,8 @@ WORST = {"chamfer": 100, "depth": 100, "psnr": 0, "ssim": 0, "failed": 1}
 
 def test_true_views_agree_better_than_shuffled_ones(monkeypatch):
     quick = FitSettings(coarse_steps=10, fine_steps=5)
+    for name, value in (("_FACES", 600), ("_TEXTURE", 64), ("_POINTS", 6_000), ("_SIDE", 48)):
+        monkeypatch.setattr(split_consistency, name, value)
     monkeypatch.setattr(
         "spad.reconstruction.surface.fit_surface",
         lambda *views: fit_surface(*views, cells=24, settings=quick),
