@@ -93,6 +93,18 @@ def test_impossible_passes_are_refused(views_per_pass, given, words):
         plan_passes(Cameras.ring(4), views_per_pass, given)
 
 
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"prompt": ["a fish", "a rock"]}, "expected one prompt, got 2"),
+        ({"prompt": "a fish", "image": Image.new("RGB", (8, 8))}, "images as views .* got image"),
+    ],
+)
+def test_what_is_of_one_pass_is_refused(pipeline, options, words):
+    with pytest.raises(ValueError, match=words):
+        generate_in_passes(pipeline, Cameras.ring(4), 2, **options)
+
+
 def test_a_stopped_run_keeps_its_passes_and_goes_on(
     tiny_pipeline_folder, tmp_path, monkeypatch, caplog
 ):

@@ -30,6 +30,8 @@ logger = logging.getLogger(__name__)
 
 # Distances of unit vectors that are as good as equal: rounding is to decide nothing.
 _DECIMALS = 4
+# Arguments of a pipeline that are of one pass, or ask for something else than images of one object.
+_OF_ONE_PASS = ("image", "generator", "num_images_per_prompt", "output_type", "return_dict")
 
 
 @dataclass(frozen=True)
@@ -114,14 +116,22 @@ def generate_in_passes(
             `guidance_scale` is that of the first pass in all: one view looks as much like the
             prompt as another.
 
-    Raises: ValueError: as `plan_passes` and the pipeline.
+    Raises: ValueError: as `plan_passes` and the pipeline, or several prompts.
     """
+    if wrong := [name for name in _OF_ONE_PASS if name in options]:
+        raise ValueError(
+            f"expected images as views and noise as seed for views in passes, got {wrong[0]}"
+        )
+    prompt = options.get("prompt")
+    if not (prompt is None or isinstance(prompt, str)):
+        raise ValueError(f"expected one prompt, got {len(prompt)}; call once for each")
     if not cameras.has_own_size:
         cameras = cameras.resized(pipeline.image_size, pipeline.image_size)
     images = {i: fitted_image(v, cameras.height, cameras.width) for i, v in (views or {}).items()}
     passes = plan_passes(cameras, views_per_pass, images)
     noise = _noise(pipeline, cameras, seed)
-    options.setdefault("guidance_scale", pipeline.defaults.guidance(bool(images)))
+    if options.get("guidance_scale") is None and options.get("cfg_scale") is None:
+        options["guidance_scale"] = pipeline.defaults.guidance(bool(images))
     for number, one in enumerate(passes):
         files = {} if kept is None else {view: kept / f"{view:03d}.png" for view in one.drawn}
         if files and all(file.is_file() for file in files.values()):
