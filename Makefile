@@ -15,8 +15,9 @@ BIN := $(VENV)/bin
 demo: $(VENV)/.core
 	$(BIN)/spad generate "$(PROMPT)" --output "$(OUTPUT)" --overwrite
 
+# A process for each core; those of one file stay together, as they share what they made.
 test: $(VENV)/.test
-	$(BIN)/python -m pytest -q $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -q -n auto --dist loadfile $(PYTEST_ARGS)
 
 # The tests of pages skip without a browser. Debian and Ubuntu; elsewhere set SPAD_CHROMIUM.
 browser:
