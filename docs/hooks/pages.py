@@ -14,6 +14,7 @@ PATTERNS = (
     "docs/**/*.md",
     "docs/*.ipynb",
     "docs/pictures/*",
+    "docs/models/*",
     "benchmarks/mini-prompts.txt",
     "benchmarks/results/**/*.md",
     "src/spad/weights/*/README.md",

@@ -88,7 +88,7 @@ def overview(groups: Mapping[str, Mapping[str, type]]) -> str:
     lines = [
         "usage: spad [-h] [--version] COMMAND ...",
         "",
-        "Text and cameras in, consistent images of one object out.",
+        "Text and cameras in, consistent images of one object out, then a 3D model of it.",
     ]
     for title, group in groups.items():
         lines += ["", title]
