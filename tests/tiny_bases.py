@@ -25,7 +25,7 @@ from spad.model.bases import BASES, SDXL, Base
 _LETTERS = "abcdefghijklmnopqrstuvwxyz0123456789![]"
 _TOKENS = ["!", *_LETTERS[:-3], "[", "]", *(letter + "</w>" for letter in _LETTERS)]
 _TOKENS += ["<|startoftext|>", "<|endoftext|>"]
-IMAGE_SIZE = 16
+IMAGE_SIZE = 64
 
 
 def _tiny(base: Base) -> Base:
@@ -40,9 +40,7 @@ def _tiny(base: Base) -> Base:
         unet |= {"up_block_types": ["UpBlock2D", "CrossAttnUpBlock2D"]}
         unet |= {"block_out_channels": [32, 64]}
         unet |= {"attention_head_dim": 2 if base.name == "sd15" else [2, 4]}
-    vae = {**base.vae, "layers_per_block": 1, "block_out_channels": [32, 32]}
-    vae |= {"down_block_types": vae["down_block_types"][:2]}
-    vae |= {"up_block_types": vae["up_block_types"][:2]}
+    vae = {**base.vae, "layers_per_block": 1, "block_out_channels": [32] * 4}
     encoders = tuple(
         replace(
             kind,
@@ -85,7 +83,7 @@ def plain_pipeline(base: Base, tokenizers: Path):
         parts[kind.tokenizer] = CLIPTokenizer.from_pretrained(
             tokenizers, pad_token=kind.padding, model_max_length=77
         )
-    parts["unet"] = UNet2DConditionModel(**base.unet, sample_size=IMAGE_SIZE // 2).eval()
+    parts["unet"] = UNet2DConditionModel(**base.unet, sample_size=IMAGE_SIZE // 8).eval()
     parts["vae"] = AutoencoderKL(**base.vae, sample_size=IMAGE_SIZE).eval()
     parts["scheduler"] = DDIMScheduler(
         beta_start=0.00085,

@@ -153,7 +153,7 @@ def test_pictures_in_tiles_are_nearly_those_in_one(of_kind):
     pipeline.vae.enable_tiling()
     in_tiles = pipeline._pixels(latents)
     pipeline.vae.disable_tiling()
-    assert in_tiles.shape == whole.shape == (1, 3, 32, 32)
+    assert in_tiles.shape == whole.shape == (1, 3, 128, 128)
     assert 0 < (in_tiles - whole).abs().mean() < 0.5 * whole.std()
 
 

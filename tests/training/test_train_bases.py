@@ -7,10 +7,13 @@ from accelerate.state import AcceleratorState
 from spad.hub.base_model import init_from_base
 from spad.hub.config import InitFromBaseConfig
 from spad.hub.registry import load_model
+from spad.model import MultiViewUNet
 from spad.model.schedulers import SCHEDULERS
 from spad.training import train as training_module
 from spad.training.build import NEW_LAYERS
 from spad.training.config import PRESETS
+from spad.training.dry_run import dry_run
+from spad.training.memory import activations, resident
 from spad.training.train import Trainer, train
 from tiny_bases import TINY, plain_pipeline, tokenizer_folder
 from train_settings import changed
@@ -60,7 +63,7 @@ def test_the_preset_learns_beside_a_base_model_that_stays_as_it_is(settings, sdx
     # Frozen weights were bfloat16 in training, and are saved as they were.
     assert all(torch.equal(weights[name], before[name]) for name in weights.keys() - new)
     assert all(weights[n].any() for n in new if "to_out.0" in n or "plucker" in n)
-    assert trained.text_encoder_2 is not None and trained.unet.config.sample_size == 32
+    assert trained.text_encoder_2 is not None and trained.unet.config.sample_size == 8
     encoders = zip(trained.text_encoders, base.text_encoders, strict=True)
     for own, theirs in encoders:
         assert all(torch.equal(own.state_dict()[k], v) for k, v in theirs.state_dict().items())
@@ -120,3 +123,34 @@ def test_the_shift_by_tokens_is_that_of_the_views_area(settings, caplog):
     # Two views of 64 x 64 have fewer tokens than one image of 1024 x 1024.
     assert Trainer(settings).pipeline.scheduler.config.trained_betas is None
     assert "divided by 1, by the number of tokens" in caplog.text
+
+
+def test_memory_is_that_of_what_is_trained(settings):
+    for changes in (
+        {"trainable": "new-layers", "mixed_precision": "no"},
+        {"trainable": "lora", "optimizer": "adafactor"},
+        {"trainable": "all", "ema_decay": 0.0, "train_text_encoder": True},
+    ):
+        AcceleratorState._reset_state(reset_partial_state=True)
+        trainer = Trainer(changed(settings, **changes))
+        parts = trainer.denoiser, trainer.pipeline.vae, trainer.settings
+        # Counted for any kind of training, it is what this kind has.
+        assert resident(*parts, changes["trainable"]) == trainer.sizes().resident
+
+
+def test_activations_grow_with_the_views_and_are_few_where_they_are_computed_again():
+    unet = MultiViewUNet(**TINY["sd15"].unet, sample_size=8)
+    again = PRESETS["two-views"]
+    settings = changed(again, gradient_checkpointing=False)
+    all_of_two, few_of_two = (activations(unet, 2, one) for one in (settings, again))
+    assert activations(unet, 4, settings) == pytest.approx(2 * all_of_two, rel=0.05)
+    assert 0 < few_of_two < 0.5 * all_of_two
+
+
+def test_a_dry_run_says_which_cards_are_large_enough(settings):
+    # Beside each kind of training, the most views at once.
+    rows = [line.split() for line in dry_run(settings).splitlines() if " GB " in line[:8]]
+    assert [row[0] for row in rows] == ["8", "12", "16", "24", "80"]
+    for name in ("all", "new-layers", "lora"):
+        views = [int(row[row.index(name) + 1].strip(",")) for row in rows]
+        assert views == sorted(views) and views[0] > 0 and not any(v % 2 for v in views)

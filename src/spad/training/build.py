@@ -28,8 +28,17 @@ from spad.training.config import TrainConfig
 
 logger = logging.getLogger(__name__)
 
-# Parts of the names of layers that Stable Diffusion lacks.
+# Parts of the names of layers that base models lack.
 NEW_LAYERS = ("plucker.", "ray_encoding.", "camera_embedding.", "across_views.")
+
+
+# Ends of the names of the layers that LoRA is added to.
+LORA_LAYERS: tuple[str, ...] = ("to_q", "to_k", "to_v", "to_out.0")
+
+
+def is_new_layer(name: str) -> bool:
+    """Whether a weight of this name belongs to a layer that base models lack."""
+    return any(new in name for new in NEW_LAYERS)
 
 
 class Denoiser(nn.Module):
@@ -128,7 +137,7 @@ def set_trainable(pipeline: SPADPipeline, settings: TrainConfig) -> None:
     if settings.model.trainable == "lora":
         from peft import LoraConfig
 
-        layers = ["to_q", "to_k", "to_v", "to_out.0"]
+        layers = list(LORA_LAYERS)
         rank = settings.model.lora_rank
         # Added layers are trained themselves.
         has_added = unet.config["view_attention"] == "added"
@@ -137,8 +146,8 @@ def set_trainable(pipeline: SPADPipeline, settings: TrainConfig) -> None:
             LoraConfig(r=rank, lora_alpha=rank, target_modules=layers, exclude_modules=new)
         )
     for name, parameter in unet.named_parameters():
-        is_new = any(new in name for new in NEW_LAYERS)
-        parameter.requires_grad_(settings.model.trainable == "all" or is_new or "lora_" in name)
+        learns = settings.model.trainable == "all" or is_new_layer(name) or "lora_" in name
+        parameter.requires_grad_(learns)
     if not any(p.requires_grad for module in (unet, *encoders) for p in module.parameters()):
         raise ValueError("expected a model with ray or camera layers for --trainable new-layers")
 
@@ -242,7 +251,7 @@ def _change_layers(unet: MultiViewUNet, settings: TrainConfig) -> MultiViewUNet:
             )
         weights = {k: w for k, w in weights.items() if not k.startswith("camera_embedding.")}
     missing, unexpected = other.load_state_dict(weights, strict=False)
-    strange = [n for n in (*missing, *unexpected) if not any(new in n for new in NEW_LAYERS)]
+    strange = [name for name in (*missing, *unexpected) if not is_new_layer(name)]
     assert not strange, strange
     if changes.get("view_attention") == "added":
         copy_attention(other)

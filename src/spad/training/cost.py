@@ -33,13 +33,19 @@ class Sizes:
     model: int
 
 
+def state_numbers(settings: TrainConfig) -> float:
+    """float32 numbers kept for every trained weight: itself, the optimizer's, its average."""
+    has_average = settings.optimizer.ema_decay > 0
+    return 1 + _OPTIMIZER_STATE[settings.optimizer.optimizer] + has_average
+
+
 def sizes(denoiser: nn.Module, vae: nn.Module, settings: TrainConfig) -> Sizes:
     """Sizes from the numbers of parameters and the optimizer's state per parameter."""
     parameters = [*denoiser.parameters(), *vae.parameters()]
     trainable = sum(p.numel() for p in parameters if p.requires_grad)
     total = sum(p.numel() for p in parameters)
     frozen_bytes = sum(p.numel() * p.element_size() for p in parameters if not p.requires_grad)
-    kept = 1 + _OPTIMIZER_STATE[settings.optimizer.optimizer] + (settings.optimizer.ema_decay > 0)
+    kept = state_numbers(settings)
     saved = 2 if settings.record.save_dtype == "float16" else 4
     return Sizes(
         trainable=trainable,

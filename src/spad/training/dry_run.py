@@ -9,6 +9,7 @@ import torch
 
 from spad.training.config import TrainConfig
 from spad.training.cost import check_space, disk_needed, duration
+from spad.training.memory import card_table
 from spad.training.threads import waiting
 from spad.training.train import Trainer
 
@@ -24,6 +25,7 @@ def dry_run(settings: TrainConfig) -> str:
     run = trainer.run()
     run.check()
     found = trainer.sizes()
+    cards = card_table(trainer.denoiser, trainer.pipeline.vae, trainer.settings)
     seconds, waited = _measure_step(trainer)
     check_space(found, settings)
     stored = (
@@ -72,6 +74,8 @@ def dry_run(settings: TrainConfig) -> str:
             f"{found.model / 1e9:.1f} GB",
         ),
         ("output", str(settings.run_folder)),
+        ("cards", "most views at once by --trainable, estimated; – does not fit"),
+        *((f"  {gib} GB", ", ".join(cells)) for gib, cells in cards.items()),
     ]
     return "\n".join(f"{name:8} {text}" for name, text in rows)
 
