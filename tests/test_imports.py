@@ -26,7 +26,7 @@ SRC = ROOT / "src"
 PACKAGES = """
     files settings installation cameras geometry images meshes attention model hub cluster
     generation data curation reconstruction training evaluation visualize app command_line
-    surroundings cli __main__
+    surroundings commands cli __main__
 """.split()
 # Nothing heavier than torch.
 TENSOR_PACKAGES = ("spad.files", "spad.cameras", "spad.geometry", "spad.attention")
