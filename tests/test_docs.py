@@ -147,6 +147,7 @@ def test_every_package_has_its_reference():
         "cli",
         "cluster",
         "command_line",
+        "commands",
         "installation",
     }
     pages = {path.stem for path in ROOT.glob("docs/reference/*.md")} - {"index"}

@@ -26,7 +26,7 @@ PAGE = """<!doctype html><body style="margin: 0; background: white">
 
 
 class _Quiet(SimpleHTTPRequestHandler):
-    def log_message(self, *_arguments) -> None:
+    def log_message(self, format: str, *args: object) -> None:
         pass
 
 
