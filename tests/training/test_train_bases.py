@@ -53,10 +53,12 @@ def settings(training, sdxl):
 
 
 def test_the_preset_learns_beside_a_base_model_that_stays_as_it_is(settings, sdxl):
-    settings = changed(settings, gradient_checkpointing=True)
+    samples = {"sample_every": 2, "num_inference_steps": 1, "sample_prompts": ("a red disc",)}
+    settings = changed(settings, gradient_checkpointing=True, **samples)
     trained = load_model(train(settings), "cpu", torch.float32)
     base = load_model(sdxl, "cpu", torch.float32)
     assert trained.unet.config.view_attention == "added"
+    assert len(list((settings.run_folder / "samples").iterdir())) == 1
     before = base.unet.state_dict()
     weights = trained.unet.state_dict()
     new = {name for name in weights if any(part in name for part in NEW_LAYERS)}
