@@ -6,6 +6,7 @@ embedding.
 """
 
 import logging
+import re
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -350,13 +351,9 @@ def base_unet(state: Mapping[str, Tensor], base: Base) -> dict[str, Tensor]:
 
 def base_text_encoder(state: Mapping[str, Tensor], kind: TextEncoderKind) -> nn.Module:
     """A text encoder of a base model's single file."""
-    own, layers = _with_prefix(state, kind.prefix), kind.config["num_hidden_layers"]
+    own = _with_prefix(state, kind.prefix)
     if kind.layout == "openclip":
-        unread = (f"{kind.prefix}transformer.resblocks.{n}." for n in range(layers, layers + 99))
-        unread = (*unread, f"{kind.prefix}logit_scale", f"{kind.prefix}attn_mask")
-        if not kind.is_projected:
-            unread = (*unread, f"{kind.prefix}text_projection")
-        own = {name: value for name, value in own.items() if not name.startswith(unread)}
+        own = {k: v for k, v in own.items() if _is_read(k.removeprefix(kind.prefix), kind)}
     with torch.device("meta"):
         kind_class = CLIPTextModelWithProjection if kind.is_projected else CLIPTextModel
         encoder = kind_class(CLIPTextConfig(**kind.config))
@@ -366,6 +363,15 @@ def base_text_encoder(state: Mapping[str, Tensor], kind: TextEncoderKind) -> nn.
         converted = convert_ldm_clip_checkpoint(own, kind.prefix)
     _fill_text_encoder(encoder, converted)
     return encoder
+
+
+def _is_read(name: str, kind: TextEncoderKind) -> bool:
+    """Whether a weight in OpenCLIP's layout is one of those that a base model reads."""
+    layer = re.match(r"transformer\.resblocks\.(\d+)\.", name)
+    if layer is not None:
+        return int(layer[1]) < kind.config["num_hidden_layers"]
+    unread = {"logit_scale", "attn_mask"} | (set() if kind.is_projected else {"text_projection"})
+    return name not in unread
 
 
 def _with_prefix(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:

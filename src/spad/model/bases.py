@@ -158,6 +158,11 @@ SD15 = Base(
             ("runwayml/stable-diffusion-v1-5", "stable-diffusion-v1-5/stable-diffusion-v1-5"),
         ),
         BaseFile(
+            "v1-5-pruned-emaonly.ckpt",
+            "cc6cb27103417325ff94f52b7a5d2dde45a7515b25c255d8e396c90014281516",
+            ("runwayml/stable-diffusion-v1-5", "stable-diffusion-v1-5/stable-diffusion-v1-5"),
+        ),
+        BaseFile(
             "v1-5-pruned.safetensors",
             "1a189f0be69d6106a48548e7626207dddd7042a418dbf372cefd05e0cdba61b6",
             ("runwayml/stable-diffusion-v1-5", "stable-diffusion-v1-5/stable-diffusion-v1-5"),
@@ -248,7 +253,8 @@ SDXL = Base(
         ),
     ),
 )
-# Sources: the models' published configurations; hashes as the hub states them for these files.
+# Sources: the models' published configurations; hashes as several public tools state them for
+# these files.
 BASES = (SD15, SD21, SDXL)
 
 
