@@ -138,5 +138,5 @@ def test_the_command_stops_goes_on_and_writes_a_model(tiny_pipeline_folder, tmp_
 
 
 def test_a_file_of_another_kind_is_refused():
-    with pytest.raises(ValueError, match="--output to end in .glb"):
+    with pytest.raises(ValueError, match="expected output to end in .glb"):
         DistillConfig("a blue fish", Path("model.fbx"))
