@@ -105,7 +105,7 @@ def _generate(settings: GenerateConfig, argv: list[str]) -> None:
 
     plan = plan_generation(settings)
     agreement = choose = None
-    if plan.settings.consistency > 0:
+    if plan.consistency > 0:
         from spad.reconstruction.consistent_sampling import ConsistentSampling as agreement
     if plan.settings.best_of > 1:
         from spad.evaluation.best_of import choose_best as choose

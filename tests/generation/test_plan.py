@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from spad.generation.config import GenerateConfig
-from spad.generation.plan import plan_generation
+from spad.generation.plan import MESH_CONSISTENCY, plan_generation
 from spad.hub.registry import read_info, save_model_manifest
 
 
@@ -97,3 +97,19 @@ def test_an_image_without_anything_in_it_is_refused(tiny_pipeline_folder, tmp_pa
     Image.new("RGBA", (8, 8), (200, 0, 0, 0)).save(tmp_path / "empty.png")
     with pytest.raises(ValueError, match=r"empty\.png: expected an image of an object, got a tran"):
         plan(tiny_pipeline_folder, tmp_path, prompt="a fish", image=(str(tmp_path / "empty.png"),))
+
+
+@pytest.mark.parametrize(
+    ("changes", "share"),
+    [
+        ({}, 0.0),
+        ({"mesh": True}, MESH_CONSISTENCY),
+        ({"mesh": True, "consistency": 0.0}, 0.0),
+        ({"consistency": 0.3}, 0.3),
+        # Two views have no shape in common.
+        ({"mesh": True, "views_per_pass": 2}, 0.0),
+    ],
+)
+def test_views_agree_where_a_model_is_made_of_them(tmp_path, changes, share):
+    settings = GenerateConfig("a red mushroom", output=tmp_path / "out", **changes)
+    assert plan_generation(settings).consistency == share

@@ -81,9 +81,10 @@ class GenerateConfig:
     """Views of --hold to generate anew, counted from 0."""
     mesh: bool = False
     """Reconstruct a 3D model from the images: model.glb, and model.webp, a turntable of it."""
-    consistency: Share = 0.0
+    consistency: Share | None = None
     """Share by which images are moved to renders of one shape while they are generated, three
-    times: more makes them agree more, and may lose parts. Needs 3 views."""
+    times: more makes them agree more, and may lose thin parts. Needs 3 views. Default: 0.5 with
+    --mesh, else 0."""
     model: str = "mini"
     """Name of a model (see `spad models`) or a model folder."""
     output: Path | None = None

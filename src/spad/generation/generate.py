@@ -62,9 +62,9 @@ def draw(
     pixels = len(plan.prompts) * len(cameras) * cameras.height * cameras.width
     check_space([(plan.output, _BYTES_PER_PIXEL * pixels)])
     agree = None
-    if settings.consistency > 0:
+    if plan.consistency > 0:
         assert agreement is not None, "it is required"
-        agree = partial(agreement, share=settings.consistency)
+        agree = partial(agreement, share=plan.consistency)
     run_sampling = sample_on_cluster if settings.executor == "ray" else sample
 
     def sampled(prompts: Sequence[str]) -> Iterator[tuple[Generated, dict[str, Any]]]:
@@ -166,7 +166,7 @@ def _request(plan: GenerationPlan) -> dict[str, Any]:
         "seed": settings.seed,
         "best_of": settings.best_of,
         **dataclasses.asdict(plan.sampling),
-        "consistency": settings.consistency,
+        "consistency": plan.consistency,
         "views_per_pass": settings.views_per_pass,
         "deep_cache_interval": settings.deep_cache_interval,
         "attention": settings.attention,
