@@ -17,7 +17,7 @@ demo: $(VENV)/.core
 
 # A process for each core; those of one file stay together, as they share what they made.
 test: $(VENV)/.test
-	$(BIN)/python -m pytest -q -n auto --dist loadfile $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -q -n auto --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
 
 # The tests of pages skip without a browser. Debian and Ubuntu; elsewhere set SPAD_CHROMIUM.
 browser:

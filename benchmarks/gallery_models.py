@@ -2,8 +2,8 @@
 
     python benchmarks/gallery_models.py docs/models
 
-The prompts are the first of mini-prompts.txt whose models are not alike. For every one, eight views
-are generated that agree (`--consistency`), and reconstructed at few triangles.
+The prompts are the first of mini-prompts.txt. For every one, eight views that agree are generated
+(as `spad generate --mesh` does), and reconstructed at few triangles.
 """
 
 import sys
@@ -17,12 +17,13 @@ from spad import load_model
 from spad.cameras import Cameras
 from spad.data.view_sets import set_from_images
 from spad.files import slug, whole_file
+from spad.generation.plan import MESH_CONSISTENCY, MESH_VIEWS
 from spad.reconstruction.consistent_sampling import ConsistentSampling
 from spad.reconstruction.model_views import draw_model, on_white
 from spad.reconstruction.reconstruct import reconstruct
 
 PROMPTS = 12
-VIEWS, SHARE, FACES, TEXTURE = 8, 0.5, 2500, 256
+FACES, TEXTURE = 2500, 256
 # Of the image, from in front and above.
 SIDE, ELEVATION_DEG, AZIMUTH_DEG = 240, 25.0, -60.0
 
@@ -32,9 +33,9 @@ def main() -> None:
     output.mkdir(parents=True, exist_ok=True)
     prompts = (Path(__file__).parent / "mini-prompts.txt").read_text().splitlines()[:PROMPTS]
     pipeline = load_model("mini")
-    cameras = pipeline.own_cameras(VIEWS)
+    cameras = pipeline.own_cameras(MESH_VIEWS)
     for prompt in prompts:
-        agree = ConsistentSampling(cameras, SHARE)
+        agree = ConsistentSampling(cameras, MESH_CONSISTENCY)
         images = pipeline(prompt, cameras, callback_on_step_end=agree).images[0]
         views = set_from_images(prompt, np.stack([np.asarray(one) for one in images]), cameras)
         model = reconstruct(views, FACES, TEXTURE).mesh

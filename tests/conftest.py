@@ -33,6 +33,13 @@ hypothesis.settings.register_profile(
 )
 hypothesis.settings.load_profile("spad")
 
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files with slow tests go first, so that no process is left with them at the end."""
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)
+
+
 CAPTIONS = (
     "a blue fish",
     "a green dragon",

@@ -54,7 +54,7 @@ def test_embedded_weights_are_small():
 def test_only_the_command_line_prints(path):
     calls = [n for n in ast.walk(ast.parse(path.read_text("utf-8"))) if isinstance(n, ast.Call)]
     prints = [n.lineno for n in calls if isinstance(n.func, ast.Name) and n.func.id == "print"]
-    assert not prints or path.name == "cli.py"
+    assert not prints or path.name == "commands.py"
 
 
 def test_ci_runs_the_test_command():

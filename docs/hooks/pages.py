@@ -6,6 +6,8 @@ from pathlib import Path
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.exceptions import PluginError
 from mkdocs.structure.files import File, Files
+from mkdocs.structure.pages import Page
+from mkdocs.utils import get_relative_url
 
 # Pages, what they show, and the files they link to.
 PATTERNS = (
@@ -21,6 +23,8 @@ PATTERNS = (
     "src/spad/weights/*/training/*/loss.svg",
 )
 
+# Shows a linked GLB file in the place of its image; its source is web/src/gallery.js.
+VIEWER = "docs/models/gallery.js"
 # What a browser fetches by itself from another server.
 REQUEST = re.compile(r"""<(?!a\b)[^>]+\b(?:src|href|srcset)=["'](?:https?:)?//[^>]*>""")
 
@@ -36,8 +40,15 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     return Files(pages)
 
 
-def on_post_page(output: str, page: object, config: MkDocsConfig) -> str:
-    """Raises: PluginError: a reader's browser would ask another server for a part of the page."""
+def on_post_page(output: str, page: Page, config: MkDocsConfig) -> str:
+    """Add the viewer of 3D models to pages that link to some.
+
+    Raises: PluginError: a reader's browser would ask another server for a part of the page.
+    """
+    if '.glb"' in output:
+        viewer = get_relative_url(VIEWER, page.url)
+        script = f'<script type="module" src="{viewer}"></script>'
+        output = output.replace("</body>", f"{script}</body>")
     if request := REQUEST.search(output):
         raise PluginError(f"{page}: {request[0]}")
     return output

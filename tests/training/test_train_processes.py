@@ -15,6 +15,7 @@ from spad.hub.registry import load_model
 from spad.training.train import train
 from train_settings import changed
 
+pytestmark = pytest.mark.slow
 ROOT = Path(__file__).resolve().parents[2]
 
 
