@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -23,18 +23,16 @@ from spad.meshes.raycast import Light
 from spad.reconstruction.agreement import Disagreement, disagreeing_views
 from spad.reconstruction.config import ReconstructConfig
 from spad.reconstruction.hull_field import cuts_off, outline_distance
-from spad.reconstruction.learned_surface import (
-    SurfaceNetwork,
-    load_network,
-    predict_surface,
-)
 from spad.reconstruction.mesh_extraction import extract_mesh
 from spad.reconstruction.model_views import draw_model, on_white, turntable
 from spad.reconstruction.scores import FITTED, HELD_OUT, LEFT_OUT, Scores, score_views
 from spad.reconstruction.splats import Splats, fit_splats
-from spad.reconstruction.surface import fit_surface
+from spad.reconstruction.surface import DistanceGrid, fit_surface
 from spad.reconstruction.texture import texture_mesh
 from spad.reconstruction.textured_mesh import TexturedMesh
+
+if TYPE_CHECKING:
+    from spad.reconstruction.learned_surface import SurfaceNetwork
 
 FEWEST_VIEWS = 3
 _LONGEST_SIDE, _SPLATS_SIDE = 1024, 256
@@ -134,8 +132,7 @@ def reconstruct(
         )
     fitted = _fitted(uses)
     target = _device(device)
-    find = fit_surface if network is None else partial(predict_surface, network)
-    surface = find(
+    surface = _finder(network)(
         images[fitted].to(target),
         alpha[fitted].to(target),
         cameras[fitted].to(target),
@@ -207,7 +204,7 @@ def run_reconstruct(config: ReconstructConfig) -> tuple[Reconstruction, list[Pat
         config.hold_out,
         config.device,
         names,
-        load_network(config.network) if config.network else None,
+        _network(config.network),
     )
     splats = None
     if config.splat is not None:
@@ -224,6 +221,25 @@ def run_reconstruct(config: ReconstructConfig) -> tuple[Reconstruction, list[Pat
         result.save_turntable(config.turntable)
         written.append(config.turntable)
     return result, written
+
+
+# Networks are classes of diffusers, whose import takes seconds.
+
+
+def _finder(network: SurfaceNetwork | None) -> Callable[..., DistanceGrid]:
+    if network is None:
+        return fit_surface
+    from spad.reconstruction.learned_surface import predict_surface
+
+    return partial(predict_surface, network)
+
+
+def _network(folder: Path | None) -> SurfaceNetwork | None:
+    if folder is None:
+        return None
+    from spad.reconstruction.learned_surface import load_network
+
+    return load_network(folder)
 
 
 def _chosen_files(config: ReconstructConfig) -> tuple[PosedImages, list[str], list[str]]:
