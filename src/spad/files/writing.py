@@ -305,7 +305,11 @@ def _check_idle(folder: Path) -> None:
 def _sweep(folder: Path) -> None:
     """Remove unfinished output of killed commands from `folder`."""
     unfinished = folder / UNFINISHED
-    for place in [each for each in unfinished.glob("*") if each.is_dir()]:
+    places = []
+    # Others remove it when they are done, at any moment.
+    with suppress(FileNotFoundError, NotADirectoryError):
+        places = [each for each in unfinished.iterdir() if each.is_dir()]
+    for place in places:
         with suppress(ValueError), _held(place, 0, place):
             _clear(place)
         _remove_empty([place])
