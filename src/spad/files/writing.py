@@ -150,6 +150,18 @@ def check_output(folder: Path, overwrite: bool, mark: str = RECORD) -> None:
         )
 
 
+def check_new_files(paths: Iterable[Path], overwrite: bool, inputs: Iterable[Path] = ()) -> None:
+    """Raises: ValueError: a file is there and not to be replaced, or it is one of `inputs`."""
+    read = {Path(path).resolve() for path in inputs}
+    for path in paths:
+        if path.resolve() in read:
+            raise ValueError(f"expected another output than the input {path}; choose another file")
+        if path.is_dir():
+            raise ValueError(f"expected a file to write, got the folder {path}")
+        if path.exists() and not overwrite:
+            raise ValueError(f"expected a new file, got {path}, which exists; use --overwrite")
+
+
 def check_file_output(path: Path, mark: str) -> None:
     """Raises: ValueError: `path` may not be replaced, as it does not begin with text that has
     `mark`, or may not be made.

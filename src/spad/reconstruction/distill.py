@@ -21,7 +21,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from spad.cameras import Cameras
-from spad.files import slug, whole_file
+from spad.files import check_new_files, slug, whole_file
 from spad.geometry.rays import rays
 from spad.hub.registry import load_model
 from spad.images.grids import view_grid
@@ -34,7 +34,7 @@ from spad.reconstruction.mesh_extraction import extract_mesh
 from spad.reconstruction.reconstruct import write_model
 from spad.reconstruction.surface import DistanceGrid, draw_surface
 from spad.reconstruction.texture import texture_mesh
-from spad.reconstruction.textured_mesh import TexturedMesh
+from spad.reconstruction.textured_mesh import TexturedMesh, model_files
 from spad.reconstruction.volume_rendering import (
     Grid,
     TableMix,
@@ -280,8 +280,7 @@ def distill_model(settings: DistillConfig) -> list[Path]:
         vanished. OSError: a file cannot be written.
     """
     output = settings.output or Path("spad-out") / f"{slug(settings.prompt)}.glb"
-    if output.exists() and not settings.overwrite:
-        raise ValueError(f"expected a new file, got {output}, which exists; use --overwrite")
+    check_new_files(model_files(output), settings.overwrite)
     folder = output.with_name(f"{output.stem}-progress")
     pipeline = load_model(settings.model, settings.device)
     (read_as,) = pipeline.read_prompts([settings.prompt])

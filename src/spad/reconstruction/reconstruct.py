@@ -17,7 +17,7 @@ from torch import Tensor
 from spad.cameras import Cameras
 from spad.data.renders import list_sets
 from spad.data.view_sets import PosedImages, ViewSet, resized
-from spad.files import read_json, slug, whole_file
+from spad.files import check_new_files, read_json, slug, whole_file
 from spad.geometry.focus import Ball, object_ball
 from spad.meshes.raycast import Light
 from spad.reconstruction.agreement import Disagreement, disagreeing_views
@@ -29,7 +29,7 @@ from spad.reconstruction.scores import FITTED, HELD_OUT, LEFT_OUT, Scores, score
 from spad.reconstruction.splats import Splats, fit_splats
 from spad.reconstruction.surface import DistanceGrid, fit_surface
 from spad.reconstruction.texture import texture_mesh
-from spad.reconstruction.textured_mesh import TexturedMesh
+from spad.reconstruction.textured_mesh import TexturedMesh, model_files
 
 if TYPE_CHECKING:
     from spad.reconstruction.learned_surface import SurfaceNetwork
@@ -189,10 +189,10 @@ def run_reconstruct(config: ReconstructConfig) -> tuple[Reconstruction, list[Pat
         folder, or a file that is there already. OSError: a file cannot be written.
     """
     output = config.output or Path("spad-out") / f"{slug(config.source.resolve().stem)}.glb"
-    for path in filter(None, (output, config.splat, config.turntable)):
-        if path.exists() and not config.overwrite:
-            raise ValueError(f"expected a new file, got {path}, which exists; use --overwrite")
+    outputs = [*model_files(output), *filter(None, (config.splat, config.turntable))]
     files, names, notes = _chosen_files(config)
+    inputs = map(Path, files.files) if files.sample is None else ()
+    check_new_files(outputs, config.overwrite, inputs)
     light = _light_of(config.source) if config.delight else None
     views = files.read(config.masks)
     result = reconstruct(

@@ -20,6 +20,12 @@ _Y_UP_FROM_Z_UP = np.array([[1, 0, 0], [0, 0, 1], [0, -1, 0]], dtype=np.float32)
 _QUALITY = 92
 
 
+def model_files(path: Path) -> list[Path]:
+    """The files that a model consists of: `path`, and for .obj its material and its texture."""
+    beside = (".mtl", ".jpg") if path.suffix.lower() == ".obj" else ()
+    return [path, *(path.with_suffix(suffix) for suffix in beside)]
+
+
 @dataclass(frozen=True, eq=False)
 class TexturedMesh:
     """A watertight mesh in the cameras' world (z up, its units), with a texture.
@@ -61,11 +67,11 @@ class TexturedMesh:
 
         Raises: ValueError: another suffix.
         """
-        suffix, stem = Path(name).suffix.lower(), Path(name).stem
+        suffix = Path(name).suffix.lower()
         if suffix == ".glb":
             return {name: self._glb()}
         if suffix == ".obj":
-            return self._obj(name, stem)
+            return self._obj(name)
         if suffix in (".ply", ".stl"):
             mesh = trimesh.Trimesh(self.vertices, self.faces, process=False)
             if suffix == ".ply":
@@ -107,8 +113,8 @@ class TexturedMesh:
         Image.fromarray(self.texture).save(encoded, "JPEG", quality=_QUALITY, subsampling=0)
         return Image.open(encoded)
 
-    def _obj(self, name: str, stem: str) -> dict[str, bytes]:
-        material, image = f"{stem}.mtl", f"{stem}.jpg"
+    def _obj(self, name: str) -> dict[str, bytes]:
+        _, material, image = (path.name for path in model_files(Path(name)))
         corners = np.stack([self.faces, self.uv_faces, self.faces], axis=-1) + 1
         lines = [f"mtllib {material}", "usemtl surface"]
         lines += ["v {:.6g} {:.6g} {:.6g}".format(*row) for row in self.vertices.tolist()]
