@@ -4,6 +4,7 @@ import json
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from made_views import ring, table, views_of, write_views
 from spad.cli import main
@@ -119,7 +120,12 @@ def test_what_is_no_network_is_named(tmp_path, network):
     network.save_pretrained(tmp_path / "n")
     config = tmp_path / "n/config.json"
     config.write_text(json.dumps(json.loads(config.read_text()) | {"view_channels": 5}))
-    with pytest.raises(ValueError, match="expected a network's files"):
+    with pytest.raises(ValueError, match="to be whole, but it cannot be loaded"):
+        load_network(tmp_path / "n")
+    weights = tmp_path / "n/diffusion_pytorch_model.safetensors"
+    network.save_pretrained(tmp_path / "n")
+    save_file({k: v for k, v in load_file(weights).items() if k != "out.bias"}, weights)
+    with pytest.raises(ValueError, match=r"n to be whole, but it .*out\.bias"):
         load_network(tmp_path / "n")
     torch.nn.init.constant_(network.out.bias, float("nan"))
     network.save_pretrained(tmp_path / "m")

@@ -20,7 +20,7 @@ from spad.data.view_sets import ViewSet
 from spad.evaluation.config import EvaluateConfig
 from spad.evaluation.novel_views import NovelViews
 from spad.evaluation.report import Column
-from spad.files import read_json
+from spad.files import first_line, read_json
 from spad.model.finite import is_finite
 
 _CLIP = Column("clip_score", True, 100.0, "100 · cosine of CLIP's embeddings of views and prompt")
@@ -152,7 +152,7 @@ class ClipScore:
             moments = read_json(folder / "preprocessor_config.json", _Moments)
         # Libraries answer damaged files with any error.
         except Exception as error:
-            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+            reason = first_line(error)
             raise ValueError(
                 f"expected the folder of a CLIP model, got {folder}: {reason}"
             ) from None

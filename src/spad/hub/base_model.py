@@ -30,6 +30,7 @@ from spad.hub.convert import (
     save_model,
     tokenizer_of,
 )
+from spad.hub.loading import load_exactly
 from spad.model import MultiViewUNet, SPADPipeline
 from spad.model.bases import BASES, Base, base_of
 
@@ -162,20 +163,12 @@ def _of_folder(folder: Path) -> _Parts:
 def _loaded(part_class: Any, folder: Path, part: str) -> Any:
     """A component of a folder, all of whose weights are used."""
     try:
-        loaded, report = part_class.from_pretrained(
-            folder / part, local_files_only=True, output_loading_info=True
-        )
-    # Libraries answer damaged files with any error.
-    except Exception as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        return load_exactly(part_class, folder / part)
+    except ValueError as error:
         raise ValueError(
-            f"expected a Stable Diffusion folder in diffusers' layout, got {folder}, where "
-            f"{part} cannot be loaded: {reason}"
+            f"expected a Stable Diffusion folder in diffusers' layout, got {folder}, where {part} "
+            f"{error}"
         ) from error
-    for kind in ("missing", "unexpected", "mismatched"):
-        if wrong := sorted(map(str, report[f"{kind}_keys"])):
-            raise ValueError(f"{folder / part}: expected its weights, got {kind} {wrong[0]}")
-    return loaded
 
 
 def _where_it_is(source: Path, bases: Sequence[Base]) -> str:

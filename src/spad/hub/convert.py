@@ -34,7 +34,7 @@ from transformers import (
     CLIPTokenizer,
 )
 
-from spad.files import as_kind, check_space, read_json, read_text, whole_folder
+from spad.files import as_kind, check_space, first_line, read_json, read_text, whole_folder
 from spad.hub.checkpoint import read_checkpoint
 from spad.hub.config import ConvertConfig
 from spad.hub.registry import GenerationDefaults, save_model_manifest
@@ -490,7 +490,7 @@ def _built(what: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        reason = first_line(error)
         raise ValueError(
             f"expected {what} to describe a network, got one that cannot be built ({reason})"
         ) from error
@@ -540,7 +540,7 @@ def tokenizer_of(folder: Path | None, padding: str | None = None) -> CLIPTokeniz
         return CLIPTokenizer.from_pretrained(folder, local_files_only=True, **own)
     # The library raises bare Exception for malformed files.
     except Exception as error:
-        reason = str(error).splitlines()[0]
+        reason = first_line(error)
         raise ValueError(
             f"{folder}: expected CLIP's tokenizer, got other files ({reason})"
         ) from error

@@ -40,6 +40,7 @@ from spad.files import (
     check_space,
     exclusive,
     file_hash,
+    first_line,
     room_for,
     size_text,
     slug,
@@ -421,7 +422,7 @@ def _explain(error: BaseException, repository: str, file: str) -> str:
         )
     if status is not None:
         return f"{page} answered HTTP {status}; run the same command later to resume"
-    reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+    reason = first_line(error)
     return (
         f"no connection to {constants.ENDPOINT} ({reason}); check network and HF_ENDPOINT, then "
         "run the same command to resume"

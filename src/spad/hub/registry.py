@@ -22,6 +22,7 @@ from annotated_types import Interval, MinLen
 
 from spad.files import (
     file_hash,
+    first_line,
     inside,
     json_text,
     parse_json,
@@ -408,31 +409,22 @@ def _load_part(
 
     `DiffusionPipeline.from_pretrained` cannot load classes of other packages.
     """
-    from spad.model.finite import check_finite
+    from spad.hub.loading import load_exactly
 
     kind = kind or part
     part_class = getattr(import_module(_CLASSES[kind][class_name]), class_name)
-    options: dict[str, Any] = {"local_files_only": True}
-    if kind in _WITH_WEIGHTS:
-        options |= {"dtype": dtype, "use_safetensors": True, "output_loading_info": True}
-    try:
-        with _no_bars():
-            loaded = part_class.from_pretrained(folder / part, **options)
-    # Libraries answer a config.json that makes no sense to them with any error.
-    except Exception as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise _damaged(folder, f"{part} cannot be loaded: {reason}") from error
-    if kind not in _WITH_WEIGHTS:
-        return loaded
-    module, report = loaded
-    wrong = [*report["missing_keys"], *report["unexpected_keys"], *report["mismatched_keys"]]
-    if wrong:
-        raise _damaged(folder, f"{part} has other weights than its config.json, such as {wrong[0]}")
-    try:
-        check_finite(module, part)
-    except ValueError as error:
-        raise _damaged(folder, str(error)) from error
-    return module.eval()
+    with _no_bars():
+        if kind in _WITH_WEIGHTS:
+            try:
+                loaded = load_exactly(part_class, folder / part, dtype=dtype, use_safetensors=True)
+            except ValueError as error:
+                raise _damaged(folder, f"{part} {error}") from error
+            return loaded.eval()
+        try:
+            return part_class.from_pretrained(folder / part, local_files_only=True)
+        # Libraries answer a config.json that makes no sense to them with any error.
+        except Exception as error:
+            raise _damaged(folder, f"{part} cannot be loaded: {first_line(error)}") from error
 
 
 @contextmanager

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from spad.cameras import Cameras
 from spad.geometry.focus import Ball
-from spad.model.finite import check_finite
+from spad.hub.loading import load_exactly
 from spad.reconstruction.hull_field import REACH, cuts_off, hull_distance, outline_distance
 from spad.reconstruction.surface import DistanceGrid, box_of_hull, grid_over
 from spad.reconstruction.volume_rendering import Grid
@@ -109,13 +109,9 @@ def load_network(folder: Path) -> SurfaceNetwork:
             "run folder has it in model/"
         )
     try:
-        network = SurfaceNetwork.from_pretrained(folder, use_safetensors=True)
-    # Whatever is wrong with foreign files, diffusers and safetensors have errors of their own.
-    except Exception as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise ValueError(f"{folder}: expected a network's files, got: {reason}") from error
-    check_finite(network, str(folder))
-    return network.eval()
+        return load_exactly(SurfaceNetwork, folder, use_safetensors=True).eval()
+    except ValueError as error:
+        raise ValueError(f"expected the network in {folder} to be whole, but it {error}") from error
 
 
 def _volume_layers(before: int, after: int) -> nn.Sequential:
