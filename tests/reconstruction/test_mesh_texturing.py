@@ -11,7 +11,12 @@ from spad.cli import main
 from spad.meshes.mesh import load_object
 from spad.model import SPADPipeline
 from spad.reconstruction.given_mesh import read_given_mesh
-from spad.reconstruction.mesh_texturing import ShapeGuidance, texture_model, texturing_cameras
+from spad.reconstruction.mesh_texturing import (
+    ShapeGuidance,
+    paint_images,
+    texture_model,
+    texturing_cameras,
+)
 from spad.reconstruction.model_views import on_white
 
 CAMERAS = Cameras.orbit([35.0, 10.0, 35.0, 10.0], [0.0, 90.0, 180.0, 270.0], height=64, width=64)
@@ -28,29 +33,27 @@ def block(tmp_path_factory):
 
 
 def painted_by_place(mesh, cameras):
-    """Images (v, 3, h, w) on white of a mesh whose color says where it is."""
+    """Images (v, 3, h, w) on white of a mesh whose color says where it is, and their alpha."""
     buffers = mesh.drawn_bare(cameras)
     _, alpha = on_white(buffers)
     color = torch.from_numpy(buffers.normals).movedim(-1, 1).mul(0.4).add(0.5)
-    return torch.where(alpha[:, None] > 0.5, color, torch.ones(()))
+    return torch.where(alpha[:, None] > 0.5, color, torch.ones(())), alpha
 
 
 def test_colors_of_the_images_come_to_the_mesh(block):
     mesh = read_given_mesh(block, 128)
-    guidance = ShapeGuidance(mesh, CAMERAS, 0.8)
-    images = painted_by_place(mesh, CAMERAS)
-    again, alpha = on_white(mesh.drawn(guidance.texture(images), CAMERAS))
+    images, alpha = painted_by_place(mesh, CAMERAS)
+    again, _ = on_white(mesh.drawn(paint_images(mesh, images, alpha, CAMERAS), CAMERAS))
     inner = torch.nn.functional.avg_pool2d(alpha, 5, 1, 2)[:, None] > 0.99
     assert float((again - images).abs()[inner.expand_as(images)].median()) < 0.02
 
 
 def test_background_that_was_drawn_on_the_mesh_is_no_color_of_it(block):
     mesh = read_given_mesh(block, 128)
-    guidance = ShapeGuidance(mesh, CAMERAS, 0.8)
-    images = painted_by_place(mesh, CAMERAS)
+    images, alpha = painted_by_place(mesh, CAMERAS)
     images[0, :, :20] = 1
-    assert (guidance.texture(images).min(-1) > 230).mean() < 0.01
-    white = guidance.texture(torch.ones_like(images))
+    assert (paint_images(mesh, images, alpha, CAMERAS).min(-1) > 230).mean() < 0.01
+    white = paint_images(mesh, torch.ones_like(images), alpha, CAMERAS)
     assert (white > 250).all()
 
 
@@ -115,6 +118,38 @@ def test_glb_coordinates_are_kept_without_an_image(tmp_path):
     assert own is not None and own.shape == (12, 3, 2)
 
 
+def test_sampling_starts_from_the_mesh_and_keeps_the_background_white(tiny_pipeline_folder, block):
+    pipeline = SPADPipeline.from_pretrained(tiny_pipeline_folder)
+    scheduler, vae = pipeline.scheduler, pipeline.vae
+    scheduler.set_timesteps(12)
+    mesh, cameras = read_given_mesh(block, 64), CAMERAS[:3].resized(128, 128)
+    gray, alpha = on_white(mesh.drawn_bare(cameras))
+    with torch.no_grad():
+        clean = vae.encode(gray * 2 - 1).latent_dist.mode() * vae.config.scaling_factor
+        outside = torch.nn.functional.adaptive_max_pool2d(alpha[:, None], clean.shape[-2:]) == 0
+        estimate, latents = torch.full_like(clean, 0.3)[None], torch.ones_like(clean)[None]
+        guidance = ShapeGuidance(vae, mesh, cameras, 0.5)
+
+        def after(step: int, given: torch.Tensor) -> torch.Tensor:
+            tensors = {"latents": given, "pred_original_sample": estimate}
+            times = scheduler.timesteps
+            return guidance(pipeline, step, times[step], tensors).get("latents", given)
+
+        # For the first half whatever was sampled makes no difference.
+        begun = after(5, latents)
+        assert torch.equal(begun, after(5, 2 * latents))
+        signal = scheduler.alphas_cumprod[scheduler.timesteps[6]].sqrt()
+        noise = (begun[0] - signal * clean) / (1 - signal**2).sqrt()
+        assert float(noise.std()) == pytest.approx(1, abs=0.1)
+        # Then only the background is drawn back to white, of which nothing was rendered.
+        change = after(6, latents)[0] - latents[0]
+        signal = scheduler.alphas_cumprod[scheduler.timesteps[7]].sqrt()
+    outside = outside.expand_as(change)
+    assert outside.any() and not outside.all()
+    torch.testing.assert_close(change[outside], (signal * (clean - 0.3))[outside])
+    assert (change[~outside] == 0).all()
+
+
 def test_what_is_drawn_is_on_the_object_alone(tiny_pipeline_folder, block):
     pipeline = SPADPipeline.from_pretrained(tiny_pipeline_folder)
     mesh = read_given_mesh(block, 64)
@@ -150,5 +185,13 @@ def test_from_the_command_line(tiny_pipeline_folder, block, tmp_path, monkeypatc
     np.testing.assert_allclose([low, high], [(9, 0, -2), (11, 6, 2)], atol=1e-4)
     assert main(arguments) == 2
     assert "which exists; use --overwrite" in capsys.readouterr().err
+    before = block.read_bytes()
+    assert main([*arguments, "--output", str(block), "--overwrite"]) == 2
+    assert f"expected another output than the input {block}" in capsys.readouterr().err
+    assert block.read_bytes() == before
+    # An .obj file has others beside it.
+    (tmp_path / "new.mtl").write_text("mine")
+    assert main([*arguments, "--output", "new.obj"]) == 2
+    assert "got new.mtl, which exists" in capsys.readouterr().err
     assert main([*arguments, "--output", "a.txt"]) == 2
     assert "a.txt" in capsys.readouterr().err

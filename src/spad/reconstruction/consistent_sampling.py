@@ -4,6 +4,7 @@ together, rendered, and mixed back."""
 from __future__ import annotations
 
 import logging
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -30,8 +31,43 @@ _FROM, _TO = 0.06, 0.2
 _VIEWS_PER_DISSENT = 6
 
 
-class ConsistentSampling(PipelineCallback):
-    """A `callback_on_step_end` of `SPADPipeline` for one set of cameras.
+class EstimateGuidance(PipelineCallback, ABC):
+    """A `callback_on_step_end` of `SPADPipeline` that goes by the estimate of the clean latents."""
+
+    @property
+    def tensor_inputs(self) -> list[str]:
+        """What the pipeline is to pass."""
+        return ["latents", "pred_original_sample"]
+
+    def callback_fn(
+        self,
+        pipeline: Any,
+        step_index: int,
+        timesteps: Tensor,
+        callback_kwargs: dict[str, Tensor],
+    ) -> dict[str, Tensor]:
+        """The latents (b, v, c, h, w) of the next step, if they change."""
+        if step_index + 1 >= len(pipeline.scheduler.timesteps):
+            return {}
+        latents = self.guided(
+            pipeline,
+            step_index,
+            callback_kwargs["latents"],
+            callback_kwargs["pred_original_sample"],
+        )
+        return {} if latents is None else {"latents": latents}
+
+    @abstractmethod
+    def guided(self, pipeline: Any, step: int, latents: Tensor, estimate: Tensor) -> Tensor | None:
+        """Latents (b, v, c, h, w) after a step that is not the last; None if they stay.
+
+        Args:
+            estimate: of the clean latents, by this step.
+        """
+
+
+class ConsistentSampling(EstimateGuidance):
+    """Guidance of the views of one set of cameras towards agreement.
 
     The clean latents x0 that a step predicts become (1 - share) x0 + share x0', where x0' are those
     of renders of one surface fitted to all predicted views. The noise in the latents stays.
@@ -50,31 +86,18 @@ class ConsistentSampling(PipelineCallback):
         super().__init__()
         self._cameras, self._share = cameras, share
 
-    @property
-    def tensor_inputs(self) -> list[str]:
-        """What the pipeline is to pass."""
-        return ["latents", "pred_original_sample"]
-
-    def callback_fn(
-        self,
-        pipeline: Any,
-        step_index: int,
-        timesteps: Tensor,
-        callback_kwargs: dict[str, Tensor],
-    ) -> dict[str, Tensor]:
-        """The latents (b, v, c, h, w) of the next step, if they change."""
-        if not is_time_to_agree(step_index, len(pipeline.scheduler.timesteps)):
-            return {}
-        latents, estimate = callback_kwargs["latents"], callback_kwargs["pred_original_sample"]
+    def guided(self, pipeline: Any, step: int, latents: Tensor, estimate: Tensor) -> Tensor | None:
+        """As of `EstimateGuidance`; after a few steps only."""
+        if not is_time_to_agree(step, len(pipeline.scheduler.timesteps)):
+            return None
         agree = partial(agreeing_images, cameras=self._cameras.to(latents.device))
         change = torch.stack([towards_agreement(pipeline.vae, one, agree) for one in estimate])
-        change = self._share * change
-        return {"latents": with_changed_estimate(pipeline, step_index, latents, estimate, change)}
+        return with_changed_estimate(pipeline, step, latents, estimate, self._share * change)
 
 
 def is_time_to_agree(step: int, steps: int) -> bool:
     """Whether images are mixed with those that agree after a step, of so many."""
-    return step + 1 < steps and step in {round(when * steps) for when in _WHEN}
+    return step in {round(when * steps) for when in _WHEN}
 
 
 def with_changed_estimate(

@@ -9,15 +9,16 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from diffusers.callbacks import PipelineCallback
 from PIL import Image
 from torch import Tensor
 
 from spad.cameras import Cameras
-from spad.files import slug, whole_file
+from spad.files import check_new_files, slug, whole_file
+from spad.images.pixels import to_levels
 from spad.model import SPADPipeline
 from spad.reconstruction.config import TextureConfig
 from spad.reconstruction.consistent_sampling import (
+    EstimateGuidance,
     is_time_to_agree,
     towards_agreement,
     with_changed_estimate,
@@ -26,7 +27,7 @@ from spad.reconstruction.given_mesh import GivenMesh, read_given_mesh
 from spad.reconstruction.model_views import on_white, turntable
 from spad.reconstruction.reconstruct import write_model
 from spad.reconstruction.texture import paint
-from spad.reconstruction.textured_mesh import TexturedMesh
+from spad.reconstruction.textured_mesh import TexturedMesh, model_files
 
 # Every other view looks from higher up, the others from lower down.
 _HIGHER_DEG, _LOWER_DEG = 25.0, 10.0
@@ -53,13 +54,14 @@ class TexturedModel:
     notes: tuple[str, ...]
 
 
-class ShapeGuidance(PipelineCallback):
-    """A `callback_on_step_end` of `SPADPipeline` by which it draws a mesh that is given.
+class ShapeGuidance(EstimateGuidance):
+    """Guidance by which `SPADPipeline` draws a mesh that is given.
 
     Sampling starts from gray images of the mesh with noise on them, the background stays white, and
     now and then the estimated images are painted on the mesh and mixed with images of that.
 
     Args:
+        vae: the pipeline's.
         mesh: in the unit ball.
         cameras: as the pipeline samples for.
         strength: share of the steps that draw; the others are of the gray images.
@@ -68,41 +70,27 @@ class ShapeGuidance(PipelineCallback):
     Source: noised images as a start are SDEdit's (Meng et al. 2022).
     """
 
-    def __init__(self, mesh: GivenMesh, cameras: Cameras, strength: float, seed: int = 0):
+    @torch.no_grad()
+    def __init__(self, vae: Any, mesh: GivenMesh, cameras: Cameras, strength: float, seed: int = 0):
         super().__init__()
         self._mesh, self._cameras, self._strength, self._seed = mesh, cameras, strength, seed
-        self.gray, self.alpha = on_white(mesh.drawn_bare(cameras))
+        gray, self.alpha = on_white(mesh.drawn_bare(cameras))
+        pixels = gray.mul(2).sub(1).to(vae.device, vae.dtype)
+        self._gray = vae.encode(pixels).latent_dist.mode().float() * vae.config.scaling_factor
 
-    @property
-    def tensor_inputs(self) -> list[str]:
-        """What the pipeline is to pass."""
-        return ["latents", "pred_original_sample"]
-
-    def callback_fn(
-        self,
-        pipeline: Any,
-        step_index: int,
-        timesteps: Tensor,
-        callback_kwargs: dict[str, Tensor],
-    ) -> dict[str, Tensor]:
-        """The latents (b, v, c, h, w) of the next step, if they change."""
-        scheduler, vae = pipeline.scheduler, pipeline.vae
-        latents, estimate = callback_kwargs["latents"], callback_kwargs["pred_original_sample"]
-        steps = len(scheduler.timesteps)
-        if step_index + 1 >= steps:
-            return {}
-        scale = vae.config.scaling_factor
-        pixels = self.gray.mul(2).sub(1).to(latents.device, vae.dtype)
-        gray = (vae.encode(pixels).latent_dist.mode().float() * scale).expand_as(estimate)
-        if step_index + 1 <= round((1 - self._strength) * steps):
-            return {"latents": self._begun(scheduler, step_index, gray)}
+    def guided(self, pipeline: Any, step: int, latents: Tensor, estimate: Tensor) -> Tensor:
+        """As of `EstimateGuidance`."""
+        steps = len(pipeline.scheduler.timesteps)
+        gray = self._gray.to(latents.device).expand_as(estimate)
+        if step + 1 <= round((1 - self._strength) * steps):
+            return self._begun(pipeline.scheduler, step, gray)
         change = torch.zeros_like(estimate)
-        if is_time_to_agree(step_index, steps):
-            parts = [towards_agreement(vae, one, self._painted) for one in estimate]
+        if is_time_to_agree(step, steps):
+            parts = [towards_agreement(pipeline.vae, one, self._painted) for one in estimate]
             change = _AGREEMENT * torch.stack(parts)
         solid = F.adaptive_max_pool2d(self.alpha[:, None], latents.shape[-2:]) > 0
         change = torch.where(solid.to(latents.device), change, gray - estimate)
-        return {"latents": with_changed_estimate(pipeline, step_index, latents, estimate, change)}
+        return with_changed_estimate(pipeline, step, latents, estimate, change)
 
     def _begun(self, scheduler: Any, step: int, gray: Tensor) -> Tensor:
         """The gray images with the noise of the step after `step`, and a solver that knows them."""
@@ -117,29 +105,31 @@ class ShapeGuidance(PipelineCallback):
 
     def _painted(self, images: Tensor) -> Tensor:
         """Images (v, 3, h, w) of the mesh with these images painted on it."""
-        texture = self.texture(images.cpu())
+        texture = paint_images(self._mesh, images.cpu(), self.alpha, self._cameras)
         drawn, _ = on_white(self._mesh.drawn(texture, self._cameras))
         return drawn.to(images.device)
 
-    def _drawn(self, images: Tensor) -> Tensor:
-        """(v, h, w): where the mesh is and the images show more than background."""
-        shown = self.alpha * ((1 - images).amax(1) > _WHITE)
-        # Things that are white themselves are taken as they are.
-        is_white = shown.sum((1, 2)) < _MOSTLY * self.alpha.sum((1, 2))
-        return torch.where(is_white[:, None, None], self.alpha, shown)
 
-    def texture(self, images: Tensor) -> np.ndarray:
-        """The texture (size, size, 3) uint8 of the mesh, from images (v, 3, h, w) on white."""
-        alpha = self._drawn(images)
-        return paint(
-            self._mesh.bare,
-            self._mesh.layout,
-            images.clamp(0, 1) * alpha[:, None],
-            alpha,
-            self._cameras,
-            corner_normals=self._mesh.model.corner_normals,
-            two_sided=True,
-        )
+def paint_images(mesh: GivenMesh, images: Tensor, alpha: Tensor, cameras: Cameras) -> np.ndarray:
+    """The texture (size, size, 3) uint8 of a mesh, as generated images show it.
+
+    Args:
+        images: (v, 3, h, w) in [0, 1], on white.
+        alpha: (v, h, w) of the mesh; where it is and an image is white, nothing was drawn, unless
+            most of the mesh is white there.
+    """
+    shown = alpha * ((1 - images).amax(1) > _WHITE)
+    is_white = shown.sum((1, 2)) < _MOSTLY * alpha.sum((1, 2))
+    known = torch.where(is_white[:, None, None], alpha, shown)
+    return paint(
+        mesh.bare,
+        mesh.layout,
+        images.clamp(0, 1) * known[:, None],
+        known,
+        cameras,
+        corner_normals=mesh.model.corner_normals,
+        two_sided=True,
+    )
 
 
 def texturing_cameras(pipeline: SPADPipeline, num_views: int) -> Cameras:
@@ -178,18 +168,17 @@ def texture_model(
     Raises: ValueError: what the pipeline raises.
     """
     cameras = texturing_cameras(pipeline, num_views)
-    guidance = ShapeGuidance(mesh, cameras, strength, seed)
+    guidance = ShapeGuidance(pipeline.vae, mesh, cameras, strength, seed)
     drawn = pipeline(
         prompt, cameras, seed=seed, callback_on_step_end=guidance, output_type="pt", **sampling
     ).images[0]
     assert isinstance(drawn, Tensor), "tensors were asked for"
-    alpha = guidance.alpha[:, None]
+    drawn, alpha = drawn.float().cpu(), guidance.alpha
     # Nothing but the object is in a view, whatever the model left around it.
-    images = drawn.float().cpu() * alpha + 1 - alpha
-    pixels = images.mul(255).round().byte().movedim(1, -1).numpy()
+    images = drawn * alpha[:, None] + 1 - alpha[:, None]
     return TexturedModel(
-        mesh.textured(guidance.texture(drawn.float().cpu())),
-        tuple(map(Image.fromarray, pixels)),
+        mesh.textured(paint_images(mesh, drawn, alpha, cameras)),
+        tuple(map(Image.fromarray, to_levels(images))),
         cameras,
         mesh.notes,
     )
@@ -205,9 +194,8 @@ def run_texture(settings: TextureConfig) -> tuple[TexturedModel, list[Path]]:
 
     name = f"{slug(settings.mesh.stem)}-{slug(settings.prompt)}.glb"
     output = settings.output or Path("spad-out") / name
-    for path in filter(None, (output, settings.turntable)):
-        if path.exists() and not settings.overwrite:
-            raise ValueError(f"expected a new file, got {path}, which exists; use --overwrite")
+    outputs = [*model_files(output), *filter(None, [settings.turntable])]
+    check_new_files(outputs, settings.overwrite, inputs=[settings.mesh])
     mesh = read_given_mesh(settings.mesh, settings.texture_size, settings.up, settings.unwrap)
     pipeline = load_model(settings.model, settings.device)
     made = texture_model(
