@@ -34,7 +34,8 @@ class _Quiet(SimpleHTTPRequestHandler):
 def folder(tmp_path):
     (tmp_path / "index.html").write_text(PAGE)
     Image.new("RGB", (SIDE, SIDE), "gray").save(tmp_path / "table.png")
-    shutil.copy(ROOT / "docs/models/gallery.js", tmp_path)
+    for script in ("docs/models/gallery.js", "src/spad/app/static/three.js"):
+        shutil.copy(ROOT / script, tmp_path)
     return tmp_path
 
 

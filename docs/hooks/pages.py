@@ -25,6 +25,8 @@ PATTERNS = (
 
 # Shows a linked GLB file in the place of its image; its source is web/src/gallery.js.
 VIEWER = "docs/models/gallery.js"
+# It imports this, which the package has, from beside it.
+THREE = "src/spad/app/static/three.js"
 # What a browser fetches by itself from another server.
 REQUEST = re.compile(r"""<(?!a\b)[^>]+\b(?:src|href|srcset)=["'](?:https?:)?//[^>]*>""")
 
@@ -37,6 +39,8 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
         for path in sorted(root.glob(pattern)):
             name = path.relative_to(root).as_posix()
             pages.append(File.generated(config, name, abs_src_path=str(path)))
+    beside = (Path(VIEWER).parent / "three.js").as_posix()
+    pages.append(File.generated(config, beside, abs_src_path=str(root / THREE)))
     return Files(pages)
 
 

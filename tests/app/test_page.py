@@ -411,8 +411,9 @@ def web(tmp_path_factory) -> Path:
 
 def test_the_bundle_is_that_of_the_sources(web, tmp_path):
     subprocess.run(["node", "build.js", tmp_path], cwd=web, check=True)
-    for name in ("app.js", "three-license.txt"):
-        committed = ROOT / "src/spad/app/static" / name
+    static, viewer = ROOT / "src/spad/app/static", ROOT / "docs/models/gallery.js"
+    for name in ("app.js", "three.js", "three-license.txt", viewer.name):
+        committed = viewer if name == viewer.name else static / name
         assert (tmp_path / name).read_bytes() == committed.read_bytes(), name
 
 

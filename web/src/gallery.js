@@ -1,10 +1,9 @@
 // Models on a page of the documentation: a link to a GLB file, around its image, becomes a view that
 // turns by itself and can be turned by hand.
 import {
-  AmbientLight, Box3, DirectionalLight, PerspectiveCamera, Scene, Sphere, WebGLRenderer,
-} from "three";
-import { OrbitControls } from "three/addons/controls/OrbitControls.js";
-import { GLTFLoader } from "three/addons/loaders/GLTFLoader.js";
+  AmbientLight, Box3, DirectionalLight, GLTFLoader, OrbitControls, PerspectiveCamera, Scene,
+  Sphere, WebGLRenderer,
+} from "./three.js";
 
 // Draws the model at `address` on `canvas`. Raises an Error if there is no WebGL, or no such model.
 export async function showModel(canvas, address) {

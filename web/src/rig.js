@@ -1,12 +1,10 @@
 // The rig: cameras as frusta that carry their views, round the ball that holds the object.
 import {
   AmbientLight, ArrowHelper, BufferAttribute, BufferGeometry, CanvasTexture, Color,
-  DirectionalLight, DoubleSide, Group, LineBasicMaterial, LineLoop, LineSegments, Mesh,
-  MeshBasicMaterial, PerspectiveCamera, Raycaster, Scene, Sphere, Sprite, SpriteMaterial,
-  SRGBColorSpace, Texture, Vector2, Vector3, WebGLRenderer,
-} from "three";
-import { OrbitControls } from "three/addons/controls/OrbitControls.js";
-import { GLTFLoader } from "three/addons/loaders/GLTFLoader.js";
+  DirectionalLight, DoubleSide, GLTFLoader, Group, LineBasicMaterial, LineLoop, LineSegments,
+  Mesh, MeshBasicMaterial, OrbitControls, PerspectiveCamera, Raycaster, SRGBColorSpace, Scene,
+  Sphere, Sprite, SpriteMaterial, Texture, Vector2, Vector3, WebGLRenderer,
+} from "./three.js";
 import { lensOf, poseOf } from "./cameras.js";
 
 const DEPTH = 0.9; // of a frustum's image, in world units

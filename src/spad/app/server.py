@@ -44,6 +44,7 @@ T = TypeVar("T")
 _STATIC = {
     "app.js": "text/javascript",
     "style.css": "text/css",
+    "three.js": "text/javascript",
     "three-license.txt": "text/plain",
 }
 # A stream that is silent for so long sends an empty line, which finds closed tabs.
