@@ -18,9 +18,9 @@ from spad.reconstruction.learned_surface import (
     volume_of_views,
 )
 from spad.reconstruction.reconstruct import reconstruct
-from spad.reconstruction.surface import draw_surface
+from spad.reconstruction.surface import draw_rays, draw_surface
 from spad.training.config import TrainReconstructorConfig
-from spad.training.reconstructor import as_drawn, drawn_surface, train_reconstructor
+from spad.training.reconstructor import as_drawn, train_reconstructor
 from spad.training.run import read_losses
 
 TINY = {"view_channels": 2, "channels": (4, 8), "cells": 20, "rays": 256, "image_size": 32}
@@ -76,12 +76,8 @@ def test_rays_see_what_whole_images_show(network, shown):
     origins, directions = rays(
         cameras.world_from_cam[:1], cameras.intrinsics[:1], cameras.height, cameras.width
     )
-    drawn = drawn_surface(
-        surface,
-        origins.reshape(-1, 3),
-        directions.reshape(-1, 3),
-        torch.full((cameras.height * cameras.width,), 0.5),
-    )
+    jitter = torch.rand(cameras.height * cameras.width, generator=torch.Generator().manual_seed(0))
+    drawn = draw_rays(surface, origins.reshape(-1, 3), directions.reshape(-1, 3), jitter, 0.7)
     assert float((drawn.T.reshape(whole.shape) - whole).abs().mean()) < 0.01
 
 

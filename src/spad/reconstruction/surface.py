@@ -175,23 +175,42 @@ def draw_surface(surface: DistanceGrid, cameras: Cameras, sharpness: float = 4.0
     Args:
         sharpness: of the surface, per cell.
     """
-    grid = surface.grid
-    blocks = occupied_blocks(grid.volume(surface.distance.abs() < _BAND))
-    table = torch.cat([surface.distance[:, None], surface.color], dim=1)
     origins, directions = rays(
         cameras.world_from_cam, cameras.intrinsics, cameras.height, cameras.width
     )
     images = []
     for origin, direction in zip(origins, directions, strict=True):
-        count = cameras.height * cameras.width
         start, towards = origin.reshape(-1, 3), direction.reshape(-1, 3)
-        middle = torch.full((count,), 0.5, device=start.device)
-        ray, place = samples_along(start, towards, grid, blocks, middle, 0.5)
-        rows, weights = interpolation(place, grid)
-        values = TableMix.apply(table, rows, weights)
-        drawn = composite(values[:, 0], values[:, 1:], ray, count, sharpness)
+        middle = torch.full((len(start),), 0.5, device=start.device)
+        drawn = draw_rays(surface, start, towards, middle, 0.5, sharpness)
         images.append(drawn.T.reshape(4, cameras.height, cameras.width))
     return torch.stack(images)
+
+
+def draw_rays(
+    surface: DistanceGrid,
+    origins: Tensor,
+    directions: Tensor,
+    jitter: Tensor,
+    step: float,
+    sharpness: float = 4.0,
+) -> Tensor:
+    """What rays (r, 3) see of a grid: color premultiplied by alpha, and alpha (r, 4).
+
+    It has derivatives by the grid's distances and colors.
+
+    Args:
+        jitter: (r,) as of `samples_along`.
+        step: cells from one sample to the next.
+        sharpness: of the surface, per cell.
+    """
+    grid = surface.grid
+    blocks = occupied_blocks(grid.volume(surface.distance.detach().abs() < _BAND))
+    ray, place = samples_along(origins, directions, grid, blocks, jitter, step)
+    rows, weights = interpolation(place, grid)
+    table = torch.cat([surface.distance[:, None], surface.color], dim=1)
+    values = TableMix.apply(table, rows, weights)
+    return composite(values[:, 0], values[:, 1:], ray, len(origins), sharpness)
 
 
 def grid_over(low: Tensor, high: Tensor, cells: int) -> Grid:

@@ -15,37 +15,15 @@ from spad.data.view_sets import PosedImages, ViewSet, resized
 from spad.files import whole_folder
 from spad.geometry.focus import object_ball
 from spad.reconstruction.learned_surface import SurfaceNetwork, volume_of_views
-from spad.reconstruction.surface import DistanceGrid, PixelRays
-from spad.reconstruction.volume_rendering import (
-    TableMix,
-    composite,
-    interpolation,
-    occupied_blocks,
-    samples_along,
-)
+from spad.reconstruction.surface import DistanceGrid, PixelRays, draw_rays
 from spad.training.config import TrainReconstructorConfig
 from spad.training.run import TrainingRun, learning_rate_factor, settings_record
 
-# Cells: how near to the surface rays are sampled, from one sample to the next, and how sharp it is.
-_BAND, _STEP, _SHARPNESS = 2.5, 0.7, 4.0
+# Cells from the surface within which its distance grows evenly, and from one sample to the next.
+_BAND, _STEP = 2.5, 0.7
 _MASK_WEIGHT, _EIKONAL_WEIGHT = 10.0, 0.02
 # Largest errors of views that a model draws: shift in pixels, size, brightness.
 _SHIFT, _SCALE, _BRIGHTNESS = 1.5, 0.04, 0.08
-FEWEST_VIEWS = 3
-
-
-def drawn_surface(
-    surface: DistanceGrid, origins: Tensor, directions: Tensor, jitter: Tensor
-) -> Tensor:
-    """What rays (r, 3) see of a surface: premultiplied color and alpha (r, 4), with derivatives."""
-    grid = surface.grid
-    near = surface.distance.detach().abs() < _BAND
-    blocks = occupied_blocks(grid.volume(near))
-    ray, place = samples_along(origins, directions, grid, blocks, jitter, _STEP)
-    rows, weights = interpolation(place, grid)
-    table = torch.cat([surface.distance[:, None], surface.color], dim=1)
-    values = TableMix.apply(table, rows, weights)
-    return composite(values[:, 0], values[:, 1:], ray, len(origins), _SHARPNESS)
 
 
 def eikonal(surface: DistanceGrid) -> Tensor:
@@ -162,7 +140,7 @@ def _loss(
     picked = torch.randint(len(rays), (settings.rays,), generator=generator)
     random = torch.rand(len(picked), 3, generator=generator)
     origins, directions, target = rays.through(picked, random[:, 1:])
-    drawn = drawn_surface(surface, origins, directions, random[:, 0])
+    drawn = draw_rays(surface, origins, directions, random[:, 0], _STEP)
     color = 3 * F.smooth_l1_loss(drawn[:, :3], target[:, :3], beta=0.1)
     mask = F.mse_loss(drawn[:, 3], target[:, 3])
     loss = color + _MASK_WEIGHT * mask + _EIKONAL_WEIGHT * eikonal(surface)
