@@ -8,12 +8,13 @@ import pytest
 import torch
 
 from made_renders import SIZE, write_renders
+from spad.data import dataset as dataset_module
 from spad.data.camera_sampling import quarter_turns
 from spad.data.config import PackConfig
 from spad.data.dataset import ShardDataset
 from spad.data.pack import pack
 from spad.data.renders import read_renders
-from spad.data.shards import read_shard_folder
+from spad.data.shards import Sample, ShardedObject, read_shard_folder
 from spad.hub.registry import load_model
 from spad.images.pixels import image_tensor
 
@@ -285,3 +286,19 @@ def test_numbers_are_places_in_the_stream(shards):
     assert numbers == list(range(len(UIDS)))
     again = ShardDataset(shards, parts=()).at(0, 5)
     assert next(iter(again))["number"] == 5
+
+
+@pytest.mark.parametrize(("kept", "reads"), [(10_000, 11), (4, 2 * 11 - 4)])
+def test_captions_and_cameras_are_read_once_as_long_as_they_fit(shards, monkeypatch, kept, reads):
+    read, read_object = [], Sample.read_object
+
+    def counted(sample: Sample) -> ShardedObject:
+        read.append(sample.uid)
+        return read_object(sample)
+
+    monkeypatch.setattr(Sample, "read_object", counted)
+    monkeypatch.setattr(dataset_module, "_MOST_KEPT", kept)
+    twice = stream(ShardDataset(shards, epochs=2))
+    assert len(read) == reads
+    monkeypatch.undo()
+    assert twice == [*stream(ShardDataset(shards)), *stream(ShardDataset(shards).at(1))]

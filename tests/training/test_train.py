@@ -382,6 +382,31 @@ def test_batches_are_consistent(training, renders):
                 assert torch.equal(known[caption].cameras.world_from_cam[number], one)
 
 
+def test_reduced_images_are_means_of_areas_seen_by_the_same_cameras(training):
+    whole, reduced = Trainer(training), Trainer(changed(training, image_size=32))
+    assert reduced.pipeline.image_size == reduced.image_size == 32
+    for step in range(3):
+        large, small = whole.next_batch(step), reduced.next_batch(step)
+        blocks = large.views.unflatten(-1, (32, 2)).unflatten(-3, (32, 2))
+        torch.testing.assert_close(small.views, blocks.mean((-3, -1)))
+        assert (small.captions, small.keys) == (large.captions, large.keys)
+        assert (small.cameras.height, small.cameras.width) == (32, 32)
+        point = torch.tensor([[0.1, -0.2, 0.3]])
+        (xy, depth), (half, same) = (x.cameras.project(point) for x in (large, small))
+        torch.testing.assert_close(half, xy / 2)
+        torch.testing.assert_close(same, depth)
+
+
+def test_a_model_learns_another_size_if_told(training, base):
+    small = train(changed(training, init=base, image_size=32, steps=1, learning_rate=0.0))
+    before, after = load_exactly(base), load_exactly(small)
+    assert (before.image_size, after.image_size) == (64, 32)
+    for name, weight in before.unet.state_dict().items():
+        assert torch.equal(weight, after.unet.state_dict()[name]), name
+    large = changed(training, init=small, image_size=64)
+    assert Trainer(large).train_step(0)["loss"] > 0
+
+
 @pytest.fixture
 def pictures(tmp_path):
     folder = tmp_path / "pictures"

@@ -86,6 +86,13 @@ def test_images_of_another_size_than_the_model_generates(training, tiny_pipeline
     refused(settings, "expected images of 128x128 .* got 64x64; render them with --image-size 128")
 
 
+def test_sizes_that_the_data_or_the_autoencoder_lacks(training, tiny_pipeline_folder):
+    refused(changed(training, image_size=128), "expected --image-size of at most 64, .* got 128")
+    refused(changed(training, image_size=36), "expected image sizes in steps of 16, got 36")
+    settings = changed(training, image_size=36, init=str(tiny_pipeline_folder), word_dropout=0.0)
+    refused(settings, "expected image sizes in steps of")
+
+
 def test_more_views_than_there_are(training):
     refused(changed(training, views=(8,)), "num_views of 1 to 4")
 

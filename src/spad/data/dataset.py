@@ -21,6 +21,8 @@ from spad.images.pixels import image_tensor
 from spad.images.reading import on_white, open_image
 
 Part = Literal["images", "depth", "latents", "text"]
+# Objects whose captions and cameras stay in memory: about 10 kB each.
+_MOST_KEPT = 10_000
 _PARTS = ("images", "depth", "latents", "text")
 
 
@@ -113,6 +115,8 @@ class ShardDataset(IterableDataset):
         self.verify = verify
         self._start, self._end = 0, self._end_from(0)
         self._verified: set[Path] = set()
+        # Captions and cameras of (shard, object in it), whose checks would take longer than images.
+        self._objects: dict[tuple[int, int], ShardedObject] = {}
         self._check()
 
     def _check(self) -> None:
@@ -229,7 +233,10 @@ class ShardDataset(IterableDataset):
             file.check(whole=self.verify)
             self._verified.add(file.path)
         sample = file.sample(index)
-        about = sample.read_object()
+        if (about := self._objects.get((shard, index))) is None:
+            about = sample.read_object()
+            if len(self._objects) < _MOST_KEPT:
+                self._objects[shard, index] = about
         generator = seeded(self.seed, position, about.uid)
         chosen = self._choose(about, num_views, generator)
         caption = _draw(len(about.captions), generator) if self.captions == "random" else 0

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from PIL import Image, ImageOps
 from torch import Tensor
+from torch.nn.functional import interpolate
 
 from spad.cameras import Cameras
 from spad.data.dataset import ShardDataset
@@ -100,10 +101,11 @@ def open_objects(settings: TrainConfig, rank: int = 0, world_size: int = 1) -> S
     )
 
 
-def latents_or_images(objects: ShardDataset, encoder: str) -> ShardDataset:
+def latents_or_images(objects: ShardDataset, encoder: str, image_size: int) -> ShardDataset:
     """The stream with latents if the shards have those of `encoder` (a hash), else with images."""
     latents = objects.index.latents
     is_stored = latents is not None and latents["encoder"] == encoder
+    is_stored &= image_size == objects.index.height
     return objects.reading("latents" if is_stored else "images")
 
 
@@ -133,16 +135,28 @@ def read_captions(dataset: ShardDataset, all_of_them: bool) -> list[str]:
         return sorted({caption for captions in pool.map(read, places) for caption in captions})
 
 
-def object_batches(dataset: ShardDataset, num_workers: int) -> Iterator[tuple[Batch, int]]:
-    """Endless batches, each with the stream's position after it."""
+def object_batches(
+    dataset: ShardDataset, num_workers: int, image_size: int
+) -> Iterator[tuple[Batch, int]]:
+    """Endless batches, each with the stream's position after it.
+
+    Args:
+        image_size: images are reduced to this side by averaging areas. Latents are as stored.
+    """
     height, width = dataset.index.height, dataset.index.width
+    side = (image_size, image_size)
     part = dataset.parts[0]
     for sample in dataset.loader(num_workers):
         poses, intrinsics = (sample[k].flatten(0, 1) for k in ("world_from_cam", "intrinsics"))
         keys = [str(number) for number in sample["number"].tolist()]
-        cameras = Cameras(poses, intrinsics, height, width)
+        cameras, views = Cameras(poses, intrinsics, height, width), sample[part]
+        if side != (height, width):
+            cameras = cameras.resized(*side)
+            views = interpolate(views.flatten(0, 1), side, mode="area").unflatten(
+                0, views.shape[:2]
+            )
         yield (
-            Batch(sample[part], part == "images", cameras, sample["caption"], keys),
+            Batch(views, part == "images", cameras, sample["caption"], keys),
             sample["position"],
         )
 

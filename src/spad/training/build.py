@@ -100,16 +100,18 @@ def build_pipeline(settings: TrainConfig, image_size: int, captions: Sequence[st
         if settings.init is None
         else load_model(settings.init, "cpu", torch.float32)
     )
-    if pipeline.image_size != image_size:
+    if pipeline.image_size != image_size and settings.batch.image_size is None:
         raise ValueError(
             f"expected images of {pipeline.image_size}x{pipeline.image_size} for "
             f"{settings.init}, got {image_size}x{image_size}; render them with --image-size "
-            f"{pipeline.image_size}"
+            f"{pipeline.image_size}, or train it for these with --image-size {image_size}"
         )
     # channels_last speeds up inference but not training.
     pipeline.unet.to(memory_format=torch.contiguous_format)
     _add_words(pipeline, settings, captions)
-    pipeline.unet = _change_layers(pipeline.unet, settings)
+    downscale = pipeline.vae_downscale
+    _check_divides(image_size, downscale)
+    pipeline.unet = _change_unet(pipeline.unet, settings, image_size // downscale)
     pipeline.scheduler = _change_schedule(pipeline, settings)
     return pipeline
 
@@ -155,8 +157,7 @@ def set_trainable(pipeline: SPADPipeline, settings: TrainConfig) -> None:
 def _from_scratch(settings: TrainConfig, image_size: int, captions: Sequence[str]) -> SPADPipeline:
     vae = load_autoencoder(settings.vae)
     downscale = getattr(vae, "downscale", None) or 2 ** (len(vae.config.block_out_channels) - 1)
-    if image_size % downscale:
-        raise ValueError(f"expected image sizes in steps of {downscale}, got {image_size}")
+    _check_divides(image_size, downscale)
     tokenizer = build_tokenizer(captions)
     channels, text_width = settings.model.block_out_channels, settings.model.text_width
     unet = MultiViewUNet(
@@ -186,6 +187,11 @@ def _from_scratch(settings: TrainConfig, image_size: int, captions: Sequence[str
     )
     text_encoder = build_text_encoder(tokenizer, text_width)
     return SPADPipeline(vae, text_encoder, tokenizer, unet, scheduler)
+
+
+def _check_divides(image_size: int, downscale: int) -> None:
+    if image_size % downscale:
+        raise ValueError(f"expected image sizes in steps of {downscale}, got {image_size}")
 
 
 def _add_words(pipeline: SPADPipeline, settings: TrainConfig, captions: Sequence[str]) -> None:
@@ -220,9 +226,13 @@ def _add_words(pipeline: SPADPipeline, settings: TrainConfig, captions: Sequence
     )
 
 
-def _change_layers(unet: MultiViewUNet, settings: TrainConfig) -> MultiViewUNet:
-    """The UNet with the layers that `settings.model` names; new ones start at zero."""
+def _change_unet(unet: MultiViewUNet, settings: TrainConfig, sample_size: int) -> MultiViewUNet:
+    """The UNet for latents of this side, with the layers that `settings.model` names.
+
+    New layers start at zero.
+    """
     wanted = {
+        "sample_size": sample_size,
         "epipolar": settings.model.epipolar,
         "view_attention": settings.model.view_attention,
         "rays": settings.model.rays,

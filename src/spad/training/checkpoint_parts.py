@@ -101,15 +101,15 @@ class EMAState:
 class Stream:
     """Endless batches of a dataset, with the position after the last one."""
 
-    def __init__(self, dataset: ShardDataset, num_workers: int):
-        self.dataset, self.num_workers = dataset, num_workers
+    def __init__(self, dataset: ShardDataset, num_workers: int, image_size: int):
+        self.dataset, self.num_workers, self.image_size = dataset, num_workers, image_size
         self.batches: Iterator[tuple[Batch, int]] | None = None
         self.position: int | None = None
 
     def next(self) -> Batch:
         """The next batch of this process."""
         if self.batches is None:
-            self.batches = object_batches(self.dataset, self.num_workers)
+            self.batches = object_batches(self.dataset, self.num_workers, self.image_size)
         batch, self.position = next(self.batches)
         return batch
 

@@ -85,9 +85,15 @@ class Trainer:
             raise ValueError(
                 f"expected square images, got {objects.index.height}x{objects.index.width}"
             )
-        self.image_size = objects.index.height
+        self.image_size = settings.batch.image_size or objects.index.height
+        if self.image_size > objects.index.height:
+            raise ValueError(
+                f"expected --image-size of at most {objects.index.height}, the size of the images "
+                f"of {settings.data}, got {self.image_size}"
+            )
         self.pipeline = build_pipeline(settings, self.image_size, self.captions)
-        self.objects = latents_or_images(objects, encoder_hash(self.pipeline.vae))
+        encoder = encoder_hash(self.pipeline.vae)
+        self.objects = latents_or_images(objects, encoder, self.image_size)
         if self.objects.parts == ("images",):
             logger.info("images are encoded in every step; spad pack --latents encodes them once")
         self.images = None
@@ -165,7 +171,7 @@ class Trainer:
             self.ema = EMAModel(
                 self.trainable, decay=settings.optimizer.ema_decay, use_ema_warmup=True, power=0.75
             )
-        self.stream = Stream(self.objects, settings.hardware.num_workers)
+        self.stream = Stream(self.objects, settings.hardware.num_workers, self.image_size)
 
     def _set_modes(self) -> None:
         """Training mode for trainable modules, evaluation mode for frozen ones."""
