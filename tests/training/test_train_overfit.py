@@ -54,7 +54,7 @@ def settings(model, tmp_path):
         data=tmp_path / "shards",
         output=tmp_path / "run",
         vae=str(tmp_path / "vae"),
-        steps=400,
+        steps=130,
         views=(4,),
         batch_size=16,
         learning_rate=4e-3,
