@@ -403,7 +403,7 @@ def test_a_model_learns_another_size_if_told(training, base):
     assert (before.image_size, after.image_size) == (64, 32)
     for name, weight in before.unet.state_dict().items():
         assert torch.equal(weight, after.unet.state_dict()[name]), name
-    large = changed(training, init=small, image_size=64)
+    large = changed(training, init=str(small), image_size=64)
     assert Trainer(large).train_step(0)["loss"] > 0
 
 
