@@ -31,16 +31,17 @@ def errors(trainer: Trainer, batch: Batch, timestep: int, seed: int) -> dict[str
     flat = [x.flatten(0, 1) for x in (clean, noise, timesteps)]
     noisy = trainer.objective.scheduler.add_noise(*flat).unflatten(0, clean.shape[:2])
     captions, cameras = batch.captions, batch.cameras
-    others = torch.arange(OBJECTS * VIEWS).roll(VIEWS).tolist()
+    num_objects, num_views = clean.shape[:2]
+    others = torch.arange(num_objects * num_views).roll(num_views).tolist()
     asked = {
         "right": (captions, cameras),
-        "no caption": ([""] * OBJECTS, cameras),
+        "no caption": ([""] * num_objects, cameras),
         "another's caption": (captions[-1:] + captions[:-1], cameras),
         "another's cameras": (captions, cameras[others]),
     }
     found = {"mean": (clean - clean.mean((0, 1))).square().mean().item()}
     for name, (texts, poses) in asked.items():
-        no_views = torch.zeros(OBJECTS, dtype=torch.bool)
+        no_views = torch.zeros(num_objects, dtype=torch.bool)
         tokens = trainer._tokens(replace(batch, captions=texts), no_views)
         predicted = trainer.denoiser(noisy, timesteps, tokens, poses)
         found[name] = (predicted - clean).square().mean().item()

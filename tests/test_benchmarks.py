@@ -12,6 +12,7 @@ import pytest
 from spad.cameras import Cameras
 from spad.cli import main
 from spad.model import MultiViewUNet
+from train_settings import changed
 
 ROOT = Path(__file__).parents[1]
 MADE_RELEASE = Path(__file__).with_name("made_release")
@@ -147,3 +148,22 @@ def test_everything_that_a_gpu_is_asked_runs_small(monkeypatch, tmp_path):
     with pytest.raises(SystemExit):
         monkeypatch.setattr(bench.torch.cuda, "is_available", lambda: False)
         bench.main([])
+
+
+@pytest.mark.parametrize("sees_cameras", [True, False])
+def test_a_model_without_cameras_does_as_well_with_those_of_others(
+    training, monkeypatch, sees_cameras
+):
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    bench = importlib.import_module("bench_conditioning")
+    settings = changed(training, views=(4,), view_sampling="random", word_dropout=0.0)
+    if not sees_cameras:
+        settings = changed(settings, rays="none", epipolar="none", camera_embedding=False)
+    found = bench.measure(settings)
+    for timestep in bench.TIMESTEPS:
+        right, cameras = found[timestep, "right"], found[timestep, "another's cameras"]
+        assert (right != cameras) == sees_cameras
+        assert found[timestep, "another's caption"] != right
+        assert found[timestep, "mean"] > 0
+    with pytest.raises(ValueError, match="expected a model that predicts clean latents"):
+        bench.measure(changed(settings, prediction_type="v_prediction"))

@@ -25,10 +25,9 @@ def load_exactly(part_class: Any, folder: Path, **options: Any) -> Any:
     # Libraries answer damaged files with any error.
     except Exception as error:
         raise ValueError(f"cannot be loaded: {first_line(error)}") from error
-    wrong = [name for kind in ("missing", "unexpected", "mismatched") for name in
-             sorted(map(str, report[f"{kind}_keys"]))]  # fmt: skip
-    if wrong:
-        raise ValueError(f"has other weights than its config.json, such as {wrong[0]}")
+    for kind in ("missing", "unexpected", "mismatched"):
+        if wrong := sorted(map(str, report[f"{kind}_keys"])):
+            raise ValueError(f"has other weights than its config.json, such as {wrong[0]}")
     try:
         check_finite(module, folder.name)
     except ValueError as error:

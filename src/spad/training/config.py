@@ -178,8 +178,7 @@ class BatchConfig:
     """Views in a step, on all devices together."""
     image_size: Annotated[int, Interval(ge=16, le=4096)] | None = None
     """Side of the images in pixels: larger ones of the data are reduced to it, and a model of
-    another size given with --init learns this one. Small first, then large, learns sooner.
-    Default: the data's."""
+    another size given with --init learns this one. Default: the data's."""
     clean_view_prob: Share = 0.25
     """Image conditioning: probability that a random subset of an object's views is given without
     noise."""

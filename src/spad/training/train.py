@@ -94,7 +94,7 @@ class Trainer:
         self.pipeline = build_pipeline(settings, self.image_size, self.captions)
         encoder = encoder_hash(self.pipeline.vae)
         self.objects = latents_or_images(objects, encoder, self.image_size)
-        if self.objects.parts == ("images",):
+        if self.objects.parts == ("images",) and self.image_size == objects.index.height:
             logger.info("images are encoded in every step; spad pack --latents encodes them once")
         self.images = None
         if settings.batch.images is not None:
