@@ -20,6 +20,7 @@ from spad.cameras import Cameras, save_transforms
 from spad.cli import main
 from spad.data.renders import is_held_out, read_renders
 from spad.evaluation import evaluate as command
+from spad.evaluation import scoring
 from spad.evaluation.config import EvaluateConfig
 from spad.evaluation.metrics import METRICS, Metric
 from spad.evaluation.protocol import load_protocol
@@ -54,7 +55,7 @@ def cheap_metrics(monkeypatch):
     )
     own = tuple(Column(m.name, m.higher_is_better, m.best, m.summary) for m in cheap)
     kept = command.COLUMNS[len(METRICS) :]
-    monkeypatch.setattr(command, "METRICS", cheap)
+    monkeypatch.setattr(scoring, "METRICS", cheap)
     monkeypatch.setattr(command, "COLUMNS", (*own, *kept))
 
 
@@ -205,7 +206,7 @@ def test_a_model_is_evaluated_and_resumed(tiny_pipeline_folder, data, tmp_path, 
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(command, "score_novel_views", refuse)
+        patch.setattr(scoring, "score_novel_views", refuse)
         assert run(*arguments, "--output", output) == 130
     assert not (output / "report.json").exists()
     drawn = {p: p.stat().st_mtime_ns for p in output.glob("*/*/images/*.png")}
@@ -339,9 +340,9 @@ def test_a_seed_means_the_same_in_every_run(tiny_pipeline_folder, tmp_path):
 def test_ctrl_c_says_how_to_go_on(renders, tmp_path):
     output = tmp_path / "out"
     code = (
-        "import sys, time, spad.evaluation.evaluate as e\n"
+        "import sys, time, spad.evaluation.scoring as s\n"
         "from spad.evaluation.metrics import Metric\n"
-        "e.METRICS = (Metric('slow', lambda s: time.sleep(60) or 0.0, True, 1.0, ''),)\n"
+        "s.METRICS = (Metric('slow', lambda _: time.sleep(60) or 0.0, True, 1.0, ''),)\n"
         "from spad.cli import main\n"
         f"sys.exit(main(['evaluate', {str(renders)!r}, '--output', {str(output)!r}]))"
     )
@@ -412,7 +413,7 @@ def test_cameras_that_no_metric_can_use_are_named(renders, tmp_path, monkeypatch
     def refuse(view_set):
         raise ValueError("expected cameras that look at one object")
 
-    monkeypatch.setattr(command, "METRICS", (Metric("picky", refuse, True, 1.0, ""),))
+    monkeypatch.setattr(scoring, "METRICS", (Metric("picky", refuse, True, 1.0, ""),))
     assert run(renders, "--output", tmp_path / "out") == 2
     assert "object0: expected cameras that look at one object" in capsys.readouterr().err
 

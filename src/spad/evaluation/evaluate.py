@@ -2,73 +2,50 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import math
 import platform
 import shutil
-import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import torch
-from PIL import Image
-from tqdm import tqdm
 
-import spad
-from spad.data.renders import data_hash, list_sets, read_renders
 from spad.data.view_sets import PosedImages, ViewSet
 from spad.evaluation.compare import compare_reports
 from spad.evaluation.config import EvaluateConfig
-from spad.evaluation.gso import gso_hash, read_gso
+from spad.evaluation.jobs import EvaluationJob, Task, job_of
 from spad.evaluation.learned_metrics import LearnedMetrics
 from spad.evaluation.metrics import METRICS, Metric
-from spad.evaluation.novel_views import NOVEL_COLUMNS, NovelViews, score_novel_views
+from spad.evaluation.novel_views import NOVEL_COLUMNS
 from spad.evaluation.page import report_page
-from spad.evaluation.protocol import load_gallery
-from spad.evaluation.reference_meshes import MESH_COLUMNS, MeshPair, is_mesh_source, mesh_pairs
+from spad.evaluation.reference_meshes import MESH_COLUMNS
 from spad.evaluation.registration import REGISTRATION_METRICS, check_registration_packages
 from spad.evaluation.report import Column, EvaluationReport, ScoredObject, write_report
-from spad.evaluation.retrieval import RETRIEVAL_COLUMNS, Gallery, score_retrieval
-from spad.evaluation.sampling import (
-    GENERATED_COLUMNS,
-    ModelSampler,
-    is_failed,
-    plan_evaluation,
-    text_name,
-)
+from spad.evaluation.retrieval import RETRIEVAL_COLUMNS
+from spad.evaluation.sampling import GENERATED_COLUMNS
+from spad.evaluation.scoring import IMAGES, JOURNAL, score_all
 from spad.evaluation.split_consistency import SPLIT_METRICS, check_split_packages
 from spad.files import (
     RECORD,
-    append_json,
     check_output,
     exclusive,
     json_text,
     read_json,
-    read_json_lines,
     slug,
-    whole_file,
     write_text,
 )
 from spad.files.writing import LOCK
-from spad.hub.registry import check_files, model_info, resolve_device, weights_hash
-from spad.images.grids import view_grid
-from spad.images.pixels import to_floats, to_levels
+from spad.images.pixels import to_floats
 
 logger = logging.getLogger(__name__)
 
-JOURNAL, IMAGES = "scores.jsonl", "images"
 # Parts of a report that are compared with a ground truth, and have no prompt to find again.
 _UNPROMPTED = ("novel", "meshes")
-# Parts whose views a model generates here.
-_GENERATED = ("text", "novel")
-_MOST_VIEWS_SHOWN, _SHOWN_SIZE = 12, 128
 
 
 def _column(metric: Metric) -> Column:
@@ -85,48 +62,6 @@ COLUMNS = (
     *NOVEL_COLUMNS,
     *MESH_COLUMNS,
 )
-
-
-@dataclass(frozen=True)
-class Task:
-    """One object to score.
-
-    Attributes:
-        is_external: whether its images are outside the output folder, and so may change.
-        make: reads or generates its views, or names its meshes.
-        cost: what its views took to generate, by column, once they are made.
-        group: as in `ScoredObject`.
-    """
-
-    name: str
-    part: str
-    is_external: bool
-    make: Callable[[], ViewSet | NovelViews | MeshPair]
-    cost: Callable[[], dict[str, float]] = dict
-    group: str = ""
-
-
-@dataclass(frozen=True)
-class EvaluationJob:
-    """Objects to score, and how.
-
-    Attributes:
-        name: name of the model or folder.
-        protocol: scores are comparable between equal protocols.
-        request: everything the scores depend on; a run with the same request is resumed.
-        gallery: renders by which captions are ranked.
-        tasks: output folder -> tasks in order; what a cluster generates is there then.
-        real: reference renders of FID.
-        notes: what is skipped, and why.
-    """
-
-    name: str
-    protocol: str
-    request: dict[str, Any]
-    gallery: Gallery
-    tasks: Callable[[Path], list[Task]]
-    real: tuple[PosedImages, ...] = ()
-    notes: tuple[str, ...] = ()
 
 
 def evaluate(settings: EvaluateConfig, command: Sequence[str] = ()) -> tuple[str, list[Path]]:
@@ -153,7 +88,7 @@ def evaluate(settings: EvaluateConfig, command: Sequence[str] = ()) -> tuple[str
         check_registration_packages()
         more = (*more, *REGISTRATION_METRICS)
     learned = LearnedMetrics.load(settings)
-    job = _folder_job(settings) if settings.sets is not None else _model_job(settings)
+    job = job_of(settings)
     output = settings.output or Path("spad-out") / f"evaluation-{slug(job.name)}"
     if settings.sets is not None and output.resolve().is_relative_to(settings.sets.resolve()):
         raise ValueError(f"expected an --output outside of {settings.sets}, got {output}")
@@ -161,7 +96,7 @@ def evaluate(settings: EvaluateConfig, command: Sequence[str] = ()) -> tuple[str
         for note in job.notes:
             logger.info(note)
         tasks = job.tasks(output)
-        scored = _score_all(tasks, output, job.gallery, more, learned)
+        scored = score_all(tasks, output, job.gallery, more, learned)
         report = EvaluationReport(
             name=job.name,
             about={
@@ -179,132 +114,6 @@ def evaluate(settings: EvaluateConfig, command: Sequence[str] = ()) -> tuple[str
         )
         page = report_page(report, output)
         return report.table(), write_report(output, report.to_json(), report.markdown(), page)
-
-
-def _folder_job(settings: EvaluateConfig) -> EvaluationJob:
-    assert settings.sets is not None
-    if settings.reference is not None:
-        return _mesh_job(settings.sets, settings.reference, settings)
-    if is_mesh_source(settings.sets):
-        raise ValueError(
-            f"expected --reference FILE with the model {settings.sets}, got none; models are "
-            "compared with what they should look like"
-        )
-    folder = settings.sets.resolve()
-    files = list_sets(settings.sets)[: settings.limit]
-    request = {"sets": str(folder), "limit": settings.limit, **_shared_request(settings)}
-    tasks = [Task(one.uid, "views", True, one.read) for one in files]
-    real = () if settings.data is None else tuple(read_renders(settings.data))
-    protocol = "views of a folder"
-    return EvaluationJob(folder.name, protocol, request, load_gallery(), lambda _: tasks, real)
-
-
-def _mesh_job(models: Path, references: Path, settings: EvaluateConfig) -> EvaluationJob:
-    pairs = mesh_pairs(models, references)[: settings.limit]
-    request = {
-        "models": str(models.resolve()),
-        "references": str(references.resolve()),
-        "limit": settings.limit,
-        **_shared_request(settings),
-    }
-    tasks = [Task(pair.model.stem, "meshes", True, lambda pair=pair: pair) for pair in pairs]
-    return EvaluationJob(
-        models.stem, "meshes and their references", request, load_gallery(), lambda _: tasks
-    )
-
-
-def _model_job(settings: EvaluateConfig) -> EvaluationJob:
-    assert settings.model is not None
-    model = model_info(settings.model)
-    check_files(model)
-    resolve_device(settings.device)
-    data = None if settings.data is None else read_renders(settings.data)
-    if settings.gso is not None:
-        data = read_gso(settings.gso)
-    plan = plan_evaluation(settings, data)
-    protocol = plan.protocol
-
-    def guidance(is_image_given: bool) -> float:
-        own = model.defaults.guidance(is_image_given)
-        return own if settings.guidance_scale is None else settings.guidance_scale
-
-    request = {
-        "model": model.name,
-        "model_sha256": weights_hash(model),
-        "protocol": plan.label,
-        "parts": list(settings.parts),
-        "size": model.image_size,
-        "quick": settings.quick,
-        "limit": settings.limit,
-        "data_sha256": _data_sha256(settings, data),
-        "seeds": settings.seeds,
-        "num_inference_steps": settings.steps or model.defaults.num_inference_steps,
-        "guidance_scale": guidance(False),
-        "guidance_scale_with_image": guidance(True),
-        **_shared_request(settings),
-    }
-
-    def tasks(output: Path) -> list[Task]:
-        sampler = ModelSampler(model, settings, output)
-        text = [
-            (index, caption, protocol, repeat)
-            for index, caption in enumerate(protocol.captions.values())
-            for repeat in range(protocol.seeds)
-        ]
-        novel = [
-            (index, plan.truth[uid], protocol)
-            for index, uid in enumerate(protocol.novel)
-            if uid in plan.truth
-        ]
-        if settings.executor == "ray":
-            requests = [sampler.text_request(*one) for one in text]
-            sampler.generate_on_cluster(requests + [sampler.novel_request(*one) for one in novel])
-        return [
-            Task(
-                text_name(index, caption, repeat),
-                "text",
-                False,
-                partial(sampler.sample_text, *one),
-                lambda one=one: sampler.cost(sampler.text_request(*one)),
-                text_name(index, caption) if protocol.seeds > 1 else "",
-            )
-            for one in text
-            for index, caption, _, repeat in [one]
-        ] + [
-            Task(
-                one[1].uid,
-                "novel",
-                False,
-                partial(sampler.sample_novel, *one),
-                lambda one=one: sampler.cost(sampler.novel_request(*one)),
-            )
-            for one in novel
-        ]
-
-    # Of the user's prompts there are no renders.
-    wanted = set(protocol.captions) if settings.prompts is None else set()
-    return EvaluationJob(
-        name=model.name,
-        protocol=plan.label,
-        request=request,
-        gallery=plan.gallery,
-        tasks=tasks,
-        real=tuple(views for views in data or () if views.uid in wanted),
-        notes=plan.notes,
-    )
-
-
-def _data_sha256(settings: EvaluateConfig, data: Sequence[PosedImages] | None) -> str | None:
-    if settings.data is not None:
-        return data_hash(settings.data)
-    return None if data is None else gso_hash(data)
-
-
-def _shared_request(settings: EvaluateConfig) -> dict[str, Any]:
-    weights = {name: getattr(settings, name) for name in ("clip", "lpips", "inception")}
-    paths = {name: str(path.resolve()) for name, path in weights.items() if path is not None}
-    more = {name: True for name in ("split_consistency", "colmap") if getattr(settings, name)}
-    return {"spad": spad.__version__, **paths, **more}
 
 
 @contextmanager
@@ -362,129 +171,6 @@ def _empty(folder: Path) -> None:
             shutil.rmtree(path)
         else:
             path.unlink(missing_ok=True)
-
-
-def _score_all(
-    tasks: list[Task],
-    output: Path,
-    gallery: Gallery,
-    more: Sequence[Metric],
-    learned: LearnedMetrics,
-) -> list[ScoredObject]:
-    """Score what is not yet in the journal; `more` metrics are for sets and for novel views."""
-    before = _read_journal(output / JOURNAL)
-    scored = []
-    with tqdm(tasks, unit="object", desc="scoring", disable=None) as progress:
-        for task in progress:
-            old = before.get((task.part, task.name))
-            if old is not None and not task.is_external:
-                scored.append(old)
-                continue
-            views = task.make()
-            digest = _digest(views) if task.is_external else ""
-            if old is None or old.digest != digest:
-                try:
-                    old = _score_one(task, views, digest, output, gallery, more, learned)
-                except ValueError as error:
-                    raise ValueError(f"{task.name}: {error}") from error
-                append_json(output / JOURNAL, old.to_json())
-            scored.append(old)
-    return scored
-
-
-def _score_one(
-    task: Task,
-    views: ViewSet | NovelViews | MeshPair,
-    digest: str,
-    output: Path,
-    gallery: Gallery,
-    more: Sequence[Metric],
-    learned: LearnedMetrics,
-) -> ScoredObject:
-    seconds: dict[str, float] = {}
-    scores: dict[str, float] = {}
-
-    @contextmanager
-    def timed(name: str):
-        start = time.perf_counter()
-        yield
-        seconds[name] = round(time.perf_counter() - start, 3)
-
-    if isinstance(views, MeshPair):
-        # It needs the extra "mesh".
-        from spad.evaluation.mesh_scores import score_meshes
-
-        prompt = None
-        with timed("meshes"):
-            scores, shown = score_meshes(views)
-        # The same six cameras above and below.
-        shown = shown.unflatten(0, (2, -1))[:, : _MOST_VIEWS_SHOWN // 2].flatten(0, 1)
-    elif isinstance(views, NovelViews):
-        shown = torch.cat([views.truth.images, views.generated.images])
-        prompt = views.truth.prompt
-        with timed("novel"):
-            scores |= score_novel_views(views)
-        for metric in more:
-            with timed(metric.name):
-                scores[metric.name] = metric.function(views.generated)
-        if learned.lpips is not None:
-            with timed("novel_lpips"):
-                scores |= learned.score_novel(views)
-    else:
-        shown, prompt = views.images, views.prompt
-        for metric in (*METRICS, *more):
-            with timed(metric.name):
-                scores[metric.name] = metric.function(views)
-        with timed("retrieval"):
-            scores |= score_retrieval(gallery, views)
-        if learned.clip is not None:
-            with timed("clip_score"):
-                scores |= learned.score_views(views)
-    if task.part in _GENERATED:
-        made = views.generated if isinstance(views, NovelViews) else views
-        assert isinstance(made, ViewSet)
-        scores |= {"failed": float(is_failed(made)), **task.cost()}
-    image = f"{IMAGES}/{task.part}-{_file_name(task.name)}.webp"
-    _save_grid(output / image, shown)
-    return ScoredObject(task.name, task.part, prompt, scores, seconds, image, digest, task.group)
-
-
-def _file_name(name: str) -> str:
-    """Readable file name, unique for every object's name."""
-    return f"{slug(name)}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
-
-
-def _save_grid(path: Path, images: torch.Tensor) -> None:
-    shown = []
-    for pixels in to_levels(images[:_MOST_VIEWS_SHOWN]):
-        image = Image.fromarray(pixels)
-        image.thumbnail((_SHOWN_SIZE, _SHOWN_SIZE), Image.Resampling.BOX)
-        shown.append(image)
-    with whole_file(path) as unfinished:
-        view_grid(shown).save(unfinished, quality=85)
-
-
-def _digest(views: ViewSet | NovelViews | MeshPair) -> str:
-    """Hash of the files of meshes, or of the images, cameras and prompt of an external set."""
-    if isinstance(views, MeshPair):
-        return views.digest()
-    assert isinstance(views, ViewSet)
-    hashed = hashlib.sha256((views.prompt or "").encode())
-    for tensor in (
-        views.images,
-        views.alpha,
-        views.cameras.world_from_cam,
-        views.cameras.intrinsics,
-    ):
-        hashed.update(tensor.contiguous().numpy().tobytes())
-    return hashed.hexdigest()
-
-
-def _read_journal(path: Path) -> dict[tuple[str, str], ScoredObject]:
-    """Scored objects by part and name; an incomplete last line is ignored."""
-    lines = read_json_lines(path, dict, is_journal=True) if path.is_file() else ()
-    scored = [ScoredObject.from_json(data, where) for where, data in lines]
-    return {(one.part, one.name): one for one in scored}
 
 
 def _totals(
