@@ -31,7 +31,8 @@ def write_checkpoint(golden: Path, path: Path) -> None:
 
 def convert(golden: Path, path: Path, output: Path, dtype: str) -> None:
     from spad.hub.config import ConvertConfig
-    from spad.hub.convert import TOKENIZER_FILES, convert_checkpoint
+    from spad.hub.convert import convert_checkpoint
+    from spad.hub.original_layout import TOKENIZER_FILES
 
     clip = output.with_name("clip")
     clip.mkdir()

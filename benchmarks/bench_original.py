@@ -53,7 +53,8 @@ from spad.evaluation.retrieval import score_retrieval
 from spad.evaluation.statistics import estimate_mean, paired_difference
 from spad.geometry import plucker_map
 from spad.geometry.released_masks import released_mask
-from spad.hub.convert import UNET, fill, original_unet
+from spad.hub.convert import original_unet
+from spad.hub.original_layout import UNET, fill
 from spad.images.alpha import WHITE_TOLERANCE
 from spad.images.pixels import to_floats
 from spad.model import MultiViewUNet

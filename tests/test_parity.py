@@ -37,7 +37,8 @@ def test_a_token_that_sees_nothing_harms_no_other(golden):
 @pytest.mark.parametrize("name", ["spad_two_views", "spad_four_views"])
 def test_full_size_keys_and_shapes_are_all_used(golden, name):
     """On tensors without content: every one of the 1,835 has its place."""
-    from spad.hub.convert import IGNORED, released_parts
+    from spad.hub.convert import released_parts
+    from spad.hub.original_layout import IGNORED
 
     facts = golden.facts(f"state_dict_{name}")
     dtypes = {"float32": torch.float32, "int32": torch.int32}

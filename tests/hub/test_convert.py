@@ -288,7 +288,7 @@ def test_no_room_on_the_disk(convert, golden, tmp_path, monkeypatch):
 
 
 def test_without_the_tokenizer(convert, golden, monkeypatch):
-    monkeypatch.setattr("spad.hub.convert.try_to_load_from_cache", lambda *_: None)
+    monkeypatch.setattr("spad.hub.original_layout.try_to_load_from_cache", lambda *_: None)
     with pytest.raises(ValueError, match="--clip"):
         convert(golden.folder / "spad_tiny.ckpt", clip=None)
 

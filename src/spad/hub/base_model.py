@@ -19,18 +19,16 @@ from transformers import (
 from spad.files import file_hash, read_json, whole_folder
 from spad.hub.checkpoint import read_checkpoint
 from spad.hub.config import InitFromBaseConfig
-from spad.hub.convert import (
-    PROMPT_PREFIX,
+from spad.hub.convert import PROMPT_PREFIX, release_scheduler, save_model
+from spad.hub.loading import load_exactly
+from spad.hub.original_layout import (
     base_text_encoder,
     base_unet,
     base_vae,
     fill,
     named,
-    release_scheduler,
-    save_model,
     tokenizer_of,
 )
-from spad.hub.loading import load_exactly
 from spad.model import MultiViewUNet, SPADPipeline
 from spad.model.bases import BASES, Base, base_of
 
