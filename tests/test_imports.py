@@ -138,6 +138,20 @@ def test_modules_import_in_no_circle():
     TopologicalSorter({module: own_imports(module) for module in eager}).prepare()
 
 
+# One imports a clone of the release, whose package is called spad too.
+BENCHMARKS = sorted(p for p in (ROOT / "benchmarks").rglob("*.py") if p.stem != "original_release")
+
+
+@pytest.mark.parametrize("path", BENCHMARKS, ids=lambda path: path.stem)
+def test_benchmarks_import_what_there_is(path):
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "spad":
+            module = importlib.import_module(node.module)
+            for alias in node.names:
+                whole = f"{node.module}.{alias.name}"
+                assert whole in PATHS or hasattr(module, alias.name), whole
+
+
 @pytest.mark.parametrize(
     "module",
     [name for name in PATHS if name.startswith("spad.attention")]
