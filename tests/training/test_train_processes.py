@@ -56,8 +56,12 @@ def settings(training):
     return changed(training, views=(1, 2), steps=5)
 
 
-@pytest.mark.parametrize("sharing", [[], ["--fsdp", "--optimizer", "adamw"]], ids=["ddp", "fsdp"])
-def test_two_processes_learn_what_one_learns(settings, sharing, tmp_path):
+@pytest.mark.parametrize(
+    ("sharing", "stops"),
+    [([], [5]), (["--fsdp", "--optimizer", "adamw"], [3, 5])],
+    ids=["ddp", "fsdp, resumed"],
+)
+def test_two_processes_learn_what_one_learns(settings, sharing, stops, tmp_path):
     """Equal but for the order of sums; and a run of both goes on from a checkpoint of both."""
     optimizer = "adamw" if "adamw" in sharing else settings.optimizer.optimizer
     settings = changed(settings, lr_schedule="constant", optimizer=optimizer)
@@ -65,7 +69,7 @@ def test_two_processes_learn_what_one_learns(settings, sharing, tmp_path):
     one, two = settings.run_folder, tmp_path / "two"
     torchrun = "-m torch.distributed.run --standalone --nproc-per-node 2 -m spad".split()
     # A run at a constant rate may be lengthened.
-    for steps in (3, settings.optimizer.steps):
+    for steps in stops:
         command = arguments(changed(settings, steps=steps), two)
         done = run_python(*torchrun, *command, "--lr-schedule", "constant", *sharing)
         assert done.returncode == 0, done.stderr[-3000:]
