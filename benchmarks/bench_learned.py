@@ -89,7 +89,10 @@ def main() -> None:
     rows = list(read_index(arguments.models))
     things = rows[:: -(-len(rows) // arguments.most)] if len(rows) > arguments.most else rows
     arguments.output.mkdir(parents=True, exist_ok=True)
-    for number, row in enumerate(tqdm(things, unit="thing")):
+    # First, so that a model that cannot be read is known before anything is drawn.
+    renders = [rendered(arguments.models.parent / row.file, cameras) for row in things]
+    progress = tqdm(zip(things, renders, strict=True), unit="thing", total=len(things))
+    for number, (row, true) in enumerate(progress):
         caption = row.captions[0]
         images = pipeline(
             caption,
@@ -100,7 +103,6 @@ def main() -> None:
             blob_sigma=defaults.blob_sigma,
             seed=number,
         ).images[0]
-        true = rendered(arguments.models.parent / row.file, cameras)
         scores[caption] = compare(to_floats(np.stack(images)), to_floats(true))
         sheet |= {caption: images, f"{caption}: render": [Image.fromarray(one) for one in true]}
         if len(sheet) == 2 * THINGS_ON_A_SHEET or number == len(things) - 1:

@@ -43,7 +43,7 @@ def test_models_may_be_used_for_anything_and_what_is_learned_is_not_held_out():
 
 
 @pytest.fixture
-def full_tensor(tmp_path) -> Path:
+def gathered(tmp_path) -> Path:
     """What the script makes of boxes 1 wide, 2 high and 3 deep under the names of the list."""
     box = trimesh.creation.box((1, 2, 3))
     assets, catalog = tmp_path / "assets", tmp_path / "catalog.sh3f"
@@ -51,7 +51,9 @@ def full_tensor(tmp_path) -> Path:
         for thing in THINGS:
             if thing["source"] == "furniture":
                 furniture.writestr(thing["file"], box.export(file_type="obj"))
-                furniture.writestr(str(Path(thing["file"]).with_suffix(".mtl")), "newmtl m\n")
+                lines = "newmtl m\nKd 1 0 0\r\nmap_Kd there.png\n\tmap_Kd not there.png \nNs 1\n"
+                furniture.writestr(str(Path(thing["file"]).with_suffix(".mtl")), lines)
+                furniture.writestr(str(Path(thing["file"]).with_name("there.png")), b"an image")
             else:
                 path = assets / thing["file"]
                 path.parent.mkdir(parents=True, exist_ok=True)
@@ -61,18 +63,27 @@ def full_tensor(tmp_path) -> Path:
     return tmp_path / "things"
 
 
-def test_the_script_gathers_models_for_spad_render(full_tensor):
+def test_the_script_gathers_models_for_spad_render(gathered):
     for name, split in (("models.jsonl", "learned"), ("held-out.jsonl", "held-out")):
-        found = find_assets(RenderConfig(full_tensor / name, full_tensor / "renders"))
+        found = find_assets(RenderConfig(gathered / name, gathered / "renders"))
         expected = [thing for thing in THINGS if thing["split"] == split]
         assert [asset.uid for asset in found] == [thing["uid"] for thing in expected]
         assert [list(a.captions) for a in found] == [t["captions"] for t in expected]
         assert all(asset.path.is_file() for asset in found)
 
 
-def test_what_is_up_in_the_catalog_is_up_in_its_models(full_tensor):
-    paths = list(full_tensor.rglob("*.obj"))
+def test_what_is_up_in_the_catalog_is_up_in_its_models(gathered):
+    paths = list(gathered.rglob("*.obj"))
     mesh = trimesh.load_mesh(paths[0])
     np.testing.assert_allclose(mesh.extents, (1, 3, 2), atol=1e-6)
     assert mesh.volume == pytest.approx(6)
     assert all(path.with_suffix(".mtl").is_file() for path in paths)
+
+
+def test_images_that_the_catalog_lacks_are_left_out_and_named(gathered, capsys):
+    path = next(gathered.rglob("*.mtl"))
+    assert path.read_bytes() == b"newmtl m\nKd 1 0 0\r\nmap_Kd there.png\nNs 1\n"
+    assert path.with_name("there.png").read_bytes() == b"an image"
+    with_images = runpy.run_path(str(MINI / "make_things.py"))["with_images"]
+    assert with_images(b"map_Kd gone.png\n", set(), "pens/pen.obj") == b""
+    assert capsys.readouterr().out.startswith("pens/pen.obj: the catalog has no gone.png")

@@ -21,6 +21,7 @@ from pathlib import Path, PurePosixPath
 
 THINGS = Path(__file__).with_name("things.jsonl")
 LISTS = {"learned": "models.jsonl", "held-out": "held-out.jsonl"}
+_IMAGE = re.compile(rb"^[ \t]*map_Kd[ \t]+(.+?)[ \t]*\r?\n", re.MULTILINE)
 _COORDINATES = re.compile(r"^(vn?)\s+(\S+)\s+(\S+)\s+(\S+)", re.MULTILINE)
 
 
@@ -34,13 +35,33 @@ def turned(obj: str) -> str:
     return _COORDINATES.sub(turn, obj)
 
 
+def with_images(materials: bytes, images: set[str], file: str) -> bytes:
+    """Materials of an OBJ file that name only images that there are; says which were left out."""
+
+    def kept(match: re.Match) -> bytes:
+        image = match[1].decode("latin-1")
+        if image in images:
+            return match[0]
+        print(f"{file}: the catalog has no {image}; its material keeps its color alone")
+        return b""
+
+    return _IMAGE.sub(kept, materials)
+
+
 def unpack(furniture: zipfile.ZipFile, file: str, target: Path) -> None:
     """A model of the catalog with the materials and images beside it, z up."""
     folder = PurePosixPath(file).parent
     target.parent.mkdir(parents=True, exist_ok=True)
-    for name in furniture.namelist():
-        if PurePosixPath(name).parent == folder and not name.endswith((".obj", "/")):
-            (target.parent / PurePosixPath(name).name).write_bytes(furniture.read(name))
+    beside = [
+        name
+        for name in furniture.namelist()
+        if PurePosixPath(name).parent == folder and not name.endswith((".obj", "/"))
+    ]
+    for name in beside:
+        content = furniture.read(name)
+        if name.endswith(".mtl"):
+            content = with_images(content, {PurePosixPath(one).name for one in beside}, file)
+        (target.parent / PurePosixPath(name).name).write_bytes(content)
     obj = furniture.read(file).decode("latin-1")
     target.write_bytes(turned(obj).encode("latin-1"))
 
