@@ -85,5 +85,7 @@ def test_images_that_the_catalog_lacks_are_left_out_and_named(gathered, capsys):
     assert path.read_bytes() == b"newmtl m\nKd 1 0 0\r\nmap_Kd there.png\nNs 1\n"
     assert path.with_name("there.png").read_bytes() == b"an image"
     with_images = runpy.run_path(str(MINI / "make_things.py"))["with_images"]
-    assert with_images(b"map_Kd gone.png\n", set(), "pens/pen.obj") == b""
+    assert with_images(b"map_Kd gone.png", set(), "pens/pen.obj") == b""
+    kept = b"map_d -imfchan r there.png\n"
+    assert with_images(kept + b"map_Ke gone.png\n", {"there.png"}, "pens/pen.obj") == kept
     assert capsys.readouterr().out.startswith("pens/pen.obj: the catalog has no gone.png")

@@ -21,7 +21,7 @@ from pathlib import Path, PurePosixPath
 
 THINGS = Path(__file__).with_name("things.jsonl")
 LISTS = {"learned": "models.jsonl", "held-out": "held-out.jsonl"}
-_IMAGE = re.compile(rb"^[ \t]*map_Kd[ \t]+(.+?)[ \t]*\r?\n", re.MULTILINE)
+_IMAGE = re.compile(rb"(?im)^[ \t]*map_(?:kd|ke|d)[ \t]+(.+?)[ \t\r]*(?:\n|\Z)")
 _COORDINATES = re.compile(r"^(vn?)\s+(\S+)\s+(\S+)\s+(\S+)", re.MULTILINE)
 
 
@@ -40,7 +40,8 @@ def with_images(materials: bytes, images: set[str], file: str) -> bytes:
 
     def kept(match: re.Match) -> bytes:
         image = match[1].decode("latin-1")
-        if image in images:
+        has_options = image.startswith("-")
+        if image in images or (has_options and any(image.endswith(f" {n}") for n in images)):
             return match[0]
         print(f"{file}: the catalog has no {image}; its material keeps its color alone")
         return b""

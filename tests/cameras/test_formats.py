@@ -284,6 +284,13 @@ def test_what_is_no_json_is_refused(tmp_path, content, message):
     assert_refused(lambda: load_cameras(path), path, message)
 
 
+@pytest.mark.parametrize(("name", "kind"), [("photo.PNG", "image"), ("turn.mp4", "video")])
+def test_an_image_in_the_place_of_cameras_is_refused_saying_what_to_give(tmp_path, name, kind):
+    (tmp_path / name).write_bytes(b"\x89PNG")
+    with pytest.raises(ValueError, match=f"expected cameras, got one {kind}; give the folder"):
+        load_cameras(tmp_path / name)
+
+
 def test_a_missing_file_is_refused(tmp_path):
     path = tmp_path / "nothing.json"
     assert_refused(lambda: load_cameras(path), path, "expected a readable file, got No such file")

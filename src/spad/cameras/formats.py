@@ -7,6 +7,7 @@ Files are written whole or not at all. The conventions are tabled in docs/conven
 
 from __future__ import annotations
 
+import mimetypes
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,6 +43,12 @@ def load_cameras(
     Raises: ValueError: nothing known at `path`, or what the reader of that kind raises.
     """
     path = camera_file(Path(path))
+    kind = (mimetypes.guess_type(path)[0] or "").partition("/")[0]
+    if kind in ("image", "video") and path.is_file():
+        raise ValueError(
+            f"{path}: expected cameras, got one {kind}; give the folder of images with its "
+            "transforms.json, cameras.json or COLMAP model"
+        )
     if path.name in _COLMAP_FILES:
         return load_colmap(path.parent)
     data = read_json(path, dict)
