@@ -25,7 +25,7 @@ BATCHES = 3
 
 def errors(trainer: Trainer, batch: Batch, timestep: int, seed: int) -> dict[str, float]:
     """Mean squared error of clean latents for each kind of conditioning."""
-    clean = trainer._latents(batch.views, batch.are_pixels)
+    clean = trainer.latents(batch.views, batch.are_pixels)
     noise = torch.randn(clean.shape, generator=torch.Generator().manual_seed(seed))
     timesteps = torch.full(clean.shape[:2], timestep)
     flat = [x.flatten(0, 1) for x in (clean, noise, timesteps)]
@@ -42,7 +42,7 @@ def errors(trainer: Trainer, batch: Batch, timestep: int, seed: int) -> dict[str
     found = {"mean": (clean - clean.mean((0, 1))).square().mean().item()}
     for name, (texts, poses) in asked.items():
         no_views = torch.zeros(num_objects, dtype=torch.bool)
-        tokens = trainer._tokens(replace(batch, captions=texts), no_views)
+        tokens = trainer.tokens(replace(batch, captions=texts), no_views)
         predicted = trainer.denoiser(noisy, timesteps, tokens, poses)
         found[name] = (predicted - clean).square().mean().item()
     return found

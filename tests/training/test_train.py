@@ -325,7 +325,7 @@ def test_captions_and_words_are_dropped_as_often_as_asked(training):
     trainer = Trainer(changed(training, caption_dropout=0.5, word_dropout=0.25, views=(1,)))
     tokenizer = trainer.pipeline.tokenizer
     none = torch.zeros(8, dtype=torch.bool)
-    ids = torch.cat([trainer._tokens(trainer.next_batch(step), none).ids[0] for step in range(60)])
+    ids = torch.cat([trainer.tokens(trainer.next_batch(step), none).ids[0] for step in range(60)])
     words = [tokenizer.decode(row, skip_special_tokens=True) for row in ids]
     kept = [
         row
@@ -346,7 +346,7 @@ def test_where_a_view_is_given_captions_are_dropped_at_their_own_rate(training):
         batch = trainer.next_batch(step)
         *_, noised = trainer.losses(batch)
         given = (noised.timesteps == 0).any(1)
-        ids = trainer._tokens(batch, noised.has_clean_view).ids[0]
+        ids = trainer.tokens(batch, noised.has_clean_view).ids[0]
         empty = (ids[:, : len(nothing)] == torch.tensor(nothing)).all(1)
         assert torch.equal(empty, given)
         seen |= set(given.tolist())
@@ -361,7 +361,7 @@ def test_stored_latents_are_the_images_encoded(training, base, renders, tmp_path
     for step in range(3):
         pixels, latents = (trainer.next_batch(step) for trainer in trainers)
         assert pixels.captions == latents.captions
-        encoded = trainers[0]._latents(pixels.views, are_pixels=True)
+        encoded = trainers[0].latents(pixels.views, are_pixels=True)
         torch.testing.assert_close(encoded, latents.views.float(), atol=2e-3, rtol=2e-3)
 
 

@@ -14,6 +14,8 @@ from concurrent.futures import ThreadPoolExecutor
 from threading import Event
 from typing import Any
 
+from spad.files import first_line
+
 Message = dict[str, Any]
 Emit = Callable[[Message], None]
 
@@ -83,8 +85,7 @@ class Job:
         # Whatever a request did, the next ones are served; whoever started the server sees why.
         except Exception as error:
             logger.error("a request failed:\n%s", traceback.format_exc())
-            reason = (str(error).splitlines() or [""])[0][:200] or type(error).__name__
-            message = f"this failed, {reason}; the terminal of spad app says more"
+            message = f"this failed, {first_line(error)[:200]}; the terminal of spad app says more"
             return {"kind": "error", "message": message}
 
     def _emit(self, message: Message) -> None:

@@ -9,6 +9,8 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from spad.files import first_line
+
 # Packages whose objects training frameworks save beside the weights. They are replaced by empty
 # objects; a file with objects of other packages is refused.
 _HARMLESS = ("pytorch_lightning.", "lightning.", "lightning_fabric.", "omegaconf.", "typing.")
@@ -45,9 +47,7 @@ def read_checkpoint(path: Path) -> dict[str, Tensor]:
     except Exception as error:
         # torch's own message advises weights_only=False, which would run code; do not repeat it.
         is_pickle = isinstance(error, pickle.UnpicklingError)
-        reason = (
-            "not a pickle of weights" if is_pickle else (str(error).splitlines() or ["empty"])[0]
-        )
+        reason = "not a pickle of weights" if is_pickle else first_line(error)
         raise ValueError(
             f"expected a complete checkpoint, got {path}, which is cut short or of another kind "
             f"({reason})"

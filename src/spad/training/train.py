@@ -199,21 +199,22 @@ class Trainer:
     def losses(self, batch: Batch) -> tuple[Tensor, Tensor, NoisedBatch]:
         """Losses (b,) of objects, errors (b, v) of their views, and the noised (micro-)batch."""
         device = self.accelerator.device
-        clean = self._latents(batch.views.to(device), batch.are_pixels)
+        clean = self.latents(batch.views.to(device), batch.are_pixels)
         noised = self.objective.make_batch(clean, batch.keys)
         cameras = None if batch.cameras is None else batch.cameras.to(device)
-        tokens = self._tokens(batch, noised.has_clean_view).to(device)
+        tokens = self.tokens(batch, noised.has_clean_view).to(device)
         predicted = self.model(noised.noisy, noised.timesteps, tokens, cameras)
         errors = self.objective.errors(predicted, noised)
         return self.objective.losses(errors, noised), errors, noised
 
-    def _latents(self, views: Tensor, are_pixels: bool) -> Tensor:
+    def latents(self, views: Tensor, are_pixels: bool) -> Tensor:
+        """Scaled latents (b, v, c, h, w), float32, of a batch's views."""
         if not are_pixels:
             return views.float()
         flat = encode_scaled(self.pipeline.vae, views.flatten(0, 1))
         return flat.unflatten(0, views.shape[:2]).float()
 
-    def _tokens(self, batch: Batch, has_clean_view: Tensor) -> TokenIds:
+    def tokens(self, batch: Batch, has_clean_view: Tensor) -> TokenIds:
         """Token ids of captions, with caption and word dropout.
 
         Args:
