@@ -12,6 +12,7 @@ import torch
 from accelerate.state import AcceleratorState
 from PIL import Image
 
+from made_renders import SIZE, write_renders
 from parity import Golden, converted_tiny
 from spad.data.config import PackConfig
 from spad.data.pack import pack
@@ -428,6 +429,51 @@ def test_single_images_are_mixed_in_and_touch_no_camera(training, pictures):
     assert red[0, 0].min() > 0.9 and red[0, 1:].max() < -0.9
     found = gradients(Trainer(changed(training, images=pictures)), flat[0])
     assert found and not [name for name in found if any(new in name for new in NEW_LAYERS)]
+
+
+@pytest.fixture(scope="module")
+def shards_with_depth(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("deep")
+    uids = [f"deep{i}" for i in range(8)]
+    write_renders(folder / "renders", uids, passes=("depth",))
+    pack(PackConfig(folder / "renders", folder / "shards"))
+    return folder / "shards"
+
+
+def test_some_steps_give_depth_and_train_its_layers(training, shards_with_depth):
+    settings = changed(training, data=shards_with_depth, depth_prob=0.5, micro_batch_size=4)
+    trainer = Trainer(settings)
+    batches = [trainer.next_batch(step) for step in range(40)]
+    deep = [batch for batch in batches if batch.depth is not None]
+    assert 10 <= len(deep) <= 30
+    for batch in deep:
+        parts = [part.depth for part in batch.split(4)]
+        assert torch.equal(torch.cat(parts), batch.depth)
+        assert batch.depth.shape == (8, SIZE, SIZE)
+    other = next(batch for batch in batches if batch.depth is None)
+    for batch, is_trained in ((deep[0], True), (other, False)):
+        found = gradients(Trainer(settings), batch)
+        assert any("depth_projection" in name for name in found) == is_trained
+    # Depth is of half as many pixels, none of them mixed of two.
+    small = Trainer(changed(settings, image_size=SIZE // 2, depth_prob=1.0)).next_batch(0)
+    assert small.depth.shape == (8, SIZE // 2, SIZE // 2)
+    assert not ((small.depth > 0) & (small.depth < 2.5)).any()
+
+
+def test_depth_needs_shards_with_depth(training):
+    with pytest.raises(ValueError, match="has no depth; render with --passes depth"):
+        Trainer(changed(training, depth_prob=0.5))
+
+
+def test_a_model_learns_depth_later_and_keeps_it(training, shards_with_depth, tmp_path):
+    first = train(changed(training, steps=1))
+    assert load_exactly(first).unet.config["depth_patch"] == 0
+    settings = changed(
+        training, data=shards_with_depth, init=str(first), image_size=SIZE, depth_prob=1.0
+    )
+    second = load_exactly(train(changed(settings, output=tmp_path / "second", steps=2)))
+    assert second.unet.config["depth_patch"] == second.vae_downscale
+    assert second.unet.depth_projection.conv.weight.any()
 
 
 def test_a_run_leaves_images_a_table_and_a_model_with_its_card(training, disc_shards):

@@ -96,6 +96,7 @@ def generate_in_passes(
     seed: int = 0,
     kept: Path | None = None,
     callback_of: Callable[[Cameras], PipelineCallback] | None = None,
+    depth: Tensor | None = None,
     **options: Any,
 ) -> list[Image.Image]:
     """Images of one prompt from all cameras, of which a few are in memory at once.
@@ -112,6 +113,7 @@ def generate_in_passes(
         kept: folder for finished views; those that are there are not drawn again. It belongs to
             one prompt, seed and all other arguments.
         callback_of: makes the `callback_on_step_end` of the cameras of a pass.
+        depth: of all views, as the pipeline takes it.
         options: of a call of `pipeline`, with one `prompt` or its embeddings. The default of
             `guidance_scale` is that of the first pass in all: one view looks as much like the
             prompt as another.
@@ -146,6 +148,7 @@ def generate_in_passes(
             views={one.views.index(view): images[view] for view in one.held},
             latents=noise[:, one.views],
             callback_on_step_end=callback_of and callback_of(cameras[one.views]),
+            depth=None if depth is None else depth[one.views],
             **options,
         ).images[0]
         drawn = dict(zip(one.views, sampled, strict=True))

@@ -9,6 +9,7 @@ from spad.geometry import plucker_map_from_matrices
 from spad.geometry.epipolar import NARROWEST_BAND
 from spad.geometry.rays import scale_intrinsics
 from spad.geometry.released_masks import flat_resize, released_mask_from_matrices
+from spad.model.depth_input import nearness
 from spad.model.processors import ViewConditioning
 from spad.model.text import TextEmbeddings
 from spad.model.unet import MultiViewUNet
@@ -43,6 +44,7 @@ def condition_on_cameras(
     width: int,
     num_views: int | None = None,
     text: Tensor | TextEmbeddings | None = None,
+    depth: Tensor | None = None,
 ) -> ViewConditioning:
     """Camera vectors, rays and masks of `cameras`, prepared for `unet`.
 
@@ -51,8 +53,11 @@ def condition_on_cameras(
         num_views: views per object, if `cameras` has those of several objects in a row. Default:
             all are of one object.
         text: text embeddings, if they are the same in all steps; see `prepare_views`.
+        depth: (b * v, h, w) z-depth of the images' pixels in world units, 0 where nothing is
+            visible.
 
-    Raises: ValueError: a model with the release's masks needs square images.
+    Raises: ValueError: a model with the release's masks needs square images; depth for a model that
+        takes none, or of another size.
     """
     num_views = num_views or len(cameras)
     config = unet.config
@@ -101,5 +106,20 @@ def condition_on_cameras(
                 masks[rows * columns] = DenseMask(resized, num_views)
         for mask in masks.values():
             prepare(mask, unet.attention_backend)
+        near = None
+        if depth is not None:
+            _check_depth(depth, len(cameras), height, width, config["depth_patch"])
+            near = per_object(nearness(depth.to(poses.device), cameras))
     size = (cameras.height, cameras.width)
-    return unet.prepare_views(num_views, camera, plucker, masks, text, rays, size)
+    return unet.prepare_views(num_views, camera, plucker, masks, text, rays, size, near)
+
+
+def _check_depth(depth: Tensor, num_views: int, height: int, width: int, patch: int) -> None:
+    if not patch:
+        raise ValueError(
+            "expected no depth for this model, which was not trained with it, got some; train one "
+            "with: spad train --depth-prob 0.5"
+        )
+    expected = (num_views, patch * height, patch * width)
+    if tuple(depth.shape) != expected:
+        raise ValueError(f"expected depth of shape {expected}, got {tuple(depth.shape)}")

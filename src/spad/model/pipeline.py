@@ -359,6 +359,7 @@ class SPADPipeline(DiffusionPipeline, StableDiffusionXLLoraLoaderMixin):
         negative_prompt_2: str | Sequence[str] | None = None,
         pooled_prompt_embeds: Tensor | None = None,
         negative_pooled_prompt_embeds: Tensor | None = None,
+        depth: Tensor | None = None,
     ) -> SPADOutput:
         """Sample images of every prompt from all cameras.
 
@@ -405,6 +406,8 @@ class SPADPipeline(DiffusionPipeline, StableDiffusionXLLoraLoaderMixin):
                 for the first by default.
             pooled_prompt_embeds, negative_pooled_prompt_embeds: pooled embeddings (b, d) beside
                 embeddings that are tensors, for models that read them.
+            depth: shape of the object, for a model that was trained with depth: (v, h, w) z-depth
+                of every pixel in world units, 0 where nothing is visible.
 
         Raises: ValueError: an argument is out of range; the message says which and what to try.
         """
@@ -435,7 +438,9 @@ class SPADPipeline(DiffusionPipeline, StableDiffusionXLLoraLoaderMixin):
         blob = blob.expand(count, len(cameras), -1, -1, -1)
         noise = starting_noise(blob, seed, generator, latents, num_images_per_prompt)
         height, width = blob.shape[-2:]
-        conditioning = condition_on_cameras(self.unet, cameras, height, width, text=text)
+        conditioning = condition_on_cameras(
+            self.unet, cameras, height, width, text=text, depth=depth
+        )
 
         # A callback sees this run alone; another thread has its own.
         run = copy.copy(self)

@@ -30,6 +30,8 @@ class ViewConditioning:
             between views, (b, v, heads, n, c) each.
         text_embedding: (b, width), of pooled text and image size, added to the embedded timestep
             of UNets that read them.
+        depth_features: (b, v, c, h, w), added to what the first convolution gives; None where no
+            depth is given.
     """
 
     num_views: int
@@ -40,6 +42,7 @@ class ViewConditioning:
     text_keys_values: dict[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
     ray_encodings: dict[str, RaySummands | Callable[[], RaySummands]] = field(default_factory=dict)
     text_embedding: Tensor | Callable[[], Tensor] | None = None
+    depth_features: Tensor | Callable[[], Tensor] | None = None
 
 
 class MultiViewAttnProcessor:

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from spad.attention import AttentionMask
+from spad.model.depth_input import LARGEST_PATCH, ConvInWithSummand, DepthProjection
 from spad.model.processors import (
     MultiViewAttnProcessor,
     TextAttnProcessor,
@@ -138,12 +139,15 @@ class MultiViewUNet(UNet2DConditionModel):
         band_width: width of the exact epipolar band in latent pixels.
         ball_radius: radius of a ball about the origin that holds the object, in world units: exact
             bands end where rays leave it. None: they do not end.
+        depth_patch: pixels along the side of the image area behind a latent, for a model that takes
+            depth maps; see `DepthProjection`. 0: it takes none.
 
     Attributes:
         attention_backend: backend of the attention between views, one of
             `spad.attention.BACKENDS`; None: the fastest. Results differ by rounding only.
 
-    Raises: ValueError: `camera_vector`, `rays`, `view_attention` or `epipolar` has another value.
+    Raises: ValueError: `camera_vector`, `rays`, `view_attention`, `epipolar` or `depth_patch` has
+        another value.
 
     Source: SPAD, sections 3.1 to 3.3; MV-Adapter (Huang et al. 2024), section 4.2, for added
     attention.
@@ -163,6 +167,7 @@ class MultiViewUNet(UNet2DConditionModel):
         epipolar: str = "exact",
         band_width: float = 3.0,
         ball_radius: float | None = None,
+        depth_patch: int = 0,
         **unet_config,
     ):
         super().__init__(**unet_config)
@@ -174,6 +179,10 @@ class MultiViewUNet(UNet2DConditionModel):
             raise ValueError(f"expected view_attention shared or added, got {view_attention!r}")
         if epipolar not in ("exact", "original", "none"):
             raise ValueError(f"expected epipolar exact, original or none, got {epipolar!r}")
+        if not isinstance(depth_patch, int) or not 0 <= depth_patch <= LARGEST_PATCH:
+            raise ValueError(
+                f"expected depth_patch of 0 to {LARGEST_PATCH} pixels, got {depth_patch!r}"
+            )
         self.register_to_config(
             camera_vector=camera_vector,
             camera_intrinsics=camera_intrinsics,
@@ -184,6 +193,7 @@ class MultiViewUNet(UNet2DConditionModel):
             epipolar=epipolar,
             band_width=band_width,
             ball_radius=ball_radius,
+            depth_patch=depth_patch,
         )
         self.attention_backend: str | None = None
         self.camera_embedding = None
@@ -197,6 +207,13 @@ class MultiViewUNet(UNet2DConditionModel):
         for name, module in list(self.named_modules()):
             if isinstance(module, Transformer2DModel):
                 add_multiview_attention(module, name, rays, view_attention)
+        self.depth_projection = None
+        if depth_patch:
+            plain = self.conv_in
+            self.conv_in = ConvInWithSummand(
+                plain.in_channels, plain.out_channels, plain.kernel_size, padding=plain.padding
+            )
+            self.depth_projection = DepthProjection(depth_patch, plain.out_channels)
 
     @classmethod
     def extract_init_dict(cls, config_dict: Mapping[str, Any], **kwargs: Any) -> Any:
@@ -257,6 +274,7 @@ class MultiViewUNet(UNet2DConditionModel):
         text: Tensor | TextEmbeddings | None = None,
         rays: Sequence[Tensor] = (),
         image_size: tuple[int, int] | None = None,
+        near: Tensor | None = None,
     ) -> ViewConditioning:
         """Conditioning of the layers on cameras and text, computed once for all denoising steps.
 
@@ -269,6 +287,8 @@ class MultiViewUNet(UNet2DConditionModel):
             rays: Plücker coordinates (b, v, h * w, 6) of the rays through the tokens' centers, at
                 each of `attention_grids`; none for a model without rays in queries and keys.
             image_size: height and width in pixels, which UNets such as Stable Diffusion XL's read.
+            near: `nearness` (b, v, h, w) of the pixels of images, for a model that takes depth;
+                None: the shape is not given.
 
         Raises: ValueError: such a UNet was given no pooled text or no image size.
         """
@@ -293,6 +313,11 @@ class MultiViewUNet(UNet2DConditionModel):
             for encoder in encoders:
                 encoded = partial(encoder, by_level[_level(encoder.name, num_levels)])
                 ray_encodings[encoder.name] = encoded if is_later else encoded()
+        depth_features = None
+        if near is not None:
+            assert self.depth_projection is not None, "the model takes no depth"
+            projected = partial(self.depth_projection, near)
+            depth_features = projected if is_later else projected()
         camera_embedding = None
         if self.camera_embedding is not None and camera is not None:
             embedding = partial(self.camera_embedding, camera.to(self.dtype))
@@ -323,6 +348,7 @@ class MultiViewUNet(UNet2DConditionModel):
             text_keys_values,
             ray_encodings,
             text_embedding,
+            depth_features,
         )
 
     def _text_embedding(self, pooled: Tensor, image_size: tuple[int, int]) -> Tensor:
@@ -374,7 +400,11 @@ class MultiViewUNet(UNet2DConditionModel):
             encoder_hidden_states = encoder_hidden_states.flatten(0, 1)
         cross_attention_kwargs = {**(cross_attention_kwargs or {}), "views": views}
         added: dict[str, Any] = {"views": views}
-        cameras = views.camera_embedding
+        cameras, depth = views.camera_embedding, views.depth_features
+        if depth is not None:
+            depth = depth if isinstance(depth, Tensor) else depth()
+            depth = depth.to(sample.dtype).repeat(batch // len(depth), 1, 1, 1, 1)
+            sample = torch.cat([sample, depth], dim=2)
         (output,) = super().forward(
             sample.flatten(0, 1),
             timestep,

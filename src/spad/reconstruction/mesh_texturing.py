@@ -60,6 +60,10 @@ class ShapeGuidance(EstimateGuidance):
     Sampling starts from gray images of the mesh with noise on them, the background stays white, and
     now and then the estimated images are painted on the mesh and mixed with images of that.
 
+    Attributes:
+        alpha: (v, h, w) of the mesh.
+        depth: (v, h, w) z-depth, 0 where nothing is visible.
+
     Args:
         vae: the pipeline's.
         mesh: in the unit ball.
@@ -74,7 +78,9 @@ class ShapeGuidance(EstimateGuidance):
     def __init__(self, vae: Any, mesh: GivenMesh, cameras: Cameras, strength: float, seed: int = 0):
         super().__init__()
         self._mesh, self._cameras, self._strength, self._seed = mesh, cameras, strength, seed
-        gray, self.alpha = on_white(mesh.drawn_bare(cameras))
+        drawn = mesh.drawn_bare(cameras)
+        gray, self.alpha = on_white(drawn)
+        self.depth = torch.from_numpy(np.where(drawn.mask, drawn.depth, 0.0))
         pixels = gray.mul(2).sub(1).to(vae.device, vae.dtype)
         self._gray = vae.encode(pixels).latent_dist.mode().float() * vae.config.scaling_factor
 
@@ -169,8 +175,15 @@ def texture_model(
     """
     cameras = texturing_cameras(pipeline, num_views)
     guidance = ShapeGuidance(pipeline.vae, mesh, cameras, strength, seed)
+    takes_depth = pipeline.unet.config["depth_patch"] > 0
     drawn = pipeline(
-        prompt, cameras, seed=seed, callback_on_step_end=guidance, output_type="pt", **sampling
+        prompt,
+        cameras,
+        seed=seed,
+        callback_on_step_end=guidance,
+        output_type="pt",
+        depth=guidance.depth if takes_depth else None,
+        **sampling,
     ).images[0]
     assert isinstance(drawn, Tensor), "tensors were asked for"
     drawn, alpha = drawn.float().cpu(), guidance.alpha

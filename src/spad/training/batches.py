@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from spad.cameras import Cameras
-from spad.data.dataset import ShardDataset
+from spad.data.dataset import Part, ShardDataset
 from spad.data.renders import LISTING, base_uid, is_held_out
 from spad.data.seeds import seeded
 from spad.data.shards import Sample, is_shard_folder, read_shard_folder
@@ -38,6 +38,7 @@ class Batch:
         cameras: of the b * v views; None for single images.
         captions: one per object.
         keys: one per object, unique in a run; seed its noise and dropout.
+        depth: (b * v, h, w) z-depth of the images' pixels; None: it is not given.
     """
 
     views: Tensor
@@ -45,6 +46,7 @@ class Batch:
     cameras: Cameras | None
     captions: list[str]
     keys: list[str]
+    depth: Tensor | None = None
 
     def split(self, most_views: int) -> Iterator[Batch]:
         """Micro-batches of at most `most_views` views, or of one object if that has more."""
@@ -52,11 +54,14 @@ class Batch:
         size = max(1, most_views // num_views)
         for start in range(0, len(self.keys), size):
             part = slice(start, start + size)
-            cameras = self.cameras
-            if cameras is not None:
-                cameras = cameras[start * num_views : (start + size) * num_views]
+            of_views = slice(start * num_views, (start + size) * num_views)
             yield Batch(
-                self.views[part], self.are_pixels, cameras, self.captions[part], self.keys[part]
+                self.views[part],
+                self.are_pixels,
+                None if self.cameras is None else self.cameras[of_views],
+                self.captions[part],
+                self.keys[part],
+                None if self.depth is None else self.depth[of_views],
             )
 
 
@@ -101,12 +106,18 @@ def open_objects(settings: TrainConfig, rank: int = 0, world_size: int = 1) -> S
     )
 
 
-def latents_or_images(objects: ShardDataset, encoder: str, image_size: int) -> ShardDataset:
-    """The stream with latents if the shards have those of `encoder` (a hash), else with images."""
+def latents_or_images(
+    objects: ShardDataset, encoder: str, image_size: int, with_depth: bool = False
+) -> ShardDataset:
+    """The stream with latents if the shards have those of `encoder` (a hash), else with images.
+
+    Raises: ValueError: the shards lack the depth that is wanted.
+    """
     latents = objects.index.latents
     is_stored = latents is not None and latents["encoder"] == encoder
     is_stored &= image_size == objects.index.height
-    return objects.reading("latents" if is_stored else "images")
+    views: Part = "latents" if is_stored else "images"
+    return objects.reading(views, "depth") if with_depth else objects.reading(views)
 
 
 def read_captions(dataset: ShardDataset, all_of_them: bool) -> list[str]:
@@ -141,7 +152,8 @@ def object_batches(
     """Endless batches, each with the stream's position after it.
 
     Args:
-        image_size: images are reduced to this side by averaging areas. Latents are as stored.
+        image_size: images are reduced to this side by averaging areas, depth by leaving out pixels.
+            Latents are as stored.
     """
     height, width = dataset.index.height, dataset.index.width
     side = (image_size, image_size)
@@ -150,13 +162,16 @@ def object_batches(
         poses, intrinsics = (sample[k].flatten(0, 1) for k in ("world_from_cam", "intrinsics"))
         keys = [str(number) for number in sample["number"].tolist()]
         cameras, views = Cameras(poses, intrinsics, height, width), sample[part]
+        depth = sample["depth"].flatten(0, 1) if "depth" in dataset.parts else None
         if side != (height, width):
             cameras = cameras.resized(*side)
             views = interpolate(views.flatten(0, 1), side, mode="area").unflatten(
                 0, views.shape[:2]
             )
+            if depth is not None:
+                depth = interpolate(depth[:, None], side, mode="nearest-exact")[:, 0]
         yield (
-            Batch(views, part == "images", cameras, sample["caption"], keys),
+            Batch(views, part == "images", cameras, sample["caption"], keys, depth),
             sample["position"],
         )
 

@@ -29,7 +29,13 @@ from spad.training.config import TrainConfig
 logger = logging.getLogger(__name__)
 
 # Parts of the names of layers that base models lack.
-NEW_LAYERS = ("plucker.", "ray_encoding.", "camera_embedding.", "across_views.")
+NEW_LAYERS = (
+    "plucker.",
+    "ray_encoding.",
+    "camera_embedding.",
+    "across_views.",
+    "depth_projection.",
+)
 
 
 # Ends of the names of the layers that LoRA is added to.
@@ -56,13 +62,19 @@ class Denoiser(nn.Module):
         return [one for one in (self.text_encoder, self.text_encoder_2) if one is not None]
 
     def forward(
-        self, noisy: Tensor, timesteps: Tensor, tokens: TokenIds, cameras: Cameras | None
+        self,
+        noisy: Tensor,
+        timesteps: Tensor,
+        tokens: TokenIds,
+        cameras: Cameras | None,
+        depth: Tensor | None = None,
     ) -> Tensor:
         """Prediction (b, v, c, h, w) for noisy latents of the same shape.
 
         Args:
             timesteps: (b, v).
             cameras: of the b * v views; None for single images, as in a plain UNet.
+            depth: (b * v, h, w) of the images' pixels; None: the shape is not given.
         """
         text = encode_tokens(self.text_encoders, tokens, self.reading)
         num_views, _, height, width = noisy.shape[1:]
@@ -72,7 +84,7 @@ class Denoiser(nn.Module):
             size = (height * self.downscale, width * self.downscale)
             views = self.unet.prepare_views(num_views, text=early, image_size=size)
         else:
-            views = condition_on_cameras(self.unet, cameras, height, width, num_views, early)
+            views = condition_on_cameras(self.unet, cameras, height, width, num_views, early, depth)
         return self.unet(noisy, timesteps, text, views).sample
 
     def trainable(self) -> dict[str, nn.Parameter]:
@@ -111,7 +123,7 @@ def build_pipeline(settings: TrainConfig, image_size: int, captions: Sequence[st
     _add_words(pipeline, settings, captions)
     downscale = pipeline.vae_downscale
     _check_divides(image_size, downscale)
-    pipeline.unet = _change_unet(pipeline.unet, settings, image_size // downscale)
+    pipeline.unet = _change_unet(pipeline.unet, settings, image_size // downscale, downscale)
     pipeline.scheduler = _change_schedule(pipeline, settings)
     return pipeline
 
@@ -226,8 +238,11 @@ def _add_words(pipeline: SPADPipeline, settings: TrainConfig, captions: Sequence
     )
 
 
-def _change_unet(unet: MultiViewUNet, settings: TrainConfig, sample_size: int) -> MultiViewUNet:
-    """The UNet for latents of this side, with the layers that `settings.model` names.
+def _change_unet(
+    unet: MultiViewUNet, settings: TrainConfig, sample_size: int, downscale: int
+) -> MultiViewUNet:
+    """The UNet for latents of this side, each of `downscale` pixels a side, with the layers that
+    `settings` ask for.
 
     New layers start at zero.
     """
@@ -241,6 +256,7 @@ def _change_unet(unet: MultiViewUNet, settings: TrainConfig, sample_size: int) -
         "camera_intrinsics": settings.model.intrinsics,
         "band_width": settings.model.band_width,
         "ball_radius": settings.model.ball_radius,
+        "depth_patch": downscale if settings.batch.depth_prob else None,
     }
     changes = {k: v for k, v in wanted.items() if v is not None and unet.config[k] != v}
     if not changes:

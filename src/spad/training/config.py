@@ -188,6 +188,9 @@ class BatchConfig:
     """The same where views are given, so that the model must use the images."""
     word_dropout: Share = 0.02
     """Probability that a word is replaced by the unknown word; for text encoders from scratch."""
+    depth_prob: Share = 0.0
+    """Probability that a step gives depth maps, so that the model learns to draw on shapes that are
+    given. The shards need depth."""
     images: Path | None = None
     """Folder of images with metadata.jsonl ({"file_name", "text"} a line). Steps of such images,
     without cameras, keep what the base model knows."""

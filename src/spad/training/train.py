@@ -31,6 +31,7 @@ from spad.files import read_json, whole_file
 from spad.hub.registry import resolve_device
 from spad.model.autoencoder import encode_scaled, encoder_hash
 from spad.model.text import TokenIds
+from spad.model.unet import MultiViewUNet
 from spad.training.batches import (
     Batch,
     CaptionedImages,
@@ -93,8 +94,9 @@ class Trainer:
             )
         self.pipeline = build_pipeline(settings, self.image_size, self.captions)
         encoder = encoder_hash(self.pipeline.vae)
-        self.objects = latents_or_images(objects, encoder, self.image_size)
-        if self.objects.parts == ("images",) and self.image_size == objects.index.height:
+        with_depth = settings.batch.depth_prob > 0
+        self.objects = latents_or_images(objects, encoder, self.image_size, with_depth)
+        if self.objects.parts[0] == "images" and self.image_size == objects.index.height:
             logger.info("images are encoded in every step; spad pack --latents encodes them once")
         self.images = None
         if settings.batch.images is not None:
@@ -103,7 +105,7 @@ class Trainer:
         set_trainable(self.pipeline, settings)
         if settings.hardware.mixed_precision == "auto":
             self._choose_precision(processes)
-        self.accelerator = _accelerator(self.settings)
+        self.accelerator = _accelerator(self.settings, self.pipeline.unet)
         logger.info("%d threads %s", torch.get_num_threads(), waiting())
         self._prepare()
 
@@ -194,7 +196,12 @@ class Trainer:
                 return self.images.batch(
                     settings.seed, step, settings.batch.batch_size, self.rank, self.world_size
                 )
-        return self.stream.next()
+        batch = self.stream.next()
+        if batch.depth is not None:
+            drawn = torch.rand((), generator=seeded(settings.seed, "depth", step)).item()
+            if drawn >= settings.batch.depth_prob:
+                return replace(batch, depth=None)
+        return batch
 
     def losses(self, batch: Batch) -> tuple[Tensor, Tensor, NoisedBatch]:
         """Losses (b,) of objects, errors (b, v) of their views, and the noised (micro-)batch."""
@@ -202,8 +209,9 @@ class Trainer:
         clean = self.latents(batch.views.to(device), batch.are_pixels)
         noised = self.objective.make_batch(clean, batch.keys)
         cameras = None if batch.cameras is None else batch.cameras.to(device)
+        depth = None if batch.depth is None else batch.depth.to(device)
         tokens = self.tokens(batch, noised.has_clean_view).to(device)
-        predicted = self.model(noised.noisy, noised.timesteps, tokens, cameras)
+        predicted = self.model(noised.noisy, noised.timesteps, tokens, cameras, depth)
         errors = self.objective.errors(predicted, noised)
         return self.objective.losses(errors, noised), errors, noised
 
@@ -426,7 +434,7 @@ def _is_on_cpu(hardware: HardwareConfig) -> bool:
     return hardware.device == "cpu" or resolve_device(None).type == "cpu"
 
 
-def _accelerator(settings: TrainConfig) -> Accelerator:
+def _accelerator(settings: TrainConfig, unet: MultiViewUNet) -> Accelerator:
     hardware = settings.hardware
     is_cpu = _is_on_cpu(hardware)
     if hardware.mixed_precision == "fp16" and is_cpu:
@@ -440,16 +448,15 @@ def _accelerator(settings: TrainConfig) -> Accelerator:
     if hardware.fsdp:
         # One unit: spad calls parts of the model outside of its forward pass.
         plugin = FullyShardedDataParallelPlugin(fsdp_version=2, auto_wrap_policy="no_wrap")
+    # Steps of single images use no camera layers, steps without depth none of depth.
+    uses_less = settings.batch.images is not None or unet.depth_projection is not None
     return Accelerator(
         cpu=is_cpu,
         mixed_precision=hardware.mixed_precision,
         log_with=list(trackers) or None,
         project_dir=settings.run_folder,
         fsdp_plugin=plugin,
-        kwargs_handlers=[
-            # Steps of single images use no camera layers.
-            DistributedDataParallelKwargs(find_unused_parameters=settings.batch.images is not None)
-        ],
+        kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=uses_less)],
     )
 
 
