@@ -53,11 +53,11 @@ def condition_on_cameras(
         num_views: views per object, if `cameras` has those of several objects in a row. Default:
             all are of one object.
         text: text embeddings, if they are the same in all steps; see `prepare_views`.
-        depth: (b * v, h, w) z-depth of the images' pixels in world units, 0 where nothing is
-            visible.
+        depth: (b * v, h, w) z-depth of the images' pixels in world units, 0 or infinity where
+            nothing is visible.
 
     Raises: ValueError: a model with the release's masks needs square images; depth for a model that
-        takes none, or of another size.
+        takes none, of another size, or not of floats.
     """
     num_views = num_views or len(cameras)
     config = unet.config
@@ -121,5 +121,8 @@ def _check_depth(depth: Tensor, num_views: int, height: int, width: int, patch: 
             "with: spad train --depth-prob 0.5"
         )
     expected = (num_views, patch * height, patch * width)
+    if not isinstance(depth, Tensor) or not depth.is_floating_point():
+        kind = depth.dtype if isinstance(depth, Tensor) else type(depth).__name__
+        raise ValueError(f"expected depth as a tensor of floats, got {kind}")
     if tuple(depth.shape) != expected:
         raise ValueError(f"expected depth of shape {expected}, got {tuple(depth.shape)}")

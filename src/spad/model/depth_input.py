@@ -15,13 +15,13 @@ def nearness(depth: Tensor, cameras: Cameras) -> Tensor:
     """How near to its camera each pixel's surface is: 0.2 to 1 inside the unit ball, 0 for none.
 
     Args:
-        depth: (v, h, w) z-depth in world units, 0 where nothing is visible.
+        depth: (v, h, w) z-depth in world units, 0 or infinity where nothing is visible.
 
     Returns: (v, h, w), 0.6 at the depth of the origin, 0.4 more for each unit nearer.
     """
     of_origin = cameras.cam_from_world[:, 2, 3].to(depth)[:, None, None]
     near = _AT_ORIGIN + _PER_UNIT * (of_origin - depth)
-    return torch.where(depth > 0, near, 0.0)
+    return torch.where((depth > 0) & depth.isfinite(), near, 0.0)
 
 
 class DepthProjection(nn.Module):

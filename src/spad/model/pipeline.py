@@ -407,7 +407,7 @@ class SPADPipeline(DiffusionPipeline, StableDiffusionXLLoraLoaderMixin):
             pooled_prompt_embeds, negative_pooled_prompt_embeds: pooled embeddings (b, d) beside
                 embeddings that are tensors, for models that read them.
             depth: shape of the object, for a model that was trained with depth: (v, h, w) z-depth
-                of every pixel in world units, 0 where nothing is visible.
+                of every pixel in world units, 0 or infinity where nothing is visible.
 
         Raises: ValueError: an argument is out of range; the message says which and what to try.
         """

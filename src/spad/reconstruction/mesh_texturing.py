@@ -62,7 +62,7 @@ class ShapeGuidance(EstimateGuidance):
 
     Attributes:
         alpha: (v, h, w) of the mesh.
-        depth: (v, h, w) z-depth, 0 where nothing is visible.
+        depth: (v, h, w) z-depth, infinity where nothing is visible.
 
     Args:
         vae: the pipeline's.
@@ -80,7 +80,7 @@ class ShapeGuidance(EstimateGuidance):
         self._mesh, self._cameras, self._strength, self._seed = mesh, cameras, strength, seed
         drawn = mesh.drawn_bare(cameras)
         gray, self.alpha = on_white(drawn)
-        self.depth = torch.from_numpy(np.where(drawn.mask, drawn.depth, 0.0))
+        self.depth = torch.from_numpy(drawn.depth)
         pixels = gray.mul(2).sub(1).to(vae.device, vae.dtype)
         self._gray = vae.encode(pixels).latent_dist.mode().float() * vae.config.scaling_factor
 
