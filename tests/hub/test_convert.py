@@ -6,7 +6,6 @@ import json
 import math
 import os
 import shutil
-import subprocess
 import sys
 import tempfile
 import types
@@ -20,6 +19,7 @@ from hypothesis import strategies as st
 
 from damage import damaged
 from spad.cameras import Cameras
+from spad.cli import main
 from spad.files import whole_folder
 from spad.hub.checkpoint import read_checkpoint
 from spad.hub.config import ConvertConfig
@@ -293,16 +293,14 @@ def test_without_the_tokenizer(convert, golden, monkeypatch):
         convert(golden.folder / "spad_tiny.ckpt", clip=None)
 
 
-def test_command_line(golden, tmp_path):
+def test_command_line(golden, tmp_path, capsys):
     config = tmp_path / "config.json"
     config.write_text(json.dumps(golden.facts("spad_tiny")["config"]))
-    command = [sys.executable, "-m", "spad", "convert", str(golden.folder / "spad_tiny.ckpt")]
-    command += [str(tmp_path / "tiny"), "--clip", str(golden.folder / "tiny_clip")]
-    done = subprocess.run([*command, "--config", str(config)], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.strip() == str(tmp_path / "tiny")
-    again = subprocess.run([*command], capture_output=True, text=True)
-    assert again.returncode == 2 and "Traceback" not in again.stderr
+    command = ["convert", str(golden.folder / "spad_tiny.ckpt"), str(tmp_path / "tiny")]
+    command += ["--clip", str(golden.folder / "tiny_clip")]
+    assert main([*command, "--config", str(config)]) == 0
+    assert capsys.readouterr().out.strip() == str(tmp_path / "tiny")
+    assert main(command) == 2
 
 
 @pytest.mark.parametrize(
