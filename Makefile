@@ -1,7 +1,7 @@
 # `make demo` and `make test` set up all they need, in .venv. Another Python: make PYTHON=python3.12
 
 PYTHON ?= python3
-PROMPT ?= a red mushroom
+PROMPT ?= an orange fox
 OUTPUT ?= out/demo
 PYTEST_ARGS ?= --numprocesses auto --dist loadfile
 
@@ -29,9 +29,10 @@ lint: $(VENV)/.dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
+# Both systems at once, as each takes minutes on one core.
 types: $(VENV)/.dev
-	$(BIN)/pyright --pythonpath $(BIN)/python --pythonplatform Linux
-	$(BIN)/pyright --pythonpath $(BIN)/python --pythonplatform Windows
+	printf '%s\n' Linux Windows | \
+		xargs -P 2 -n 1 $(BIN)/pyright --pythonpath $(BIN)/python --pythonplatform
 
 # The variable silences announcements of other programs.
 docs: $(VENV)/.docs

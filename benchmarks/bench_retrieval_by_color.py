@@ -13,6 +13,7 @@ learned from, often the same thing in other colors. OUTPUT gets sheets of all th
 import argparse
 import hashlib
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -47,10 +48,9 @@ def learned_captions(objects: list[PosedImages]) -> dict[str, np.ndarray]:
     return found
 
 
-def unseen_captions(objects: list[PosedImages]) -> dict[str, np.ndarray]:
-    """Up to 100 colors of things that no object has, and images of how that would look."""
+def unseen_colors(objects: list[PosedImages]) -> Iterator[tuple[PosedImages, str, np.ndarray]]:
+    """Objects, captions of colors that none of their kind has, and uint8 (v, h, w, 4) in them."""
     learned = {caption for views in objects for caption in views.captions}
-    found = {}
     for views in by_hash(objects):
         source = named_color(views.captions)
         if VARIANT in views.uid or source is None:
@@ -59,8 +59,16 @@ def unseen_captions(objects: list[PosedImages]) -> dict[str, np.ndarray]:
             caption = renamed(color_caption(views.captions), source, target)
             if caption is None or not is_unseen(target, views.captions) or caption in learned:
                 continue
-            if len(found) < MOST:
-                found.setdefault(caption, on_white(recolored(with_alpha(views), source, target)))
+            yield views, caption, recolored(with_alpha(views), source, target)
+
+
+def unseen_captions(objects: list[PosedImages]) -> dict[str, np.ndarray]:
+    """Up to 100 colors of things that no object has, and images of how that would look."""
+    found = {}
+    for _, caption, images in unseen_colors(objects):
+        if len(found) == MOST:
+            break
+        found.setdefault(caption, on_white(images))
     return found
 
 

@@ -13,6 +13,7 @@ from spad.data.assets import find_assets
 from spad.data.config import RenderConfig
 from spad.data.recolor import kind_of, variants
 from spad.data.renders import is_held_out
+from spad.files import read_ids
 
 MINI = Path(__file__).parents[1] / "benchmarks" / "mini"
 THINGS = [json.loads(line) for line in (MINI / "things.jsonl").read_text("utf-8").splitlines()]
@@ -40,6 +41,12 @@ def test_models_may_be_used_for_anything_and_what_is_learned_is_not_held_out():
     assert {thing["license"] for thing in THINGS} == {"CC0-1.0"}
     assert all(thing["author"] for thing in THINGS)
     assert not any(is_held_out(thing["uid"]) for thing in LEARNED)
+
+
+@pytest.mark.parametrize(("name", "count"), [("twelve", 12), ("seventy", 70), ("eighty", 80)])
+def test_runs_on_fewer_kinds_name_things_that_are_learned(name, count):
+    chosen = read_ids(MINI / f"{name}.txt")
+    assert len(chosen) == count and {*chosen} <= {thing["uid"] for thing in LEARNED}
 
 
 @pytest.fixture

@@ -156,8 +156,9 @@ class ModelConfig:
     """End exact epipolar bands where rays leave a ball of this radius about the origin. Default:
     that of --init, or no end."""
     block_out_channels: Annotated[tuple[Annotated[int, Ge(32), MultipleOf(32)], ...], MinLen(1)] = (
+        64,
         160,
-        192,
+        224,
     )
     """Channels of the levels of a UNet from scratch, finest first."""
     text_width: Annotated[int, Ge(64), MultipleOf(64)] = 256
@@ -169,22 +170,22 @@ class ModelConfig:
 class BatchConfig:
     """Views, captions and images in a step."""
 
-    views: Annotated[tuple[Count, ...], MinLen(1)] = (1, 4)
+    views: Annotated[tuple[Count, ...], MinLen(1)] = (1, 4, 8)
     """Views of an object that are denoised together; each step draws one of these numbers."""
     view_sampling: Literal["random", "orthogonal", "mixed"] = "mixed"
     """Choice of views. orthogonal: four, a quarter turn apart. mixed: random or orthogonal with
     equal probability."""
-    batch_size: Count = 32
+    batch_size: Count = 64
     """Views in a step, on all devices together."""
     image_size: Annotated[int, Interval(ge=16, le=4096)] | None = None
     """Side of the images in pixels: larger ones of the data are reduced to it, and a model of
     another size given with --init learns this one. Default: the data's."""
-    clean_view_prob: Share = 0.25
+    clean_view_prob: Share = 0.3
     """Image conditioning: probability that a random subset of an object's views is given without
     noise."""
     caption_dropout: Share = 0.1
     """Probability of an empty caption, for classifier-free guidance."""
-    clean_view_caption_dropout: Share = 0.5
+    clean_view_caption_dropout: Share = 0.6
     """The same where views are given, so that the model must use the images."""
     word_dropout: Share = 0.02
     """Probability that a word is replaced by the unknown word; for text encoders from scratch."""
@@ -216,7 +217,7 @@ class LossConfig:
     rescale_betas_zero_snr: bool | None = None
     """End the noise schedule in pure noise (Lin et al. 2024); not possible with epsilon. Default:
     as --init, or on."""
-    timestep_shift: PositiveFloat = 2.5
+    timestep_shift: PositiveFloat = 3.0
     """Above 1, noisy timesteps are drawn more often: t = s u / (1 + (s - 1) u) of uniform u (Esser
     et al. 2024)."""
     min_snr_gamma: PositiveFloat | None = None
