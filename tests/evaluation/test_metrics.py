@@ -59,9 +59,11 @@ def test_truth_scores_near_the_top(name):
 @pytest.mark.slow
 @pytest.mark.parametrize("control", CORRUPTIONS, ids=lambda control: control.name)
 def test_controls_are_caught_in_order_of_severity(control):
-    trues = [true_set(name) for name in NAMES]
+    # Two, as each is spoiled and scored in every severity.
+    names = NAMES[:2]
+    trues = [true_set(name) for name in names]
     metrics = [BY_NAME[name] for name in control.caught_by]
-    columns = [[[score_of_truth(name, m.name) for m in metrics] for name in NAMES]]
+    columns = [[[score_of_truth(name, m.name) for m in metrics] for name in names]]
     for severity in control.severities:
         pairs = zip(trues, trues[1:] + trues[:1], strict=True)
         corrupted = [control.corrupt(*pair, severity) for pair in pairs]
