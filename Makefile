@@ -1,7 +1,7 @@
 # `make demo` and `make test` set up all they need, in .venv. Another Python: make PYTHON=python3.12
 
 PYTHON ?= python3
-PROMPT ?= an orange fox
+PROMPT ?= a red car
 OUTPUT ?= out/demo
 PYTEST_ARGS ?= --numprocesses auto --dist loadfile
 

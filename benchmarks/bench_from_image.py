@@ -55,7 +55,9 @@ def drawn(pipeline: SPADPipeline, truth: ViewSet, prompt: str, seed: int) -> Vie
     """Views from the first render, at the cameras of all."""
     cameras = truth.cameras.resized(pipeline.image_size, pipeline.image_size)
     given = Image.fromarray(to_levels(truth.images[:1])[0])
-    images = pipeline(prompt, cameras, image=given, seed=seed).images[0]
+    # A pipeline takes an empty prompt for a mistake, but not its embedding.
+    text = pipeline.encode_text([prompt])
+    images = pipeline(cameras=cameras, prompt_embeds=text, image=given, seed=seed).images[0]
     return set_from_images(truth.name, np.stack(images), cameras)
 
 

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from spad.data.workers import num_cores
 
-PROMPT = "a blue fish"
+PROMPT = "a red car"
 
 
 def seconds(command: list[str]) -> float:

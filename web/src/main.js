@@ -4,7 +4,7 @@ import { camerasOf, copyOf, fieldsOf, orbitCamera, place, placeOf } from "./came
 import { Rig } from "./rig.js";
 import { make, Views } from "./views.js";
 
-const EXAMPLES = ["a brown chair", "a yellow taxi", "an orange fox", "a red mushroom"];
+const EXAMPLES = ["a red car", "a red house", "a blue chair", "an orange fox"];
 const MOST_UNDO = 100;
 const MOST_HISTORY = 24;
 const $ = (id) => document.getElementById(id);
