@@ -14,6 +14,7 @@ from PIL import Image
 from playwright.sync_api import Page
 
 SIZE = (1000, 680)
+PROMPT = "a blue chair"
 # Where the middle of a camera's image is in the window.
 PLACE = """(view) => {
   const { rig, state } = spad, frustum = rig.frusta.get(state.cameras[view].id);
@@ -67,10 +68,9 @@ def act(film: Film) -> None:
     page = film.page
     done = f"{IDLE} && ['done', 'error'].includes(spad.state.phase)"
     page.fill("#prompt", "")
-    for end in range(4, len("a red mushroom") + 1, 3):
-        page.fill("#prompt", "a red mushroom"[:end])
+    for end in range(4, len(PROMPT) + 1, 2):
+        page.fill("#prompt", PROMPT[:end])
         film.take()
-    page.fill("#prompt", "a red mushroom")
     page.select_option("#rigs", label="Ring of 8")
     film.take(500)
     page.click("#draw")
