@@ -5,8 +5,10 @@ import dataclasses
 import functools
 import json
 import math
+import shutil
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -82,15 +84,34 @@ def test_a_saved_pipeline_carries_its_own_settings(pipeline, tmp_path):
     assert SPADPipeline.from_pretrained(tmp_path, scheduler=euler).scheduler is euler
 
 
-def test_settings_of_older_folders_are_read_from_their_manifest():
-    index = json.loads((EMBEDDED / "mini" / "model_index.json").read_text())
-    assert index["vae"][0] == "spad.autoencoder" and "defaults" not in index
-    pipeline = SPADPipeline.from_pretrained("mini")
+def test_settings_of_older_folders_are_read_from_their_manifest(tmp_path):
+    """Of the form of the first two editions of mini."""
+    folder = Path(shutil.copytree(EMBEDDED / "mini", tmp_path / "mini"))
+    (folder / "sha256.txt").unlink()
+    index = json.loads((folder / "model_index.json").read_text())
+    index["vae"][0] = "spad.autoencoder"
+    for name in ("defaults", "vocabulary"):
+        del index[name]
+    (folder / "model_index.json").write_text(json.dumps(index))
+    defaults = {
+        "elevation_deg": 20.0, "azimuth_start_deg": -50.0, "radius": 3.5, "fov_deg": 40.2657513,
+        "cfg_scale": 3.5, "guidance_rescale": 0.7, "blob_sigma": 0.5, "steps": 13,
+        "scheduler": "ddim", "image_cfg_scale": 1.5,
+    }  # fmt: skip
+    manifest = {"name": "mini", "description": "", "licence": "CC0", "defaults": defaults}
+    (folder / "spad.json").write_text(json.dumps(manifest))
+    pipeline = SPADPipeline.from_pretrained(folder)
     assert type(pipeline.vae) is PatchAutoencoder and pipeline.name == "mini"
-    assert pipeline.defaults == model_info("mini").defaults
-    assert pipeline.defaults.num_inference_steps == 12
-    assert pipeline.vocabulary == model_info("mini").vocabulary()
-    assert pipeline.read_prompts(["a sofa"]) == ["a couch"]
+    own, info = pipeline.defaults, model_info(folder)
+    assert own == info.defaults and info.license == "CC0"
+    assert (own.start_azimuth_deg, own.guidance_scale, own.guidance_scale_with_image) == (
+        -50.0,
+        3.5,
+        1.5,
+    )
+    assert own.num_inference_steps == 13
+    assert pipeline.vocabulary == info.vocabulary()
+    assert pipeline.read_prompts(["a settee"]) == ["a couch"]
 
 
 def test_without_arguments_it_draws_as_the_model_was_made_to(pipeline, caplog):
