@@ -111,7 +111,7 @@ def test_settings_of_older_folders_are_read_from_their_manifest(tmp_path):
     )
     assert own.num_inference_steps == 13
     assert pipeline.vocabulary == info.vocabulary()
-    assert pipeline.read_prompts(["a settee"]) == ["a couch"]
+    assert pipeline.read_prompts(["a scarlet car"]) == ["a red car"]
 
 
 def test_without_arguments_it_draws_as_the_model_was_made_to(pipeline, caplog):
