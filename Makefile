@@ -59,7 +59,8 @@ clean:
 	rm -rf $(VENV) build dist site .pytest_cache .ruff_cache
 	find src tests benchmarks -name __pycache__ -prune -exec rm -rf {} +
 
-# One file for every set of packages says that it is installed as these two files ask.
+# One file for every set of packages says that it is installed as these two files ask. Python compiles
+# what is used when it is first used; compiling all takes longer than all the rest.
 $(VENV)/.core: EXTRAS :=
 $(VENV)/.test: EXTRAS := [data,mesh,app,test]
 $(VENV)/.dev: EXTRAS := [dev]
@@ -68,5 +69,5 @@ $(VENV)/.core $(VENV)/.test $(VENV)/.dev $(VENV)/.docs: pyproject.toml constrain
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 10) <= sys.version_info < (3, 14))' || \
 		{ echo "expected Python 3.10 to 3.13, got $$($(PYTHON) -V); try make PYTHON=python3.12"; exit 1; }
 	test -x $(BIN)/pip || $(PYTHON) -m venv --clear $(VENV)
-	$(BIN)/python -m pip install -c constraints.txt -e ".$(EXTRAS)"
+	$(BIN)/python -m pip install --no-compile -c constraints.txt -e ".$(EXTRAS)"
 	touch $(VENV)/.core $@
