@@ -60,7 +60,7 @@ clean:
 	find src tests benchmarks -name __pycache__ -prune -exec rm -rf {} +
 
 # One file for every set of packages says that it is installed as these two files ask. Python compiles
-# what is used when it is first used; compiling all takes longer than all the rest.
+# what is used when it is first used; to compile all was a minute of two and a half of `make demo`.
 $(VENV)/.core: EXTRAS :=
 $(VENV)/.test: EXTRAS := [data,mesh,app,test]
 $(VENV)/.dev: EXTRAS := [dev]
