@@ -19,16 +19,16 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-from bench_retrieval_by_color import unseen_colors
+from bench_retrieval_by_color import learned_objects, unseen_colors, with_alpha
 from PIL import Image
 from tqdm import tqdm
 
-from spad.data.renders import base_uid, is_held_out, read_renders
+from spad.data.recolor import recolored
+from spad.data.renders import read_renders
 from spad.data.view_sets import PosedImages, ViewSet, set_from_images
 from spad.evaluation.novel_views import match_size, read_truth, score_novel_views
 from spad.evaluation.protocol import load_protocol
 from spad.evaluation.statistics import estimate_mean
-from spad.files import read_ids
 from spad.images.grids import prompt_grid
 from spad.images.pixels import to_levels
 from spad.model import SPADPipeline
@@ -39,9 +39,11 @@ THINGS_ON_A_SHEET = 10
 def in_unseen_colors(objects: list[PosedImages]) -> Iterator[ViewSet]:
     """The given render of every thing and three others, in the first of its colors never made."""
     for _, colors in itertools.groupby(unseen_colors(objects), key=lambda found: found[0].uid):
-        views, caption, images = next(colors)
+        views, caption, source, target = next(colors)
         chosen = load_protocol().choose_views(views.uid, len(views.cameras))
-        yield set_from_images(caption, images[chosen], views.cameras[chosen], caption)
+        # All views, as `spad pack` does: they share what the color was.
+        images = recolored(with_alpha(views), source, target)[chosen]
+        yield set_from_images(caption, images, views.cameras[chosen], caption)
 
 
 def as_they_are(objects: list[PosedImages], size: int) -> Iterator[ViewSet]:
@@ -72,12 +74,7 @@ def main() -> None:
     parser.add_argument("--held-out", type=Path, help="renders of objects that it did not")
     parser.add_argument("--most", type=int, default=40, help="things drawn for a question")
     arguments = parser.parse_args()
-    ids = None if arguments.objects is None else read_ids(arguments.objects)
-    objects = [
-        views
-        for views in read_renders(arguments.shards)
-        if not is_held_out(views.uid) and (ids is None or base_uid(views.uid) in ids)
-    ]
+    objects = learned_objects(arguments.shards, arguments.objects)
     pipeline = SPADPipeline.from_pretrained(arguments.model)
     pipeline.set_progress_bar_config(disable=True)
     questions = {"colors never made": in_unseen_colors(objects)}

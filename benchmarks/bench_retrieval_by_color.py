@@ -48,8 +48,18 @@ def learned_captions(objects: list[PosedImages]) -> dict[str, np.ndarray]:
     return found
 
 
-def unseen_colors(objects: list[PosedImages]) -> Iterator[tuple[PosedImages, str, np.ndarray]]:
-    """Objects, captions of colors that none of their kind has, and uint8 (v, h, w, 4) in them."""
+def learned_objects(shards: Path, ids: Path | None) -> list[PosedImages]:
+    """Objects of the shards that a model learned from: those of a file of ids, or all."""
+    chosen = None if ids is None else read_ids(ids)
+    return [
+        views
+        for views in read_renders(shards)
+        if not is_held_out(views.uid) and (chosen is None or base_uid(views.uid) in chosen)
+    ]
+
+
+def unseen_colors(objects: list[PosedImages]) -> Iterator[tuple[PosedImages, str, str, str]]:
+    """Objects, captions of them in colors that none of their kind has, their color, and that."""
     learned = {caption for views in objects for caption in views.captions}
     for views in by_hash(objects):
         source = named_color(views.captions)
@@ -59,16 +69,15 @@ def unseen_colors(objects: list[PosedImages]) -> Iterator[tuple[PosedImages, str
             caption = renamed(color_caption(views.captions), source, target)
             if caption is None or not is_unseen(target, views.captions) or caption in learned:
                 continue
-            yield views, caption, recolored(with_alpha(views), source, target)
+            yield views, caption, source, target
 
 
 def unseen_captions(objects: list[PosedImages]) -> dict[str, np.ndarray]:
     """Up to 100 colors of things that no object has, and images of how that would look."""
     found = {}
-    for _, caption, images in unseen_colors(objects):
-        if len(found) == MOST:
-            break
-        found.setdefault(caption, on_white(images))
+    for views, caption, source, target in unseen_colors(objects):
+        if len(found) < MOST and caption not in found:
+            found[caption] = on_white(recolored(with_alpha(views), source, target))
     return found
 
 
@@ -122,12 +131,7 @@ def main() -> None:
     parser.add_argument("--objects", type=Path, help="ids that it learned from, one a line")
     parser.add_argument("--most", type=int, default=MOST, help="captions drawn for a question")
     arguments = parser.parse_args()
-    ids = None if arguments.objects is None else read_ids(arguments.objects)
-    objects = [
-        views
-        for views in read_renders(arguments.shards)
-        if not is_held_out(views.uid) and (ids is None or base_uid(views.uid) in ids)
-    ]
+    objects = learned_objects(arguments.shards, arguments.objects)
     learned, unseen = learned_captions(objects), unseen_captions(objects)
     questions = {
         "learned": (learned, learned),

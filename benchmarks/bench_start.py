@@ -79,8 +79,8 @@ def measure(options: argparse.Namespace) -> str:
             f"- hardware: {processor()}, {num_cores()} cores, {platform.system()}; "
             f"drawn on {record['device']} with {record['threads']} threads",
             f"- versions: {versions}",
-            f"- settings: {record['steps']} steps of {record['scheduler']}, "
-            f"{record['size']} pixels",
+            f"- settings: {record['num_inference_steps']} steps of {record['scheduler']}, "
+            f"{record['image_size']} pixels",
             f"- made by `python {' '.join(sys.argv)}` on {date.today()}",
         ]
     )

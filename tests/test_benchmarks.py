@@ -167,3 +167,20 @@ def test_a_model_without_cameras_does_as_well_with_those_of_others(
         assert found[timestep, "mean"] > 0
     with pytest.raises(ValueError, match="expected a model that predicts clean latents"):
         bench.measure(changed(settings, prediction_type="v_prediction"))
+
+
+def test_the_report_of_a_start_reads_what_a_run_records(tiny_pipeline_folder, monkeypatch, capsys):
+    """With each command in this process."""
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    bench = importlib.import_module("bench_start")
+
+    def seconds(command: list[str]) -> float:
+        assert command[-1] == "--help" or main(command[command.index("spad") + 1 :]) == 0
+        return 1.0
+
+    monkeypatch.setattr(bench, "seconds", seconds)
+    monkeypatch.setattr(bench, "help_loads_torch", lambda: False)
+    options = Namespace(model=str(tiny_pipeline_folder), device="cpu", runs=2, help_runs=1)
+    report = bench.measure(options)
+    assert cells(report.split("\n\n")[0])[3][1:] == ["1.00", "1.00, 1.00"]
+    assert "drawn on cpu" in report and "steps of ddim, " in report
