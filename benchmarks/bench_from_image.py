@@ -16,6 +16,7 @@ import argparse
 import itertools
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -36,11 +37,17 @@ from spad.model import SPADPipeline
 THINGS_ON_A_SHEET = 10
 
 
-def in_unseen_colors(objects: list[PosedImages]) -> Iterator[ViewSet]:
-    """The given render of every thing and three others, in the first of its colors never made."""
+def in_unseen_colors(objects: list[PosedImages], num_views: int | None = None) -> Iterator[ViewSet]:
+    """The given render of every thing and others, in the first of its colors never made.
+
+    Args:
+        num_views: how many in all. Default: as many as in the protocol, four.
+    """
+    protocol = load_protocol()
+    protocol = replace(protocol, novel_views=num_views or protocol.novel_views)
     for _, colors in itertools.groupby(unseen_colors(objects), key=lambda found: found[0].uid):
         views, caption, source, target = next(colors)
-        chosen = load_protocol().choose_views(views.uid, len(views.cameras))
+        chosen = protocol.choose_views(views.uid, len(views.cameras))
         # All views, as `spad pack` does: they share what the color was.
         images = recolored(with_alpha(views), source, target)[chosen]
         yield set_from_images(caption, images, views.cameras[chosen], caption)
