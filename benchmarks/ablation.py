@@ -20,7 +20,6 @@ command resumes a stopped one, and more --seeds add to what is there. Needs
 
 import argparse
 import csv
-import itertools
 import os
 import shlex
 import subprocess

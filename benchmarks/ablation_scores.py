@@ -1,6 +1,6 @@
 """Scores a model of the ablation: novel views of things in colors that it never saw.
 
-    python benchmarks/ablation_scores.py MODEL SHARDS OUTPUT [--objects FILE] [--things 24] [--seed 0]
+    python benchmarks/ablation_scores.py MODEL SHARDS OUTPUT [--objects FILE] [--things 24]
 
 SHARDS is what `spad pack --recolor` wrote and the model learned from. One render of each thing, in
 a color that `spad pack` makes of no object, is given without its caption, and the model draws the
