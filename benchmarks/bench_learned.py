@@ -3,8 +3,8 @@
     python benchmarks/bench_learned.py MODELS OUTPUT [--model mini] [--most 100]
 
 MODELS is the `models.jsonl` that the model's training data was rendered from
-(`benchmarks/mini/make_things.py` makes it). Each thing is drawn from its first caption at four
-cameras that no training image had, a quarter turn apart, and rendered at the same cameras. PSNR is
+(`benchmarks/mini/make_things.py` makes it). Each thing is drawn from its first caption at cameras
+on a ring that no training image had, and rendered at the same cameras. PSNR is
 that of the bounding box of the thing in each render; IoU that of the masks, where a pixel belongs
 to the thing if a channel is more than `WHITE_TOLERANCE` below white. Both are means over views,
 then things, with a bootstrap interval over things. OUTPUT gets `scores.json`, and sheets with each
@@ -31,6 +31,7 @@ from spad.images.pixels import to_floats
 from spad.images.reading import on_white
 from spad.meshes.mesh import load_object
 from spad.meshes.raycast import render_views
+from spad.reconstruction.consistent_sampling import ConsistentSampling
 
 ELEVATION_DEG, START_AZIMUTH_DEG = 25.0, -37.0
 THINGS_ON_A_SHEET = 10
@@ -74,6 +75,8 @@ def main() -> None:
     parser.add_argument("output", type=Path)
     parser.add_argument("--model", default="mini")
     parser.add_argument("--most", type=int, default=100, help="things drawn")
+    parser.add_argument("--views", type=int, default=4)
+    parser.add_argument("--consistency", type=float, default=0.0, help="as of `spad generate`")
     parser.add_argument("--steps", type=int, help="denoising steps; default: the model's own")
     parser.add_argument("--guidance-scale", type=float, help="default: the model's own")
     arguments = parser.parse_args()
@@ -82,9 +85,10 @@ def main() -> None:
     pipeline.use_scheduler(defaults.scheduler)
     pipeline.set_progress_bar_config(disable=True)
     cameras = Cameras.ring(
-        4, ELEVATION_DEG, START_AZIMUTH_DEG, height=model.image_size, width=model.image_size
+        arguments.views, ELEVATION_DEG, START_AZIMUTH_DEG, height=model.image_size, width=model.image_size
     )
     guidance = arguments.guidance_scale
+    share = arguments.consistency
     scores, sheet = {}, {}
     rows = list(read_index(arguments.models))
     things = rows[:: -(-len(rows) // arguments.most)] if len(rows) > arguments.most else rows
@@ -102,6 +106,7 @@ def main() -> None:
             guidance_rescale=defaults.guidance_rescale,
             blob_sigma=defaults.blob_sigma,
             seed=number,
+            callback_on_step_end=ConsistentSampling(cameras, share) if share > 0 else None,
         ).images[0]
         scores[caption] = compare(to_floats(np.stack(images)), to_floats(true))
         sheet |= {caption: images, f"{caption}: render": [Image.fromarray(one) for one in true]}

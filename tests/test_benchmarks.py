@@ -8,9 +8,12 @@ from argparse import Namespace
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from spad.cameras import Cameras
 from spad.cli import main
+from spad.evaluation.evaluate import COLUMNS
+from spad.evaluation.report import EvaluationReport, ScoredObject
 from spad.model import MultiViewUNet
 from train_settings import changed
 
@@ -184,3 +187,72 @@ def test_the_report_of_a_start_reads_what_a_run_records(tiny_pipeline_folder, mo
     report = bench.measure(options)
     assert cells(report.split("\n\n")[0])[3][1:] == ["1.00", "1.00, 1.00"]
     assert "drawn on cpu" in report and "steps of ddim, " in report
+
+
+@pytest.fixture
+def ablation(monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    return importlib.import_module("ablation")
+
+
+def write_scores(folder: Path, scores: dict[str, list[float]], seed: int, color: int) -> None:
+    """A report of things with scores, and two views of each."""
+    objects = [
+        ScoredObject(
+            f"thing {i}, seed {seed}", "novel", None, dict(zip(scores, own, strict=True)),
+            {}, f"{i}.png", group=f"thing {i}",
+        )
+        for i, own in enumerate(zip(*scores.values(), strict=True))
+    ]  # fmt: skip
+    columns = tuple(column for column in COLUMNS if column.name in scores)
+    report = EvaluationReport(folder.name, {}, "made", columns, tuple(objects))
+    folder.mkdir(parents=True)
+    (folder / "report.json").write_text(json.dumps(report.to_json()))
+    for one in objects:
+        Image.new("RGB", (16, 8), (color, 0, 0)).save(folder / one.image)
+
+
+def test_an_ablation_pairs_things_and_steps_over_seeds(ablation, tmp_path, monkeypatch):
+    """Of runs that are there: exact masks are worth 1 dB, and nothing else anything."""
+    copying = {"content_copying": [0.5, 0.6, 0.5], "camera_error_deg": [9.0, 9.0, 20.0]}
+    write_scores(
+        tmp_path / "renders",
+        {"novel_psnr_masked": [60.0] * 3} | {name: [0.1] * 3 for name in copying},
+        seed=0,
+        color=200,
+    )
+    for number, (masks, rays) in enumerate(ablation.VARIANTS):
+        for seed in (0, 1):
+            gain = seed + (masks == "exact")
+            run = tmp_path / ablation.name_of(masks, rays, seed)
+            scores = {"novel_psnr_masked": [10.0 + gain, 14.0 + gain, 18.0 + gain]} | copying
+            write_scores(tmp_path / f"{run.name}-report", scores, seed, 10 * number)
+            losses = [f"{step},{0.5 - 0.01 * step - 0.1 * (masks == 'exact')}" for step in range(8)]
+            run.mkdir()
+            (run / "loss.csv").write_text("\n".join(["step,loss", *losses]) + "\n")
+            (run / "model" / "unet").mkdir(parents=True)
+            (run / "model" / "unet" / "config.json").write_text('{"sample_size": 16}')
+    monkeypatch.setattr(ablation, "run", lambda *command: pytest.fail(f"{command} was made again"))
+    monkeypatch.setattr(sys, "argv", ["ablation.py", "shards", str(tmp_path), "--seeds", "0", "1"])
+    ablation.main()
+    text = (tmp_path / "ablation.md").read_text()
+    assert text.startswith("# Masks and rays at 16 x 16 tokens") and "3 things, 2 seed(s)" in text
+    parts = {part.partition("\n")[0]: cells(part.partition("\n\n")[2].strip())
+             for part in text.split("## ")[1:]}  # fmt: skip
+    rays = parts["Rays against none, masks exact: paired differences"][2:]
+    assert (
+        rays[0][1:] == ["0 (0 to 0)"] * 3 and rays[-1][1:] == ["+0.0000 (+0.0000 to +0.0000)"] * 3
+    )
+    masks = parts["Exact masks against none: paired differences"][2:]
+    assert masks[0][1:] == ["**1 (1 to 1)**"] * 4
+    assert masks[-1][1:] == ["-0.1000 (-0.1000 to -0.1000)"] * 4
+    seeds = {tuple(row[0].split(", ")): row[1:] for row in parts["novel_psnr_masked by seed"][2:]}
+    assert seeds["none", "qk"] == ["14.00", "15.00"] and seeds["exact", "qk"] == ["15.00", "16.00"]
+    # The thing that copies most, and the one that turns away most, by renders and all models.
+    with Image.open(tmp_path / "failures.png") as shown:
+        assert shown.height > shown.width > 16
+    worst = ablation.Results(tmp_path, [0, 1]).worst()
+    assert [row.split(":")[0] for row in worst][::9] == [
+        "content_copying ↓, thing 1", "camera_error_deg ↓, thing 2",
+    ]  # fmt: skip
+    assert (tmp_path / "losses.png").is_file()

@@ -121,6 +121,9 @@ class GenerateConfig:
     ball_radius: Annotated[float, Interval(ge=0.1, le=10_000)] | None = None
     """Radius of a ball about the origin where epipolar bands end, which saves time. Changes the
     images slightly if the model was trained without. Default: the model's."""
+    vae_tiling: bool = False
+    """Decode images that are larger than the autoencoder's own in overlapping tiles: needs less
+    memory, and changes the images slightly."""
     device: str | None = None
     """Device, such as cpu, cuda or mps. Default: the fastest."""
     executor: Literal["process", "ray"] = "process"
@@ -146,6 +149,6 @@ HELP_GROUPS = {
     ),
     "speed": (
         "device", "dtype", "attention", "deep_cache_interval", "ball_radius", "views_per_pass",
-        "executor", "ray_address",
+        "vae_tiling", "executor", "ray_address",
     ),
 }  # fmt: skip

@@ -171,5 +171,6 @@ def _request(plan: GenerationPlan) -> dict[str, Any]:
         "deep_cache_interval": settings.deep_cache_interval,
         "attention": settings.attention,
         "ball_radius": settings.ball_radius,
+        "vae_tiling": settings.vae_tiling,
         "image_size": plan.image_size,
     }

@@ -65,6 +65,8 @@ def _pipeline(plan: GenerationPlan, model: str | Path, device: torch.device) -> 
     if plan.sampling.scheduler is not None:
         pipeline.use_scheduler(plan.sampling.scheduler)
     pipeline.unet.attention_backend = settings.attention
+    if settings.vae_tiling:
+        pipeline.vae.enable_tiling()
     if settings.ball_radius is not None:
         pipeline.unet.register_to_config(ball_radius=settings.ball_radius)
     return pipeline
