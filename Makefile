@@ -59,8 +59,9 @@ clean:
 	rm -rf $(VENV) build dist site .pytest_cache .ruff_cache
 	find src tests benchmarks -name __pycache__ -prune -exec rm -rf {} +
 
-# One file for every set of packages says that it is installed as these two files ask. Python compiles
-# what is used when it is first used; to compile all was a minute of two and a half of `make demo`.
+# One file for every set of packages says that it is installed as these two files ask. pip would compile
+# with one core. Not to compile makes every start several times slower where Python may not keep what it
+# compiled (PYTHONDONTWRITEBYTECODE). Some packages have templates that are no Python.
 $(VENV)/.core: EXTRAS :=
 $(VENV)/.test: EXTRAS := [data,mesh,app,test]
 $(VENV)/.dev: EXTRAS := [dev]
@@ -70,4 +71,5 @@ $(VENV)/.core $(VENV)/.test $(VENV)/.dev $(VENV)/.docs: pyproject.toml constrain
 		{ echo "expected Python 3.10 to 3.13, got $$($(PYTHON) -V); try make PYTHON=python3.12"; exit 1; }
 	test -x $(BIN)/pip || $(PYTHON) -m venv --clear $(VENV)
 	$(BIN)/python -m pip install --no-compile -c constraints.txt -e ".$(EXTRAS)"
+	$(BIN)/python -m compileall -qq -j 0 $(VENV)/lib src || true
 	touch $(VENV)/.core $@
