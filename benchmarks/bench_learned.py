@@ -85,7 +85,11 @@ def main() -> None:
     pipeline.use_scheduler(defaults.scheduler)
     pipeline.set_progress_bar_config(disable=True)
     cameras = Cameras.ring(
-        arguments.views, ELEVATION_DEG, START_AZIMUTH_DEG, height=model.image_size, width=model.image_size
+        arguments.views,
+        ELEVATION_DEG,
+        START_AZIMUTH_DEG,
+        height=model.image_size,
+        width=model.image_size,
     )
     guidance = arguments.guidance_scale
     share = arguments.consistency

@@ -12,7 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from spad.cli import _EXTRAS
+from spad.cli import _EXTRAS, _extra
+from spad.data.config import RenderConfig
+from spad.reconstruction.config import ReconstructConfig
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -176,11 +178,50 @@ def test_packages_are_declared(module):
     assert needed <= declared
 
 
+def at_once(module: str) -> Iterator[str]:
+    """What importing a module imports: statements in its functions and for type checkers aside."""
+    tree = ast.parse(PATHS[module].read_text(encoding="utf-8"))
+    for node in tree.body:
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            submodules = {f"{node.module}.{alias.name}" for alias in node.names} & PATHS.keys()
+            yield from submodules or {node.module}
+
+
+@pytest.mark.parametrize(("package", "extra"), [("reconstruction", "mesh"), ("meshes", "data")])
+def test_an_extra_installs_all_that_its_modules_import(package, extra):
+    """Also what the modules that they import import."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    declared = requirements(project["dependencies"])
+    declared |= requirements(project["optional-dependencies"][extra])
+    left = [n for n in PATHS if n.startswith(f"spad.{package}") and n not in EXTRAS]
+    seen: set[str] = set()
+    while left:
+        module = left.pop()
+        if module in seen:
+            continue
+        seen.add(module)
+        named = set(at_once(module))
+        left += named & PATHS.keys()
+        others = {name.split(".")[0] for name in named} - sys.stdlib_module_names - {"spad"}
+        missing = {DISTRIBUTIONS.get(name, name).lower() for name in others} - declared
+        assert not missing, module
+
+
 def test_the_command_line_names_the_extra_of_every_optional_package():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     named = {DISTRIBUTIONS.get(name, name).lower(): extra for name, extra in _EXTRAS.items()}
     for package, extra in named.items():
         assert package in requirements(project["optional-dependencies"][extra])
+    # Of model files, which both extras read.
+    readers = {"embreex", "mapbox_earcut", "DracoPy"}
+    for name in readers:
+        assert _extra(name, ReconstructConfig(Path("views"))) == "mesh"
+        assert _extra(name, RenderConfig(Path("models"), Path("renders"))) == "data"
+    assert {name.lower() for name in readers} <= requirements(
+        project["optional-dependencies"]["mesh"]
+    )
     imported = {name.split(".")[0] for module in PATHS for name in imports(module)}
     packages = {DISTRIBUTIONS.get(name, name).lower() for name in imported}
     optional = packages - sys.stdlib_module_names - requirements(project["dependencies"])

@@ -201,7 +201,7 @@ def _defaults_of_model(arguments: Sequence[str]) -> dict[str, str]:
 
 
 def _extra(package: str, command: object) -> str | None:
-    """Extra that installs an optional package; `mesh` includes what `data` has."""
+    """Extra that installs an optional package; `mesh` has the readers of models that `data` has."""
     extra = _EXTRAS.get(package)
     makes_model = isinstance(command, ReconstructConfig | TextureConfig | DistillConfig)
     makes_model = makes_model or getattr(command, "mesh", False)
