@@ -51,7 +51,8 @@ DISTRIBUTIONS = {
 }
 
 
-# Modules that import an optional package where they use it, and the extra it belongs to.
+# Modules that import an optional package where they use it, or are imported where they are used, and
+# the extra it belongs to.
 EXTRAS = {
     "spad.images.sheet": "plot",
     "spad.images.depth_maps": "exr",
@@ -59,6 +60,7 @@ EXTRAS = {
     "spad.data.ray_executor": "ray",
     "spad.meshes.blender": "blender",
     "spad.evaluation.shape": "mesh",
+    "spad.evaluation.mesh_scores": "mesh",
     "spad.evaluation.tsed": "eval",
     "spad.evaluation.registration": "colmap",
     "spad.evaluation.learned_metrics": "fidelity",
@@ -189,7 +191,19 @@ def at_once(module: str) -> Iterator[str]:
             yield from submodules or {node.module}
 
 
-@pytest.mark.parametrize(("package", "extra"), [("reconstruction", "mesh"), ("meshes", "data")])
+@pytest.mark.parametrize(
+    ("package", "extra"),
+    [
+        ("meshes", "data"),
+        ("data", "data"),
+        ("curation", "data"),
+        ("reconstruction", "mesh"),
+        ("training", "train"),
+        ("evaluation", "eval"),
+        ("app", "app"),
+        ("visualize", "plot"),
+    ],
+)
 def test_an_extra_installs_all_that_its_modules_import(package, extra):
     """Also what the modules that they import import."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
