@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import mapbox_earcut
 import numpy as np
 
 # Of a turn: how far the angles of a convex outline may be from one round.
@@ -85,6 +84,9 @@ def _are_convex(outlines: np.ndarray) -> np.ndarray:
 
 def _ears(outline: np.ndarray) -> np.ndarray:
     """(f, 3) triangles of one outline (k, 3), wound as it is."""
+    # Few files need it, and a command that only names the formats has it not.
+    import mapbox_earcut
+
     (normal,) = _normals(outline[None])
     # Seen from where it runs counter-clockwise, or from the far side of its thinnest axis.
     axis = int(np.abs(normal).argmax())
