@@ -256,6 +256,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
     parser.add_argument("--batch-size", type=int, default=32, help="views in a step")
     parser.add_argument("--learning-rate", type=float, default=7e-4)
+    parser.add_argument("--ray-rate", type=float, default=1.0, help="as of `spad train`")
     parser.add_argument("--warmup-steps", type=int, default=10)
     parser.add_argument("--things", type=int, default=24)
     parser.add_argument("--at-once", type=int, default=1)
@@ -271,13 +272,20 @@ def main() -> None:
         log, report = output / f"{name}.log", output / f"{name}-report"
         if report.is_dir():
             return
+        ray_rate = [] if rays == "none" else ["--ray-rate", options.ray_rate]
         run(
             *(log, threads, "-m", "spad", "train", "--preset", "mini", "--data", shards),
             *("--output", output / name, *start, *objects, "--epipolar", masks, "--rays", rays),
             *("--steps", options.steps, "--seed", seed, "--batch-size", options.batch_size),
             *("--views", 4, "--view-sampling", "random"),
             *("--clean-view-prob", 0.8, "--clean-view-caption-dropout", 0.8),
-            *("--learning-rate", options.learning_rate, "--warmup-steps", options.warmup_steps),
+            *(
+                "--learning-rate",
+                options.learning_rate,
+                *ray_rate,
+                "--warmup-steps",
+                options.warmup_steps,
+            ),
             *("--ema-decay", 0.95, "--log-every", LOG_EVERY, "--sample-every", 0),
         )
         model = output / name / "model"

@@ -51,8 +51,8 @@ DISTRIBUTIONS = {
 }
 
 
-# Modules that import an optional package where they use it, or are imported where they are used, and
-# the extra it belongs to.
+# Modules that import an optional package where they use it, or are imported where they are used,
+# and the extra it belongs to.
 EXTRAS = {
     "spad.images.sheet": "plot",
     "spad.images.depth_maps": "exr",

@@ -239,6 +239,31 @@ def test_the_ablations_of_masks_and_rays_are_two_flags(training, base, init):
     assert trainer.train_step(0)["loss"] > 0
 
 
+@pytest.mark.parametrize("rays", ["map", "qk"])
+@pytest.mark.parametrize("optimizer", ["muon", "adamw"])
+def test_layers_of_rays_may_learn_faster_than_the_others(training, base, rays, optimizer):
+    """In the first step, AdamW moves every weight by the learning rate."""
+    settings = changed(
+        training, init=base, rays=rays, optimizer=optimizer, views=(4,), weight_decay=0.0,
+        lr_schedule="constant", warmup_steps=1,
+    )  # fmt: skip
+    moved = []
+    for rate in (1.0, 20.0):
+        trainer = Trainer(changed(settings, ray_rate=rate))
+        before = {name: p.detach().clone() for name, p in trainer.denoiser.trainable().items()}
+        trainer.train_step(0)
+        after = trainer.denoiser.trainable()
+        moved.append({name: (after[name] - weight).detach() for name, weight in before.items()})
+    plain, faster = moved
+    names = {name for name in plain if any(ray in name for ray in ("plucker.", "ray_encoding."))}
+    assert names
+    for name, step in plain.items():
+        expected = 20 * step if name in names else step
+        torch.testing.assert_close(faster[name], expected, rtol=1e-4, atol=1e-7, msg=name)
+    with pytest.raises(ValueError, match=r"expected --rays map, qk or both with --ray-rate 20"):
+        Trainer(changed(settings, rays="none", ray_rate=20.0))
+
+
 def test_switching_layers_keeps_all_other_weights(training, base):
     before = load_exactly(base).unet.state_dict()
     trainer = Trainer(changed(training, init=base, rays="none", epipolar="none"))

@@ -28,10 +28,10 @@ from spad.training.config import TrainConfig
 
 logger = logging.getLogger(__name__)
 
-# Parts of the names of layers that base models lack.
+# Parts of the names of the layers of rays, and of all layers that base models lack.
+RAY_LAYERS = ("plucker.", "ray_encoding.")
 NEW_LAYERS = (
-    "plucker.",
-    "ray_encoding.",
+    *RAY_LAYERS,
     "camera_embedding.",
     "across_views.",
     "depth_projection.",
@@ -45,6 +45,11 @@ LORA_LAYERS: tuple[str, ...] = ("to_q", "to_k", "to_v", "to_out.0")
 def is_new_layer(name: str) -> bool:
     """Whether a weight of this name belongs to a layer that base models lack."""
     return any(new in name for new in NEW_LAYERS)
+
+
+def is_ray_layer(name: str) -> bool:
+    """Whether a weight of this name belongs to a layer of `--rays`."""
+    return any(ray in name for ray in RAY_LAYERS)
 
 
 class Denoiser(nn.Module):

@@ -249,6 +249,9 @@ class OptimizerConfig:
     """Optimizer steps."""
     learning_rate: NonNegativeFloat = 1e-3
     """Highest learning rate."""
+    ray_rate: PositiveFloat = 1.0
+    """Learning rate of the layers of --rays, as a multiple of that of the others. They start at
+    zero, so that a run of a few hundred steps needs about 20 to see what they do."""
     lr_schedule: Literal["constant", "cosine", "cooldown"] = "cooldown"
     """Learning rate after the warm-up. cosine falls to a fiftieth at the last step, cooldown to 0
     over the last quarter of the steps. Before it falls, a run may be given other --steps."""

@@ -39,7 +39,13 @@ from spad.training.batches import (
     open_objects,
     read_captions,
 )
-from spad.training.build import Denoiser, build_pipeline, noise_scheduler, set_trainable
+from spad.training.build import (
+    Denoiser,
+    build_pipeline,
+    is_ray_layer,
+    noise_scheduler,
+    set_trainable,
+)
 from spad.training.checkpoint_parts import EMAState, OptimizerState, Stream, TrainableWeights
 from spad.training.config import MAY_CHANGE, HardwareConfig, OptimizerConfig, TrainConfig
 from spad.training.cost import Sizes, check_space, sizes
@@ -162,6 +168,7 @@ class Trainer:
         if settings.hardware.gradient_checkpointing:
             self.denoiser.unet.enable_gradient_checkpointing()
         optimizer = _optimizer(self.denoiser.trainable(), settings.optimizer)
+        _set_ray_rate(optimizer, self.denoiser, settings.optimizer.ray_rate)
         self.model, self.optimizer = self.accelerator.prepare(self.denoiser, optimizer)
         if settings.hardware.compile:
             # The compiler would unroll the block list of the banded backend.
@@ -257,7 +264,7 @@ class Trainer:
             settings.lr_schedule, step, settings.warmup_steps, settings.steps
         )
         for group in self.optimizer.param_groups:
-            group["lr"] = settings.learning_rate * factor
+            group["lr"] = settings.learning_rate * factor * group.get("rate", 1.0)
         started = time.perf_counter()
         batch = self.next_batch(step)
         waited = time.perf_counter() - started
@@ -476,6 +483,25 @@ def _optimizer(
     if settings.optimizer == "muon":
         return Muon(trainable, rate, **options)
     return torch.optim.AdamW(parameters, rate, fused=True, **options)
+
+
+def _set_ray_rate(optimizer: torch.optim.Optimizer, denoiser: Denoiser, rate: float) -> None:
+    """Move the layers of `--rays` into groups of their own, whose learning rate is a multiple.
+
+    Raises: ValueError: another rate than 1, and no such layer is trained.
+    """
+    if rate == 1:
+        return
+    rays = {id(p) for name, p in denoiser.trainable().items() if is_ray_layer(name)}
+    if not rays:
+        raise ValueError(
+            f"expected --rays map, qk or both with --ray-rate {rate:g}, got no layers of rays"
+        )
+    for group in list(optimizer.param_groups):
+        moved = [p for p in group["params"] if id(p) in rays]
+        if moved:
+            group["params"] = [p for p in group["params"] if id(p) not in rays]
+            optimizer.param_groups.append({**group, "params": moved, "rate": rate})
 
 
 def _unknown_id(tokenizer: PreTrainedTokenizerBase) -> int:
