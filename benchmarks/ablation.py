@@ -1,7 +1,7 @@
 """Ablation of masks and rays on open data: train and score eight small models, once a seed.
 
     python benchmarks/ablation.py SHARDS OUTPUT [--init MODEL] [--objects FILE] [--steps 120]
-        [--seeds 0 1] [--at-once 2]
+        [--seeds 0 1] [--rays none map qk both] [--ray-rate 20] [--at-once 2]
 
 The models have epipolar masks or none, and Plücker coordinates of rays as a map in the features
 (map), in queries and keys (qk), in both, or nowhere (none); start, data, order, noise and steps are
@@ -57,6 +57,11 @@ LOG_EVERY = 5
 SCORES = Path(__file__).with_name("ablation_scores.py")
 # The worst sets by these scores are shown.
 FAILURES = ("content_copying", "camera_error_deg")
+
+
+def variants(rays: Sequence[str]) -> list[tuple[str, str]]:
+    """Masks and rays of the models to train."""
+    return [pair for pair in VARIANTS if pair[1] in rays]
 
 
 def name_of(masks: str, rays: str, seed: int) -> str:
@@ -135,10 +140,12 @@ def last_losses(run_folder: Path) -> list[float]:
 class Results:
     """What the runs in OUTPUT say, over the seeds for which all models are there."""
 
-    def __init__(self, output: Path, seeds: Sequence[int]):
-        self.output, self.seeds = output, seeds
+    def __init__(self, output: Path, seeds: Sequence[int], rays: Sequence[str] = RAYS):
+        self.output, self.seeds, self.rays = output, seeds, rays
+        self.variants = variants(rays)
         self.reports = {
-            pair: merged([self.report_folder(*pair, seed) for seed in seeds]) for pair in VARIANTS
+            pair: merged([self.report_folder(*pair, seed) for seed in seeds])
+            for pair in self.variants
         }
         self.renders = read_report(output / RENDERS)
 
@@ -165,7 +172,7 @@ class Results:
         """Markdown: mean PSNR of every model and seed, as intervals do not cover trainings."""
         lines = ["| masks, rays | " + " | ".join(f"seed {seed}" for seed in self.seeds) + " |"]
         lines += ["|---" * (1 + len(self.seeds)) + "|"]
-        for pair in VARIANTS:
+        for pair in self.variants:
             reports = [read_report(self.report_folder(*pair, seed)) for seed in self.seeds]
             cells = [mean(one.scores["novel_psnr_masked"] for one in r.objects) for r in reports]
             lines.append(f"| {', '.join(pair)} | " + " | ".join(f"{x:.2f}" for x in cells) + " |")
@@ -181,15 +188,18 @@ class Results:
         ]
         for masks in MASKS:
             pairs = {
-                f"rays {rays}": ((masks, "none"), (masks, rays)) for rays in RAYS if rays != "none"
+                f"rays {rays}": ((masks, "none"), (masks, rays))
+                for rays in self.rays
+                if rays != "none"
             }
-            lines += [f"## Rays against none, masks {masks}: paired differences", ""]
-            lines += [*self.against(pairs), ""]
-        pairs = {f"rays {rays}": (("none", rays), ("exact", rays)) for rays in RAYS}
+            if pairs:
+                lines += [f"## Rays against none, masks {masks}: paired differences", ""]
+                lines += [*self.against(pairs), ""]
+        pairs = {f"rays {rays}": (("none", rays), ("exact", rays)) for rays in self.rays}
         lines += ["## Exact masks against none: paired differences", "", *self.against(pairs), ""]
         for masks in MASKS:
-            own = {f"rays {rays}": self.reports[masks, rays] for rays in RAYS}
-            found = [f"{mean(self.losses(masks, rays)):.4f}" for rays in RAYS]
+            own = {f"rays {rays}": self.reports[masks, rays] for rays in self.rays}
+            found = [f"{mean(self.losses(masks, rays)):.4f}" for rays in self.rays]
             lines += [f"## Scores, masks {masks}", "", *means_table({**own, RENDERS: self.renders})]
             lines += [f"| loss, last quarter ↓ | {' | '.join(found)} | |", ""]
         lines += ["## novel_psnr_masked by seed", "", *self.by_seed(), ""]
@@ -200,7 +210,7 @@ class Results:
         import matplotlib.pyplot as plt
 
         figure, axis = plt.subplots(figsize=(7, 4))
-        for masks, rays in VARIANTS:
+        for masks, rays in self.variants:
             runs = [losses(self.output / name_of(masks, rays, seed)) for seed in self.seeds]
             rows = [(own[0][0], mean(loss for _, loss in own)) for own in zip(*runs, strict=True)]
             parts = [rows[i : i + 4] for i in range(0, len(rows), 4)]
@@ -227,7 +237,7 @@ class Results:
             thing = max(above, key=lambda group: above[group])
             of = f"{score} {columns[score].direction}, {thing}"
             sheet[f"{of}: renders"] = views_of(self.output / RENDERS, true[thing].image)
-            for pair in VARIANTS:
+            for pair in self.variants:
                 folder = self.report_folder(*pair, self.seeds[0])
                 one = next(o for o in read_report(folder).objects if o.group == thing)
                 row = f"{of}: masks {pair[0]}, rays {pair[1]}, {one.scores[score]:.2f}"
@@ -259,6 +269,9 @@ def main() -> None:
     parser.add_argument("--ray-rate", type=float, default=1.0, help="as of `spad train`")
     parser.add_argument("--warmup-steps", type=int, default=10)
     parser.add_argument("--things", type=int, default=24)
+    parser.add_argument(
+        "--rays", nargs="+", default=list(RAYS), choices=RAYS, help="none is needed"
+    )
     parser.add_argument("--at-once", type=int, default=1)
     options = parser.parse_args()
     output, shards = options.output, options.shards
@@ -294,10 +307,10 @@ def main() -> None:
     if not (output / RENDERS).is_dir():
         run(output / f"{RENDERS}.log", threads, SCORES, RENDERS, shards, output / RENDERS, *scored)
     with ThreadPoolExecutor(options.at_once) as pool:
-        every = [(*pair, seed) for seed in options.seeds for pair in VARIANTS]
+        every = [(*pair, seed) for seed in options.seeds for pair in variants(options.rays)]
         list(pool.map(lambda one: train_and_score(*one), every))
-    results = Results(output, options.seeds)
-    first = output / name_of(*VARIANTS[0], options.seeds[0])
+    results = Results(output, options.seeds, options.rays)
+    first = output / name_of(*results.variants[0], options.seeds[0])
     unet = read_json(first / "model" / "unet" / "config.json", dict)
     (output / "ablation.md").write_text(results.text(unet["sample_size"]), encoding="utf-8")
     results.plot_losses()

@@ -241,11 +241,13 @@ def test_an_ablation_pairs_things_and_steps_over_seeds(ablation, tmp_path, monke
              for part in text.split("## ")[1:]}  # fmt: skip
     rays = parts["Rays against none, masks exact: paired differences"][2:]
     assert (
-        rays[0][1:] == ["0 (0 to 0)"] * 3 and rays[-1][1:] == ["+0.0000 (+0.0000 to +0.0000)"] * 3
+        rays[0][1:] == ["0.000 (0.000 to 0.000)"] * 3
+        and rays[-1][1:] == ["+0.0000 (+0.0000 to +0.0000)"] * 3
     )
-    masks = parts["Exact masks against none: paired differences"][2:]
-    assert masks[0][1:] == ["**1 (1 to 1)**"] * 4
-    assert masks[-1][1:] == ["-0.1000 (-0.1000 to -0.1000)"] * 4
+    masks = {row[0]: row[1:] for row in parts["Exact masks against none: paired differences"][2:]}
+    assert masks["novel_psnr_masked ↑"] == ["**1.000 (1.000 to 1.000)**"] * 4
+    assert masks["camera_error_deg ↓"] == ["0.000 (0.000 to 0.000)"] * 4
+    assert masks["loss, last quarter ↓"] == ["-0.1000 (-0.1000 to -0.1000)"] * 4
     seeds = {tuple(row[0].split(", ")): row[1:] for row in parts["novel_psnr_masked by seed"][2:]}
     assert seeds["none", "qk"] == ["14.00", "15.00"] and seeds["exact", "qk"] == ["15.00", "16.00"]
     # The thing that copies most, and the one that turns away most, by renders and all models.
