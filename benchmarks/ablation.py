@@ -226,7 +226,6 @@ class Results:
     def worst(self) -> dict[str, list[Image.Image]]:
         """The set of each failure score at which the model with neither is worst, by all models."""
         neither = read_report(self.report_folder("none", "none", self.seeds[0]))
-        columns = {column.name: column for column in neither.columns}
         true = {one.group: one for one in self.renders.objects}
         sheet = {}
         for score in FAILURES:
@@ -235,7 +234,7 @@ class Results:
                 for one in neither.objects
             }
             thing = max(above, key=lambda group: above[group])
-            of = f"{score} {columns[score].direction}, {thing}"
+            of = f"{score}, {thing}"
             sheet[f"{of}: renders"] = views_of(self.output / RENDERS, true[thing].image)
             for pair in self.variants:
                 folder = self.report_folder(*pair, self.seeds[0])

@@ -255,6 +255,6 @@ def test_an_ablation_pairs_things_and_steps_over_seeds(ablation, tmp_path, monke
         assert shown.height > shown.width > 16
     worst = ablation.Results(tmp_path, [0, 1]).worst()
     assert [row.split(":")[0] for row in worst][::9] == [
-        "content_copying ↓, thing 1", "camera_error_deg ↓, thing 2",
+        "content_copying, thing 1", "camera_error_deg, thing 2",
     ]  # fmt: skip
     assert (tmp_path / "losses.png").is_file()
