@@ -48,11 +48,15 @@ def nav() -> list[str]:
 
 
 def anchors(page: Path) -> set[str]:
-    """The names that a repository's host and the site give to a page's headings."""
+    """The names that a repository's host and the site give to a page's headings.
+
+    The two agree in ASCII alone: one keeps other letters, the other does not.
+    """
     text = FENCE.sub("", page.read_text(encoding="utf-8"))
     headings = re.findall(r"^#+ (.*)$", text, re.MULTILINE)
     return {
-        re.sub(r"[^\w -]", "", heading).strip().lower().replace(" ", "-") for heading in headings
+        re.sub(r"[^\w -]", "", heading, flags=re.ASCII).strip().lower().replace(" ", "-")
+        for heading in headings
     }
 
 
