@@ -14,7 +14,7 @@ from annotated_types import Ge, Interval, Lt, MinLen, MultipleOf
 from hypothesis import strategies as st
 from tyro.conf import Positional, arg, subcommand
 
-from spad.settings import Count, PositiveFloat, Seed, Share, checked, flag, parsed
+from spad.settings import Count, PositiveFloat, Seed, Share, checked, defaults_of, flag, parsed
 
 
 @dataclass(frozen=True)
@@ -224,3 +224,14 @@ def test_the_decorator_stands_below_dataclass():
     with pytest.raises(AssertionError, match="below @dataclass"):
         checked(Show)
     assert math.isinf(Show(math.inf).size)  # type: ignore[arg-type]  # unchecked
+
+
+def test_defaults_are_those_of_settings_in_which_nothing_is_given():
+    @dataclass(frozen=True)
+    class Outer:
+        folder: Path
+        train: Train = Train(seed=7, optimizer=Optimizer(steps=3))
+
+    defaults = defaults_of(Outer)
+    assert defaults["seed"] == 7 and defaults["steps"] == 3 and defaults["num_views"] == (1, 4)
+    assert not {"folder", "train", "optimizer"} & defaults.keys()

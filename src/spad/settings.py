@@ -12,7 +12,7 @@ import math
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from contextvars import ContextVar
-from dataclasses import is_dataclass
+from dataclasses import MISSING, fields, is_dataclass
 from functools import cache, partial
 from itertools import pairwise
 from numbers import Integral, Real
@@ -122,6 +122,23 @@ def checked(settings: type[T]) -> type[T]:
     made: Any = settings
     made.__post_init__ = __post_init__
     return settings
+
+
+def defaults_of(settings: Any) -> dict[str, Any]:
+    """What settings have that are left out, by name, those of nested ones at the same level.
+
+    It is also what records of earlier versions mean, which lack a newer setting: the default of a
+    new one is what was done before it.
+    """
+    defaults = {}
+    for one in fields(settings):
+        # A class has the defaults of its fields as attributes.
+        value = getattr(settings, one.name, MISSING)
+        if is_dataclass(value):
+            defaults |= defaults_of(value)
+        elif value is not MISSING:
+            defaults[one.name] = value
+    return defaults
 
 
 def parsed(parse: Callable[[], T]) -> T:

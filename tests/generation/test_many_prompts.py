@@ -1,5 +1,6 @@
 """Several prompts: what is generated is kept, and the same command goes on."""
 
+import json
 import sys
 
 import pytest
@@ -82,6 +83,24 @@ def test_a_stop_keeps_what_is_generated_and_the_same_command_goes_on(
     assert contents(tmp_path / "out").keys() == whole.keys()
     names = sorted(file.name for file in (tmp_path / "out").iterdir())
     assert names == ["000-a-blue-fish", "001-a-grey-rock", "002-a-red-ball", "grid.png", RECORD]
+
+
+def test_a_folder_begun_by_an_earlier_version_goes_on(tiny_pipeline_folder, tmp_path, stop_after):
+    asked = stop_after(2)
+    with pytest.raises(KeyboardInterrupt):
+        run(tiny_pipeline_folder, tmp_path)
+    file = tmp_path / "out" / REQUEST
+    request = read_json(file, dict)
+    # What no version had before it was added.
+    for name in ("vae_tiling", "best_of", "attention"):
+        del request[name]
+    file.write_text(json.dumps(request))
+    with pytest.raises(ValueError, match="was begun, got another vae_tiling"):
+        run(tiny_pipeline_folder, tmp_path, vae_tiling=True)
+    asked.clear()
+    stop_after(9)
+    run(tiny_pipeline_folder, tmp_path)
+    assert len(asked) == 1
 
 
 def test_folders_are_begun_and_replaced_with_care(tmp_path):

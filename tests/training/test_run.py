@@ -160,6 +160,22 @@ def test_other_settings_are_named_and_refused(tmp_path, caplog):
     assert json.loads((tmp_path / "settings.json").read_text())["workers"] == 3
 
 
+def test_a_run_of_an_earlier_version_had_the_default_of_what_is_new(tmp_path):
+    walk = Walk(tmp_path)
+    walk.stop_at = 7
+    with pytest.raises(Interrupted):
+        walk.go()
+    newer = Walk(tmp_path, sizes=[1, 2])
+    with pytest.raises(ValueError, match=r"got others \(sizes: None -> \[1, 2\]\)"):
+        newer.go()
+    newer.run.defaults = {"sizes": (3, 4), "output": None}
+    with pytest.raises(ValueError, match=r"got others \(sizes: \[3, 4\] -> \[1, 2\]\)"):
+        newer.go()
+    newer.run.defaults = {"sizes": (1, 2), "output": None}
+    newer.go()
+    assert newer.run.steps_done == 30
+
+
 def test_a_folder_of_something_else_is_left_alone(tmp_path):
     (tmp_path / "thesis.tex").write_text("years of work")
     with pytest.raises(ValueError, match="another --output"):

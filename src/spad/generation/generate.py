@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from spad.files import RECORD, check_space, file_hash, read_json, whole_folder
+from spad.generation.config import GenerateConfig
 from spad.generation.earlier_run import package_versions
 from spad.generation.framing import framing_warnings
 from spad.generation.given_views import parse_views
@@ -19,6 +20,7 @@ from spad.generation.plan import GenerationPlan
 from spad.generation.results import prompt_folders, write_summary, write_views
 from spad.generation.sampling import Choose, Generated, sample, sample_on_cluster
 from spad.hub.registry import resolve_device, weights_hash
+from spad.settings import defaults_of
 
 if TYPE_CHECKING:
     from diffusers.callbacks import PipelineCallback
@@ -78,14 +80,21 @@ def draw(
             write_views(folder, made.images, cameras, run, settings.save_for)
         return plan.output
     request = {**_request(plan), "dtype": settings.dtype, "cameras": cameras_record(cameras)}
+    begin = partial(
+        begun_folder,
+        plan.output,
+        request,
+        settings.overwrite,
+        defaults=defaults_of(GenerateConfig),
+    )
     if len(plan.prompts) == 1:
-        with begun_folder(plan.output, request, settings.overwrite, finishes=False):
+        with begin(finishes=False):
             ((made, run),) = sampled(plan.prompts)
         with whole_folder(plan.output, overwrite=True, mark=REQUEST) as folder:
             write_views(folder, made.images, cameras, run, settings.save_for)
         return plan.output
     folders = prompt_folders(plan.output, plan.prompts)
-    with begun_folder(plan.output, request, settings.overwrite):
+    with begin():
         left = [prompt for prompt, folder in folders.items() if not folder.exists()]
         if len(left) < len(folders):
             logger.info("going on: %d of %d prompts are left", len(left), len(folders))

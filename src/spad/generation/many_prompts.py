@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from spad.files import RECORD, check_output, exclusive, json_text, read_json, write_text
@@ -25,7 +26,11 @@ def is_begun(folder: Path) -> bool:
 
 @contextmanager
 def begun_folder(
-    folder: Path, request: Mapping[str, Any], overwrite: bool, finishes: bool = True
+    folder: Path,
+    request: Mapping[str, Any],
+    overwrite: bool,
+    finishes: bool = True,
+    defaults: Mapping[str, Any] = MappingProxyType({}),
 ) -> Iterator[None]:
     """Context in which parts are generated in `folder`, and after which it is finished.
 
@@ -35,13 +40,17 @@ def begun_folder(
         request: all that the images depend on.
         overwrite: replace a folder of an earlier run.
         finishes: if not, the folder is still a begun one after the context, to be replaced.
+        defaults: what a request means that an earlier version began, without a newer setting.
 
     Raises: ValueError: the folder exists and may not be replaced, was begun with another request,
         or another command is at work in it.
     """
     request = json.loads(json_text(request))
     with exclusive(folder):
-        before = read_json(folder / REQUEST, dict[str, Any]) if is_begun(folder) else None
+        before = None
+        if is_begun(folder):
+            known = {name: defaults[name] for name in defaults.keys() & request}
+            before = json.loads(json_text(known)) | read_json(folder / REQUEST, dict[str, Any])
         if before is not None and before != request and not overwrite:
             names = sorted(n for n in before.keys() | request if before.get(n) != request.get(n))
             raise ValueError(

@@ -16,6 +16,7 @@ from spad.hub.registry import load_autoencoder, load_model
 from spad.images.pixels import image_tensor
 from spad.model import PatchAutoencoder
 from spad.model.conditioning import condition_on_cameras
+from spad.settings import defaults_of
 from spad.training.config import TrainAutoencoderConfig
 from spad.training.run import TrainingRun, learning_rate_factor, settings_record
 
@@ -208,6 +209,7 @@ def train_autoencoder(settings: TrainAutoencoderConfig) -> Path:
         settings.steps,
         settings.save_every_s,
         settings.log_every,
+        defaults_of(TrainAutoencoderConfig),
         may_change=("save_every_s", "log_every"),
         watched=("l1", "edges"),
     )

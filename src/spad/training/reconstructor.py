@@ -16,6 +16,7 @@ from spad.files import whole_folder
 from spad.geometry.focus import object_ball
 from spad.reconstruction.learned_surface import SurfaceNetwork, volume_of_views
 from spad.reconstruction.surface import DistanceGrid, PixelRays, draw_rays
+from spad.settings import defaults_of
 from spad.training.config import TrainReconstructorConfig
 from spad.training.run import TrainingRun, learning_rate_factor, settings_record
 
@@ -101,6 +102,7 @@ def train_reconstructor(settings: TrainReconstructorConfig) -> Path:
         settings.steps,
         settings.save_every_s,
         settings.log_every,
+        defaults_of(TrainReconstructorConfig),
         may_change=("save_every_s", "log_every"),
         watched=("loss",),
     )

@@ -140,11 +140,13 @@ class TrainingRun:
     """A training loop in a folder: `settings.json`, `record.json`, `loss.csv`, `checkpoints/`.
 
     A folder with checkpoints is resumed from the newest whole one. Its settings must equal
-    `settings`, except those in `may_change`.
+    `settings`, except those in `may_change`. One that an earlier version did not have has its
+    default.
 
     Attributes:
         parts: name -> object with `state_dict` and `load_state_dict`: contents of a checkpoint.
         settings: name -> JSON value.
+        defaults: name -> value, of `spad.settings.defaults_of`.
         keep_last: number of checkpoints kept.
         watched: logged numbers that stop the run if NaN or infinite.
         is_main: whether this process writes; one of several does.
@@ -157,6 +159,7 @@ class TrainingRun:
     total_steps: int
     save_every_s: float
     log_every: int
+    defaults: Mapping[str, Any] = field(default_factory=dict)
     keep_last: int = 2
     may_change: Collection[str] = ()
     watched: Collection[str] = ("loss", "gradient_norm")
@@ -286,7 +289,9 @@ class TrainingRun:
             return
         if self.newest() is None:
             return
-        saved = self.saved_settings()
+        # Through JSON, in which a tuple is a list.
+        known = {name: self.defaults[name] for name in self.defaults.keys() & self.settings}
+        saved = json.loads(json_text(known)) | self.saved_settings()
         differing = sorted(
             name
             for name in saved.keys() | self.settings

@@ -32,6 +32,7 @@ from spad.hub.registry import resolve_device
 from spad.model.autoencoder import encode_scaled, encoder_hash
 from spad.model.text import TokenIds
 from spad.model.unet import MultiViewUNet
+from spad.settings import defaults_of
 from spad.training.batches import (
     Batch,
     CaptionedImages,
@@ -384,6 +385,7 @@ class Trainer:
             settings.optimizer.steps,
             settings.record.save_every_s,
             settings.record.log_every,
+            defaults_of(TrainConfig),
             settings.record.keep_last,
             MAY_CHANGE,
             # In fp16 gradients may overflow: the scaler skips such steps.
