@@ -143,7 +143,7 @@ def agreeing_images(images: Tensor, cameras: Cameras) -> Tensor | None:
     alpha = ((below_white - _FROM) / (_TO - _FROM)).clamp(0, 1)
     premultiplied = (images - 1 + alpha[:, None]).clamp(0, 1)
     settings = FitSettings(
-        coarse_steps=60, fine_steps=30, dissenting=len(cameras) // _VIEWS_PER_DISSENT
+        coarse_steps=30, fine_steps=10, rays=2048, dissenting=len(cameras) // _VIEWS_PER_DISSENT
     )
     try:
         with torch.enable_grad():
@@ -153,5 +153,5 @@ def agreeing_images(images: Tensor, cameras: Cameras) -> Tensor | None:
     except ValueError:
         logger.info("the views predicted so far have no shape in common")
         return None
-    drawn = draw_surface(surface, cameras)
+    drawn = draw_surface(surface, cameras, step=0.8)
     return drawn[:, :3] + 1 - drawn[:, 3:]

@@ -338,7 +338,7 @@ def _textured(scene: Scene, settings: DistillConfig) -> TexturedMesh:
 def _show(path: Path, scene: Scene) -> Path:
     """Write four views of the scene as one image."""
     cameras = Cameras.ring(4, height=128, width=128).to(scene.table.device)
-    drawn = draw_surface(scene.surface(), cameras, _SHARPNESS).cpu()
+    drawn = draw_surface(scene.surface(), cameras, sharpness=_SHARPNESS).cpu()
     images = to_levels((drawn[:, :3] + 1 - drawn[:, 3:]).clamp(0, 1))
     with whole_file(path) as unfinished:
         view_grid([Image.fromarray(image) for image in images]).save(unfinished, "WEBP")

@@ -33,6 +33,9 @@ _BOX_CELLS, _ROOM = 44, 1.2
 _MARGIN = 4
 # Grid points within so many pixels of the surface are fitted, the others only say in or out.
 _BAND = 2.5
+# Rays are sampled from so many pixels and a cell before the surface, where it stops next to no
+# light.
+_REACH = 1.5
 _FAR = 6.0
 # Rays start from pixels so near to a mask.
 _AROUND_MASK = 3
@@ -169,10 +172,13 @@ def box_of_hull(
 
 
 @torch.no_grad()
-def draw_surface(surface: DistanceGrid, cameras: Cameras, sharpness: float = 4.0) -> Tensor:
+def draw_surface(
+    surface: DistanceGrid, cameras: Cameras, step: float = 0.5, sharpness: float = 4.0
+) -> Tensor:
     """Images of a grid by volume rendering: (v, 4, h, w), color premultiplied by alpha, alpha.
 
     Args:
+        step: cells from one sample on a ray to the next.
         sharpness: of the surface, per cell.
     """
     origins, directions = rays(
@@ -182,7 +188,7 @@ def draw_surface(surface: DistanceGrid, cameras: Cameras, sharpness: float = 4.0
     for origin, direction in zip(origins, directions, strict=True):
         start, towards = origin.reshape(-1, 3), direction.reshape(-1, 3)
         middle = torch.full((len(start),), 0.5, device=start.device)
-        drawn = draw_rays(surface, start, towards, middle, 0.5, sharpness)
+        drawn = draw_rays(surface, start, towards, middle, step, sharpness)
         images.append(drawn.T.reshape(4, cameras.height, cameras.width))
     return torch.stack(images)
 
@@ -345,7 +351,7 @@ class _Fit:
         strides = torch.tensor(grid.strides, device=ray.device)
         value = distance[((place + 0.5).long() * strides).sum(1)]
         # The nearest grid point is less than a cell away.
-        reach = self._band + 1
+        reach = _REACH * self._band / _BAND + 1
         # Half a pixel before what is fitted ends, no light is left.
         deep = (value < 0.5 * self._band / _BAND - self._band).long()
         count = deep.cumsum(0)
