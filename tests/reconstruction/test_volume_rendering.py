@@ -7,6 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from spad.reconstruction import volume_rendering
 from spad.reconstruction.volume_rendering import (
     Grid,
     TableMix,
@@ -41,7 +42,10 @@ def test_interpolation_gives_back_what_is_linear():
     assert torch.allclose(found, (grid.low + grid.cell * place) @ slope, atol=1e-5)
 
 
-def test_a_mix_of_rows_is_its_slow_twin_in_value_and_gradient():
+@pytest.mark.parametrize("has_scipy", [True, False])
+def test_a_mix_of_rows_is_its_slow_twin_in_value_and_gradient(has_scipy, monkeypatch):
+    if not has_scipy:
+        monkeypatch.setattr(volume_rendering, "csc_array", None)
     generator = torch.Generator().manual_seed(1)
     table = torch.randn(40, 4, generator=generator, dtype=torch.float64).requires_grad_()
     rows = torch.randint(0, 40, (30, 8), generator=generator)

@@ -5,9 +5,15 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+try:
+    from scipy.sparse import csc_array
+except ModuleNotFoundError:  # It belongs to the extra `mesh`, and views agree without.
+    csc_array = None
 
 # Samples along a ray are looked for in blocks of so many grid points a side.
 BLOCK = 4
@@ -130,7 +136,7 @@ def interpolation(place: Tensor, grid: Grid) -> tuple[Tensor, Tensor]:
 class TableMix(torch.autograd.Function):
     """Rows of a table (a, c) mixed: (s, c) = sum over k of weights[s, k] * table[rows[s, k]].
 
-    What `embedding_bag` does, with a gradient that is six times as fast on a CPU.
+    What `embedding_bag` does, with a gradient that is many times as fast on a CPU.
     """
 
     @staticmethod
@@ -141,12 +147,25 @@ class TableMix(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, *gradients: Tensor) -> tuple[Tensor, None, None]:
-        (gradient,) = gradients
-        rows, weights = ctx.saved_tensors
-        total = gradient.new_zeros(gradient.shape[1], ctx.length)
-        for column, part in zip(total, gradient.unbind(1), strict=True):
-            column.index_add_(0, rows.reshape(-1), (weights * part[:, None]).reshape(-1))
-        return total.T, None, None
+        return transposed_mix(gradients[0], *ctx.saved_tensors, ctx.length), None, None
+
+
+def transposed_mix(values: Tensor, rows: Tensor, weights: Tensor, length: int) -> Tensor:
+    """Sums (length, c) of `weights[s, k] * values[s]` over all s and k by `rows[s, k]`.
+
+    Args:
+        values: (s, c).
+        rows, weights: (s, k).
+    """
+    if csc_array is not None and values.device.type == "cpu":
+        # Three times as fast as torch.
+        ends = np.arange(0, rows.numel() + 1, rows.shape[1])
+        entries = (weights.reshape(-1).numpy(), rows.reshape(-1).numpy(), ends)
+        return torch.from_numpy(csc_array(entries, shape=(length, len(rows))) @ values.numpy())
+    total = values.new_zeros(values.shape[1], length)
+    for column, part in zip(total, values.unbind(1), strict=True):
+        column.index_add_(0, rows.reshape(-1), (weights * part[:, None]).reshape(-1))
+    return total.T
 
 
 def composite(distance: Tensor, color: Tensor, ray: Tensor, rays: int, sharpness: float) -> Tensor:
