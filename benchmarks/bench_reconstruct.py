@@ -1,6 +1,7 @@
 """How well models made of true views fit their objects, beside their visual hulls, as a table.
 
     python benchmarks/bench_reconstruct.py MODELS.jsonl --objects 20 --output report.md
+        [--network RUN/model]
 
 Objects are drawn at random from the held-out ones of an index or a folder of models. Each is
 rendered (embree) from rings of views 20 degrees above the horizon, and from 12 other places between
@@ -8,6 +9,7 @@ rendered (embree) from rings of views 20 degrees above the horizon, and from 12 
 image, on white. Shapes are compared with what of the object can be seen from outside. The visual
 hull on 128 cells goes through the same simplification and texture. Times are processor seconds of
 one core, from views in memory to a model file; ratios and differences are taken object by object.
+With --network, models are those of a network of `spad train-reconstructor`, not fitted ones.
 """
 
 import argparse
@@ -16,8 +18,10 @@ import random
 import resource
 import statistics
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import date
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -36,6 +40,7 @@ from spad.geometry.focus import object_ball
 from spad.meshes.mesh import TriangleMesh, load_object
 from spad.meshes.raycast import Light
 from spad.reconstruction.hull_field import cuts_off, hull_distance, outline_distance
+from spad.reconstruction.learned_surface import load_network, predict_surface
 from spad.reconstruction.mesh_extraction import extract_mesh, is_watertight
 from spad.reconstruction.model_views import draw_model, on_white
 from spad.reconstruction.surface import DistanceGrid, box_of_hull, fit_surface, grid_over
@@ -76,20 +81,22 @@ def against(mesh: TexturedMesh, true: ViewSet, light: Light | None = None) -> tu
     return mean_iou(drawn, true), float(psnr(drawn.images, true.images).mean())
 
 
-def measure(obj: TriangleMesh, truth, num_views: int, size: int) -> Row:
-    """The hull, the model, and what dividing the light out gains, dB, at eight views."""
+def measure(
+    obj: TriangleMesh, truth, num_views: int, size: int, find: Callable[..., DistanceGrid]
+) -> Row:
+    """The hull, the model by the surface that `find` gives, and what dividing the light out gains,
+    dB, at eight views."""
     views = rendered_set(obj, Cameras.ring(num_views, ELEVATION_DEG, height=size, width=size))
     held_out = rendered_set(obj, judging_cameras(size))
     texture_size = 4 * size
     results, meshes = [], []
-    for fit in (hull_of, fit_surface):
+    for is_hull in (True, False):
         started = time.process_time()
         images = (views.images - 1 + views.alpha[:, None]).clamp(0, 1)
-        if fit is hull_of:
+        if is_hull:
             surface = hull_of(views.alpha, views.cameras)
         else:
-            ball = object_ball(views.cameras)
-            surface = fit_surface(images, views.alpha, views.cameras, ball)
+            surface = find(images, views.alpha, views.cameras, object_ball(views.cameras))
         closed = extract_mesh(surface, FACES)
         mesh = texture_mesh(closed, images, views.alpha, views.cameras, texture_size)
         (data,) = mesh.files("model.glb").values()
@@ -149,9 +156,13 @@ def main() -> None:
     parser.add_argument("--views", type=int, nargs="+", default=[4, 8, 16])
     parser.add_argument("--sizes", type=int, nargs="+", default=[128, 256])
     parser.add_argument("--seed", type=int, default=0, help="of the choice of objects")
+    parser.add_argument("--network", type=Path, help="gives the surface, in place of fitting")
     parser.add_argument("--output", type=Path, help="Markdown file to write as well")
     options = parser.parse_args()
     torch.set_num_threads(1)
+    find = fit_surface
+    if options.network is not None:
+        find = partial(predict_surface, load_network(options.network))
     assets = find_assets(RenderConfig(options.models, Path(), root=options.root))
     held_out = [asset for asset in assets if is_held_out(asset.uid)]
     chosen = random.Random(options.seed).sample(held_out, options.objects)
@@ -162,7 +173,7 @@ def main() -> None:
         truth = visible_points(obj)
         for size in options.sizes:
             for num_views in options.views:
-                row = measure(obj, truth, num_views, size)
+                row = measure(obj, truth, num_views, size, find)
                 rows.setdefault((num_views, size), []).append(row)
                 lines.append(object_line(asset.path.stem, num_views, size, row))
                 print(lines[-1], flush=True)
