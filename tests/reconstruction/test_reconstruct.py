@@ -12,6 +12,7 @@ from made_views import SIZE, ring, table, views_of, write_views
 from spad.cameras import Cameras
 from spad.cli import BAD_INPUT, main
 from spad.data.view_sets import ViewSet
+from spad.files import RECORD
 from spad.meshes.mesh import load_object
 from spad.reconstruction.config import ReconstructConfig
 from spad.reconstruction.mesh_extraction import is_watertight
@@ -75,6 +76,28 @@ def test_the_same_views_make_the_same_model(table_views):
     )
     assert np.array_equal(first.mesh.vertices, again.mesh.vertices)
     assert np.array_equal(first.mesh.texture, again.mesh.texture)
+
+
+def test_views_that_a_model_drew_make_a_smooth_surface(table_views, tmp_path):
+    noise = torch.randn(table_views.images.shape, generator=torch.Generator().manual_seed(0))
+    noisy = (table_views.images + 0.2 * table_views.alpha[:, None] * noise).clamp(0, 1)
+    write_views(tmp_path / "views", replace(table_views, images=noisy))
+    config = ReconstructConfig(tmp_path / "views", faces=3000, texture_size=64, cells=32)
+
+    def made(name, **settings):
+        output = tmp_path / f"{name}.stl"
+        mesh = run_reconstruct(replace(config, output=output, **settings))[0].mesh
+        return trimesh.Trimesh(mesh.vertices, mesh.faces)
+
+    rendered = made("rendered")
+    (tmp_path / "views" / RECORD).write_text("{}")
+    drawn = made("drawn")
+    assert np.array_equal(made("as drawn", smoothness=3.0).vertices, drawn.vertices)
+    assert np.array_equal(made("as rendered", smoothness=0.3).vertices, rendered.vertices)
+    bends = [np.median(mesh.face_adjacency_angles) for mesh in (drawn, rendered)]
+    assert bends[0] < 0.8 * bends[1]
+    with pytest.raises(ValueError, match="expected --smoothness or --network, got both"):
+        replace(config, smoothness=1.0, network=tmp_path)
 
 
 def test_held_out_views_are_scored_and_not_used(table_views):

@@ -117,10 +117,12 @@ class Studio:
         import base64
 
         from spad.reconstruction.reconstruct import reconstruct
+        from spad.reconstruction.surface import DRAWN_SMOOTHNESS
 
         images, cameras = request.views(), request.cameras.cameras()
         pixels = np.stack([np.asarray(image) for image in images])
-        result = reconstruct(set_from_images("the views", pixels, cameras, request.prompt or None))
+        views = set_from_images("the views", pixels, cameras, request.prompt or None)
+        result = reconstruct(views, smoothness=DRAWN_SMOOTHNESS)
         with tempfile.TemporaryDirectory() as folder:
             files = {}
             for kind in ("glb", "ply"):

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 from annotated_types import Ge, Interval
 from tyro.conf import Positional
 
-from spad.settings import Count, CountOrZero, GuidanceScale, Seed, checked, flag
+from spad.settings import Count, CountOrZero, GuidanceScale, NonNegativeFloat, Seed, checked, flag
 
 MODEL_SUFFIXES = (".glb", ".obj", ".ply", ".stl")
 _ANIMATIONS = (".webp", ".gif")
@@ -38,6 +38,9 @@ class ReconstructConfig:
     cells: Annotated[int, Interval(ge=24, le=512)] | None = None
     """Grid cells along the object's longest side; more show thinner parts and take longer. Default:
     about one a pixel, at most 128."""
+    smoothness: NonNegativeFloat | None = None
+    """How much the surface is kept from bending. Default: 3 for views of spad generate, which
+    disagree in detail, else 0.3."""
     network: Path | None = None
     """Folder of a network of `spad train-reconstructor` that gives the surface in one pass.
     Default: one is fitted."""
@@ -60,6 +63,10 @@ class ReconstructConfig:
         _check_suffix("turntable", self.turntable, _ANIMATIONS)
         if self.splat is not None and self.splat == self.output:
             raise ValueError(f"expected two files, got {self.splat} for --output and --splat")
+        if self.network is not None and self.smoothness is not None:
+            raise ValueError(
+                "expected --smoothness or --network, got both: a network is not fitted"
+            )
 
 
 @dataclass(frozen=True)

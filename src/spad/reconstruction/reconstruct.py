@@ -17,7 +17,7 @@ from torch import Tensor
 from spad.cameras import Cameras
 from spad.data.renders import list_sets
 from spad.data.view_sets import PosedImages, ViewSet, resized
-from spad.files import check_new_files, read_json, slug, whole_file
+from spad.files import RECORD, check_new_files, read_json, slug, whole_file
 from spad.geometry.focus import Ball, object_ball
 from spad.meshes.raycast import Light
 from spad.reconstruction.agreement import Disagreement, disagreeing_views
@@ -27,7 +27,12 @@ from spad.reconstruction.mesh_extraction import extract_mesh
 from spad.reconstruction.model_views import draw_model, on_white, turntable
 from spad.reconstruction.scores import FITTED, HELD_OUT, LEFT_OUT, Scores, score_views
 from spad.reconstruction.splats import Splats, fit_splats
-from spad.reconstruction.surface import DistanceGrid, fit_surface
+from spad.reconstruction.surface import (
+    DRAWN_SMOOTHNESS,
+    DistanceGrid,
+    FitSettings,
+    fit_surface,
+)
 from spad.reconstruction.texture import texture_mesh
 from spad.reconstruction.textured_mesh import TexturedMesh, model_files
 
@@ -98,6 +103,7 @@ def reconstruct(
     device: torch.device | str | None = None,
     names: Sequence[str] | None = None,
     network: SurfaceNetwork | None = None,
+    smoothness: float = FitSettings.smoothness,
 ) -> Reconstruction:
     """Make a watertight, textured model from views of one object.
 
@@ -111,6 +117,8 @@ def reconstruct(
         light: the one the views were made under, to be divided out of the colors.
         names: of the views, for notes and scores; "view 0", "view 1" and so on if None.
         network: gives the surface, in place of fitting one.
+        smoothness: how much a fitted surface is kept from bending; `DRAWN_SMOOTHNESS` for views
+            that a model drew.
 
     Raises: ValueError: too few views, one that shows nothing, or masks that agree on nothing.
     """
@@ -132,7 +140,7 @@ def reconstruct(
         )
     fitted = _fitted(uses)
     target = _device(device)
-    surface = _finder(network)(
+    surface = _finder(network, smoothness)(
         images[fitted].to(target),
         alpha[fitted].to(target),
         cameras[fitted].to(target),
@@ -205,6 +213,7 @@ def run_reconstruct(config: ReconstructConfig) -> tuple[Reconstruction, list[Pat
         config.device,
         names,
         _network(config.network),
+        _smoothness(config),
     )
     splats = None
     if config.splat is not None:
@@ -226,9 +235,9 @@ def run_reconstruct(config: ReconstructConfig) -> tuple[Reconstruction, list[Pat
 # Networks are classes of diffusers, whose import takes seconds.
 
 
-def _finder(network: SurfaceNetwork | None) -> Callable[..., DistanceGrid]:
+def _finder(network: SurfaceNetwork | None, smoothness: float) -> Callable[..., DistanceGrid]:
     if network is None:
-        return fit_surface
+        return partial(fit_surface, settings=FitSettings(smoothness=smoothness))
     from spad.reconstruction.learned_surface import predict_surface
 
     return partial(predict_surface, network)
@@ -240,6 +249,14 @@ def _network(folder: Path | None) -> SurfaceNetwork | None:
     from spad.reconstruction.learned_surface import load_network
 
     return load_network(folder)
+
+
+def _smoothness(config: ReconstructConfig) -> float:
+    """As asked for, or by who made the views: `spad generate` leaves its record beside them."""
+    if config.smoothness is not None:
+        return config.smoothness
+    folder = config.source if config.source.is_dir() else config.source.parent
+    return DRAWN_SMOOTHNESS if (folder / RECORD).is_file() else FitSettings.smoothness
 
 
 def _chosen_files(config: ReconstructConfig) -> tuple[PosedImages, list[str], list[str]]:

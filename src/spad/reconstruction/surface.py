@@ -39,6 +39,8 @@ _REACH = 1.5
 _FAR = 6.0
 # Rays start from pixels so near to a mask.
 _AROUND_MASK = 3
+# Of the surface of views that a model drew: they disagree in detail, which makes it rough.
+DRAWN_SMOOTHNESS = 3.0
 # After so many steps the surface may leave its samples behind, and new ones are taken.
 _STEPS_BY_SAMPLES = 40
 
