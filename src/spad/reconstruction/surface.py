@@ -40,7 +40,10 @@ _FAR = 6.0
 # Rays start from pixels so near to a mask.
 _AROUND_MASK = 3
 # Of the surface of views that a model drew: they disagree in detail, which makes it rough.
-DRAWN_SMOOTHNESS = 3.0
+DRAWN_SMOOTHNESS = 1.0
+# From so late a share of the steps on, the surface is smoothed so many times as much: while it is
+# carved, that would hold it back, and carving leaves it rough.
+_POLISH_FROM, _POLISH = 0.6, 10.0
 # After so many steps the surface may leave its samples behind, and new ones are taken.
 _STEPS_BY_SAMPLES = 40
 
@@ -57,7 +60,7 @@ class FitSettings:
         final_rate: the share of them that is left at the end.
         mask: weight of the masks beside the colors.
         eikonal: that the distance grows by one a cell.
-        smoothness: that the surface does not bend.
+        smoothness: that the surface does not bend, before it is polished.
         area: that it is small; flattens what no view sees, such as the side an object stands on.
         color_smoothness: that colors change little from cell to cell.
         sharpness: of the surface, per pixel: how soft the edges of masks are.
@@ -315,7 +318,9 @@ class _Fit:
                 part = samples.between(ends[batch], ends[batch + 1], batch * settings.rays)
                 target = targets[batch * settings.rays : (batch + 1) * settings.rays]
                 if len(part.ray) > 1:
-                    self._step(part, target, rate * settings.final_rate ** (done / steps))
+                    share = done / steps
+                    smoothness = settings.smoothness * (_POLISH if share >= _POLISH_FROM else 1)
+                    self._step(part, target, rate * settings.final_rate**share, smoothness)
                 done += 1
 
     def result(self) -> DistanceGrid:
@@ -363,25 +368,25 @@ class _Fit:
         rows, weights = interpolation(place[kept], grid)
         return RaySamples(ray[kept], self._row[rows], weights), targets
 
-    def _step(self, samples: RaySamples, target: Tensor, rate: float) -> None:
+    def _step(self, samples: RaySamples, target: Tensor, rate: float, smoothness: float) -> None:
         values = TableMix.apply(self._table, samples.rows, samples.weights)
         drawn = composite(values[:, 0], values[:, 1:], samples.ray, len(target), self._sharpness)
         loss = 3 * F.smooth_l1_loss(drawn[:, :3], target[:, :3], beta=0.1)
         loss = loss + self._settings.mask * F.mse_loss(drawn[:, 3], target[:, 3])
         (gradient,) = torch.autograd.grad(loss, self._table)
-        gradient[: len(self._points)] += self._regularization()
+        gradient[: len(self._points)] += self._regularization(smoothness)
         gradient[len(self._points) :] = 0
         self._optimizer.step([gradient], [rate])
 
     @torch.no_grad()
-    def _regularization(self) -> Tensor:
+    def _regularization(self, smoothness: float) -> Tensor:
         """(a, 4) gradient of the terms that only neighbors take part in, by sums over them."""
         settings, count, inner = self._settings, len(self._points), self._inner
         # A last row of nothing stands for neighbors that are not fitted.
         table = F.pad(self._table[:count], (0, 0, 0, 1))
         bend = (F.embedding_bag(self._neighbors, table, mode="sum") / 6 - table[:count]) * inner
         spread = F.embedding_bag(self._neighbors, F.pad(bend, (0, 0, 0, 1)), mode="sum") / 6
-        weights = [settings.smoothness, *[settings.color_smoothness] * 3]
+        weights = [smoothness, *[settings.color_smoothness] * 3]
         gradient = 2 * bend.new_tensor(weights) * (spread - bend)
         # Where the distance bends outward, the surface is drawn in: its area falls fastest so.
         gradient[:, 0] -= settings.area * bend[:, 0]
