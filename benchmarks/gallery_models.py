@@ -21,6 +21,7 @@ from spad.generation.plan import MESH_CONSISTENCY, MESH_VIEWS
 from spad.reconstruction.consistent_sampling import ConsistentSampling
 from spad.reconstruction.model_views import draw_model, on_white
 from spad.reconstruction.reconstruct import reconstruct
+from spad.reconstruction.surface import DRAWN_SMOOTHNESS
 
 PROMPTS = 12
 FACES, TEXTURE = 2500, 256
@@ -38,7 +39,7 @@ def main() -> None:
         agree = ConsistentSampling(cameras, MESH_CONSISTENCY)
         images = pipeline(prompt, cameras, callback_on_step_end=agree).images[0]
         views = set_from_images(prompt, np.stack([np.asarray(one) for one in images]), cameras)
-        model = reconstruct(views, FACES, TEXTURE).mesh
+        model = reconstruct(views, FACES, TEXTURE, smoothness=DRAWN_SMOOTHNESS).mesh
         name = slug(prompt)
         (data,) = model.files(f"{name}.glb").values()
         with whole_file(output / f"{name}.glb") as unfinished:
