@@ -92,10 +92,10 @@ def test_views_that_a_model_drew_make_a_smooth_surface(table_views, tmp_path):
     rendered = made("rendered")
     (tmp_path / "views" / RECORD).write_text("{}")
     drawn = made("drawn")
-    assert np.array_equal(made("as drawn", smoothness=1.0).vertices, drawn.vertices)
+    assert np.array_equal(made("as drawn", smoothness=0.5).vertices, drawn.vertices)
     assert np.array_equal(made("as rendered", smoothness=0.3).vertices, rendered.vertices)
     bends = [np.median(mesh.face_adjacency_angles) for mesh in (drawn, rendered)]
-    assert bends[0] < 0.8 * bends[1]
+    assert bends[0] < 0.95 * bends[1]
     with pytest.raises(ValueError, match="expected --smoothness or --network, got both"):
         replace(config, smoothness=1.0, network=tmp_path)
 

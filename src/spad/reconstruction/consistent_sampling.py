@@ -143,7 +143,11 @@ def agreeing_images(images: Tensor, cameras: Cameras) -> Tensor | None:
     alpha = ((below_white - _FROM) / (_TO - _FROM)).clamp(0, 1)
     premultiplied = (images - 1 + alpha[:, None]).clamp(0, 1)
     settings = FitSettings(
-        coarse_steps=30, fine_steps=10, rays=2048, dissenting=len(cameras) // _VIEWS_PER_DISSENT
+        coarse_steps=30,
+        fine_steps=10,
+        rays=2048,
+        polish=1.0,
+        dissenting=len(cameras) // _VIEWS_PER_DISSENT,
     )
     try:
         with torch.enable_grad():

@@ -40,10 +40,9 @@ _FAR = 6.0
 # Rays start from pixels so near to a mask.
 _AROUND_MASK = 3
 # Of the surface of views that a model drew: they disagree in detail, which makes it rough.
-DRAWN_SMOOTHNESS = 1.0
-# From so late a share of the steps on, the surface is smoothed so many times as much: while it is
-# carved, that would hold it back, and carving leaves it rough.
-_POLISH_FROM, _POLISH = 0.6, 10.0
+DRAWN_SMOOTHNESS = 0.5
+# From this share of the steps on, the surface is polished.
+_POLISH_FROM = 0.6
 # After so many steps the surface may leave its samples behind, and new ones are taken.
 _STEPS_BY_SAMPLES = 40
 
@@ -60,7 +59,9 @@ class FitSettings:
         final_rate: the share of them that is left at the end.
         mask: weight of the masks beside the colors.
         eikonal: that the distance grows by one a cell.
-        smoothness: that the surface does not bend, before it is polished.
+        smoothness: that the surface does not bend.
+        polish: how many times as much, at last: while it is carved, that would hold it back, and
+            carving leaves it rough.
         area: that it is small; flattens what no view sees, such as the side an object stands on.
         color_smoothness: that colors change little from cell to cell.
         sharpness: of the surface, per pixel: how soft the edges of masks are.
@@ -79,6 +80,7 @@ class FitSettings:
     mask: float = 10.0
     eikonal: float = 0.02
     smoothness: float = 0.3
+    polish: float = 10.0
     area: float = 0.25
     color_smoothness: float = 0.02
     sharpness: float = 4.0
@@ -319,7 +321,9 @@ class _Fit:
                 target = targets[batch * settings.rays : (batch + 1) * settings.rays]
                 if len(part.ray) > 1:
                     share = done / steps
-                    smoothness = settings.smoothness * (_POLISH if share >= _POLISH_FROM else 1)
+                    smoothness = settings.smoothness * (
+                        settings.polish if share >= _POLISH_FROM else 1
+                    )
                     self._step(part, target, rate * settings.final_rate**share, smoothness)
                 done += 1
 

@@ -147,7 +147,8 @@ class TableMix(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, *gradients: Tensor) -> tuple[Tensor, None, None]:
-        return transposed_mix(gradients[0], *ctx.saved_tensors, ctx.length), None, None
+        rows, weights = ctx.saved_tensors
+        return transposed_mix(gradients[0], rows, weights, ctx.length), None, None
 
 
 def transposed_mix(values: Tensor, rows: Tensor, weights: Tensor, length: int) -> Tensor:
