@@ -13,12 +13,14 @@ from spad.cameras import Cameras
 from spad.cli import BAD_INPUT, main
 from spad.data.view_sets import ViewSet
 from spad.files import RECORD
+from spad.geometry.focus import object_ball
 from spad.meshes.mesh import load_object
 from spad.reconstruction.config import ReconstructConfig
-from spad.reconstruction.mesh_extraction import is_watertight
+from spad.reconstruction.mesh_extraction import extract_mesh, is_watertight
 from spad.reconstruction.model_views import draw_model, on_white
 from spad.reconstruction.reconstruct import reconstruct, run_reconstruct, spread_out
 from spad.reconstruction.scores import HELD_OUT
+from spad.reconstruction.surface import FitSettings, fit_surface
 
 
 @pytest.fixture(scope="module")
@@ -76,6 +78,20 @@ def test_the_same_views_make_the_same_model(table_views):
     )
     assert np.array_equal(first.mesh.vertices, again.mesh.vertices)
     assert np.array_equal(first.mesh.texture, again.mesh.texture)
+
+
+def test_polish_makes_flat_what_carving_leaves_rough(table_views):
+    noise = torch.randn(table_views.images.shape, generator=torch.Generator().manual_seed(0))
+    alpha, cameras = table_views.alpha, table_views.cameras
+    noisy = (table_views.images - 1 + alpha[:, None] + 0.2 * noise * alpha[:, None]).clamp(0, 1)
+    bends = []
+    for polish in (10.0, 1.0):
+        settings = FitSettings(polish=polish)
+        surface = fit_surface(noisy, alpha, cameras, object_ball(cameras), 32, settings)
+        closed = extract_mesh(surface, 3000)
+        mesh = trimesh.Trimesh(closed.vertices, closed.faces)
+        bends.append(np.median(mesh.face_adjacency_angles))
+    assert bends[0] < 0.8 * bends[1]
 
 
 def test_views_that_a_model_drew_make_a_smooth_surface(table_views, tmp_path):
