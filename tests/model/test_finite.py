@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+from spad.model import PatchAutoencoder
 from spad.model.finite import check_finite, convert_weights, is_finite
 
 
@@ -45,3 +46,9 @@ def test_numbers_too_large_for_a_type_are_refused(value, dtype, message):
     else:
         with pytest.raises(ValueError, match=message):
             convert_weights(module, dtype, "it")
+
+
+def test_a_conversion_is_silent(caplog):
+    vae = PatchAutoencoder(latent_channels=4, block_out_channels=(8, 8), norm_num_groups=4)
+    convert_weights(vae, torch.float16, "it")
+    assert vae.dtype == torch.float16 and not caplog.messages

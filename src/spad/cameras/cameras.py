@@ -392,15 +392,15 @@ class Cameras:
         """
         if points_world.shape[-1:] != (3,):
             raise ValueError(f"expected points of shape (..., 3), got {tuple(points_world.shape)}")
-        flat = points_world.to(self.world_from_cam).reshape(1, -1, 3)
+        # Coordinates before points, as products with three columns are slow: (v, 3, n).
+        flat = points_world.to(self.world_from_cam).reshape(-1, 3).mT
         # World minus center first: subtracting large projected numbers would lose digits.
-        cam = (flat - self.centers[:, None]) @ self.world_from_cam[:, :3, :3]
-        depth = cam[..., 2]
-        in_front = depth > 0
-        safe_depth = torch.where(in_front, depth, torch.nan)
-        xy = (cam / safe_depth[..., None]) @ self.intrinsics.mT
+        cam = self.world_from_cam[:, :3, :3].mT @ (flat - self.centers[:, :, None])
+        depth = cam[:, 2]
+        safe_depth = torch.where(depth > 0, depth, torch.nan)
+        xy = self.intrinsics[:, :2] @ (cam / safe_depth[:, None])
         shape = (len(self), *points_world.shape[:-1])
-        return xy[..., :2].reshape(*shape, 2), depth.reshape(shape)
+        return xy.mT.reshape(*shape, 2), depth.reshape(shape)
 
     def unproject(self, xy: Tensor, depth: Tensor) -> Tensor:
         """World points (v, ..., 3) at pixels (v, ..., 2) and z-depths (v, ...) of each view."""

@@ -61,11 +61,13 @@ def lookup_pixels(
         outside: value for points outside the image or behind the camera.
     """
     xy, _ = cameras.project(points)
-    size = torch.tensor([cameras.width, cameras.height])
-    in_image = ((xy >= 0) & (xy < size)).all(-1)
-    column, row = torch.where(in_image[..., None], xy, 0.0).long().unbind(-1)
-    views = torch.arange(len(cameras)).view(-1, *[1] * (points.ndim - 1))
-    found = values[views, row, column]
+    x, y = xy.unbind(-1)
+    height, width = cameras.height, cameras.width
+    in_image = (x >= 0) & (x < width) & (y >= 0) & (y < height)
+    # One index into all pixels of all views.
+    column, row = (torch.where(in_image, number, 0.0).long() for number in (x, y))
+    first = torch.arange(len(cameras)).view(-1, *[1] * (points.ndim - 1)) * (height * width)
+    found = values.flatten(0, 2)[row.mul_(width).add_(column).add_(first)]
     if values.ndim > 3:
         in_image = in_image[..., None]
-    return torch.where(in_image, found, torch.tensor(outside, dtype=values.dtype))
+    return found.masked_fill_(~in_image, outside)

@@ -1,4 +1,4 @@
-"""Checks that the weights of networks are finite numbers. Needs only torch."""
+"""Data types of networks, and checks that their weights are finite numbers. Needs only torch."""
 
 from __future__ import annotations
 
@@ -21,13 +21,22 @@ def check_finite(module: nn.Module, what: str) -> None:
             raise ValueError(f"expected finite weights of {what}, got NaN or infinity in {name}")
 
 
+def cast(module: nn.Module, dtype: torch.dtype) -> None:
+    """Convert a module in place.
+
+    Not by the method of diffusers, which warns of layers that are to stay in float32, even if there
+    are none.
+    """
+    nn.Module.to(module, dtype=dtype)
+
+
 def convert_weights(module: nn.Module, dtype: torch.dtype, what: str) -> None:
     """Convert a module to a data type in place.
 
     Raises: ValueError: a weight is not finite, or too large for the type; `what` names the module.
     """
     check_finite(module, what)
-    module.to(dtype)
+    cast(module, dtype)
     for name, value in module.state_dict().items():
         if not is_finite(value):
             raise ValueError(

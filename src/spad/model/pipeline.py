@@ -29,6 +29,7 @@ from spad.model.autoencoder import PatchAutoencoder
 from spad.model.bases import TextReading, base_of
 from spad.model.conditioning import condition_on_cameras
 from spad.model.deep_cache import DeepFeatureCache
+from spad.model.finite import cast
 from spad.model.folders import (
     INDEX,
     GenerationDefaults,
@@ -232,9 +233,7 @@ class SPADPipeline(DiffusionPipeline, StableDiffusionXLLoraLoaderMixin):
     def _convert(self, dtype: torch.dtype) -> None:
         for part in self.components.values():
             if isinstance(part, nn.Module):
-                # Not by the method of diffusers, which warns of layers that are to stay in float32,
-                # even if there are none.
-                nn.Module.to(part, dtype=dtype)
+                cast(part, dtype)
 
     def load_lora_weights(self, *args: Any, **kwargs: Any) -> None:
         """Load LoRA layers, of Stable Diffusion 1.5 or XL as the model is, as diffusers does."""
@@ -565,7 +564,7 @@ class SPADPipeline(DiffusionPipeline, StableDiffusionXLLoraLoaderMixin):
         )
         if overflows and self.vae.dtype == torch.float16:
             logger.info("the autoencoder of %s overflows in float16; it is float32", self.name)
-            self.vae.to(dtype=torch.float32)
+            cast(self.vae, torch.float32)
         return self.vae.dtype
 
     def _texts(self, negative: Prompts, positive: Prompts) -> list[TextEmbeddings]:
