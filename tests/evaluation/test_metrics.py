@@ -29,7 +29,7 @@ from spad.evaluation.metrics import METRICS
 from spad.evaluation.photo_consistency import photo_consistency
 from spad.evaluation.psnr_ssim import ssim_map
 from spad.evaluation.reconstruction_quality import reconstruction_psnr, reconstruction_ssim
-from spad.evaluation.silhouettes import silhouette_iou
+from spad.evaluation.silhouettes import lookup_pixels, silhouette_iou
 from spad.evaluation.tsed import symmetric_epipolar_distance, tsed
 from spad.geometry.focus import angles_between, object_ball
 from spad.installation import install_command
@@ -171,6 +171,24 @@ def test_angles_are_seen_from_the_object():
     cameras = Cameras.orbit(0, [0, 90, 180], target=(3, 1, 2))
     expected = torch.tensor([[0.0, 90, 180], [90, 0, 90], [180, 90, 0]])
     torch.testing.assert_close(angles_between(cameras), expected, atol=0.01, rtol=0)
+
+
+@pytest.mark.parametrize("channels", [(), (3,)])
+def test_pixels_are_those_where_points_project(channels):
+    cameras = Cameras.ring(3, 20, height=6, width=8)
+    random = torch.Generator().manual_seed(0)
+    points = 3 * torch.randn(4, 50, 3, generator=random)
+    values = torch.rand(3, 6, 8, *channels, generator=random)
+    found = lookup_pixels(cameras, values, points, 7.0)
+    xy, depth = cameras.project(points)
+    known = 0
+    for place in np.ndindex(3, 4, 50):
+        x, y = xy[place].tolist()
+        inside = float(depth[place]) > 0 and 0 <= x < 8 and 0 <= y < 6
+        expected = values[place[0], int(y), int(x)] if inside else torch.full(channels, 7.0)
+        assert torch.equal(found[place], expected), place
+        known += inside
+    assert 50 < known < 550
 
 
 def test_true_matches_lie_on_epipolar_lines():
