@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import ast
 import inspect
+import json
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from contextvars import ContextVar
 from dataclasses import MISSING, fields, is_dataclass
@@ -32,6 +33,8 @@ from typing import (
 
 from annotated_types import Ge, GroupedMetadata, Gt, Interval, Le, Lt, MinLen, MultipleOf
 from tyro.conf import DisallowNone, Positional, arg
+
+from spad.files import json_text
 
 Count = Annotated[int, Ge(1)]
 CountOrZero = Annotated[int, Ge(0)]
@@ -125,11 +128,7 @@ def checked(settings: type[T]) -> type[T]:
 
 
 def defaults_of(settings: Any) -> dict[str, Any]:
-    """What settings have that are left out, by name, those of nested ones at the same level.
-
-    It is also what records of earlier versions mean, which lack a newer setting: the default of a
-    new one is what was done before it.
-    """
+    """What settings have that are left out, by name, those of nested ones at the same level."""
     defaults = {}
     for one in fields(settings):
         # A class has the defaults of its fields as attributes.
@@ -139,6 +138,26 @@ def defaults_of(settings: Any) -> dict[str, Any]:
         elif value is not MISSING:
             defaults[one.name] = value
     return defaults
+
+
+def changes_since(
+    record: dict[str, Any], settings: Mapping[str, Any], defaults: Mapping[str, Any]
+) -> dict[str, tuple[Any, Any]]:
+    """Settings that differ from a record of earlier ones: name -> what it has, and what is asked.
+
+    A record of an earlier version lacks newer settings. They have their default there, as the
+    default of a new setting is what was done before it.
+
+    Args:
+        record: read from JSON.
+        defaults: of `defaults_of`.
+    """
+    added = {name: defaults[name] for name in defaults.keys() & settings}
+    # Through JSON, in which a tuple is a list.
+    before, asked = json.loads(json_text(added)) | record, json.loads(json_text(settings))
+    names = sorted(before.keys() | asked)
+    pairs = {name: (before.get(name), asked.get(name)) for name in names}
+    return {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}
 
 
 def parsed(parse: Callable[[], T]) -> T:

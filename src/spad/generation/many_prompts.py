@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -12,6 +11,7 @@ from typing import Any
 
 from spad.files import RECORD, check_output, exclusive, json_text, read_json, write_text
 from spad.files.writing import LOCK
+from spad.settings import changes_since
 
 # What was asked for, in a folder that is not finished yet.
 REQUEST = "request.json"
@@ -45,21 +45,19 @@ def begun_folder(
     Raises: ValueError: the folder exists and may not be replaced, was begun with another request,
         or another command is at work in it.
     """
-    request = json.loads(json_text(request))
     with exclusive(folder):
-        before = None
-        if is_begun(folder):
-            known = {name: defaults[name] for name in defaults.keys() & request}
-            before = json.loads(json_text(known)) | read_json(folder / REQUEST, dict[str, Any])
-        if before is not None and before != request and not overwrite:
-            names = sorted(n for n in before.keys() | request if before.get(n) != request.get(n))
+        is_new, changes = not is_begun(folder), {}
+        if not is_new:
+            record = read_json(folder / REQUEST, dict[str, Any])
+            changes = changes_since(record, request, defaults)
+        if changes and not overwrite:
             raise ValueError(
                 f"expected the settings with which {folder} was begun, got another "
-                f"{', '.join(names)}; use the same, --overwrite or another --output"
+                f"{', '.join(changes)}; use the same, --overwrite or another --output"
             )
-        if before is None and any(each.name != LOCK for each in folder.iterdir()):
+        if is_new and any(each.name != LOCK for each in folder.iterdir()):
             check_output(folder, overwrite)
-        if before != request:
+        if is_new or changes:
             # What says that the folder is ours goes last, so that a kill here does no harm.
             _empty(folder, keep={LOCK, REQUEST, RECORD})
             write_text(folder / REQUEST, json_text(request))

@@ -36,6 +36,7 @@ from spad.files import (
     whole_file,
     write_text,
 )
+from spad.settings import changes_since
 
 logger = logging.getLogger(__name__)
 
@@ -289,16 +290,13 @@ class TrainingRun:
             return
         if self.newest() is None:
             return
-        # Through JSON, in which a tuple is a list.
-        known = {name: self.defaults[name] for name in self.defaults.keys() & self.settings}
-        saved = json.loads(json_text(known)) | self.saved_settings()
-        differing = sorted(
-            name
-            for name in saved.keys() | self.settings
-            if saved.get(name) != self.settings.get(name)
-        )
-        changes = {n: f"{n}: {saved.get(n)} -> {self.settings.get(n)}" for n in differing}
-        refused = [changes[name] for name in differing if name not in self.may_change]
+        changes = {
+            name: f"{name}: {before} -> {asked}"
+            for name, (before, asked) in changes_since(
+                self.saved_settings(), self.settings, self.defaults
+            ).items()
+        }
+        refused = [change for name, change in changes.items() if name not in self.may_change]
         if refused:
             raise ValueError(
                 f"expected the settings of the run in {folder}, got others "
