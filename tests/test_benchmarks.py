@@ -8,6 +8,7 @@ from argparse import Namespace
 from pathlib import Path
 
 import pytest
+import torch
 from PIL import Image
 
 from spad.cameras import Cameras
@@ -67,6 +68,17 @@ def bench_original(monkeypatch):
 
 def cells(table: str) -> list[list[str]]:
     return [[cell.strip() for cell in line.split("|")[1:-1]] for line in table.splitlines()]
+
+
+@pytest.mark.parametrize("is_masked", [False, True])
+def test_what_stands_in_for_xformers_is_attention(monkeypatch, is_masked):
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    release = importlib.import_module("original_release")
+    query, key, value = torch.randn(3, 6, 5, 8, generator=torch.Generator().manual_seed(0))
+    bias = torch.eye(5).expand(6, 5, 5) * -1e9 if is_masked else None
+    logits = query @ key.mT / 8**0.5 + (0 if bias is None else bias)
+    expected = logits.softmax(-1) @ value
+    torch.testing.assert_close(release.attention(query, key, value, attn_bias=bias), expected)
 
 
 @pytest.mark.parametrize(("half", "most"), [(False, 1e-5), (True, 0.05)])
