@@ -39,6 +39,23 @@ def test_a_ball_becomes_a_closed_mesh_that_faces_out(num_faces):
     assert mesh.num_parts == 1
 
 
+def test_the_filter_takes_bumps_away_and_leaves_the_shape():
+    def bumpy(points):
+        bumps = torch.rand(len(points), generator=torch.Generator().manual_seed(0)) - 0.5
+        return ball()(points) + 0.05 * bumps
+
+    raw, even = (extract_mesh(grid_of(bumpy), 100_000, rounds) for rounds in (0, 100))
+    assert is_watertight(even.vertices, even.faces)
+    radii = [np.linalg.norm(mesh.vertices, axis=1) for mesh in (raw, even)]
+    assert radii[1].std() < 0.4 * radii[0].std()
+    assert radii[1].mean() == pytest.approx(0.8, abs=0.005)
+    assert volume(even) == pytest.approx(volume(raw), rel=0.01)
+    # What is as thick as a few cells stays as long as it was.
+    thin = grid_of(lambda points: ((points / torch.tensor([0.15, 0.15, 0.9])).norm(dim=1) - 1) / 4)
+    lengths = [np.ptp(extract_mesh(thin, 100_000, rounds).vertices[:, 2]) for rounds in (0, 100)]
+    assert lengths[1] > 0.95 * lengths[0]
+
+
 def test_axes_are_not_mixed_up():
     mesh = extract_mesh(grid_of(ball((0.3, -0.2, 0.1), 0.5)), 2000)
     middle = (mesh.vertices.min(0) + mesh.vertices.max(0)) / 2

@@ -39,8 +39,8 @@ class ReconstructConfig:
     """Grid cells along the object's longest side; more show thinner parts and take longer. Default:
     about one a pixel, at most 128."""
     smoothness: NonNegativeFloat | None = None
-    """How much the surface is kept from bending. Default: 0.5 for views of spad generate, which
-    disagree in detail, else 0.3."""
+    """How much the surface is kept from bending; above 0.3 its mesh is evened out, too. Default:
+    0.5 for views of spad generate, which disagree in detail, else 0.3."""
     network: Path | None = None
     """Folder of a network of `spad train-reconstructor` that gives the surface in one pass.
     Default: one is fitted."""

@@ -6,8 +6,10 @@ from dataclasses import dataclass
 
 import fast_simplification
 import numpy as np
+import trimesh
 from manifold3d import Error, Manifold, Mesh
 from skimage.measure import marching_cubes
+from trimesh.smoothing import filter_taubin
 
 from spad.reconstruction.surface import DistanceGrid
 
@@ -60,10 +62,14 @@ class ClosedMesh(BareMesh):
     num_parts: int
 
 
-def extract_mesh(surface: DistanceGrid, num_faces: int) -> ClosedMesh:
+def extract_mesh(surface: DistanceGrid, num_faces: int, filter_rounds: int = 0) -> ClosedMesh:
     """The surface where the distance is zero, as a closed mesh of about `num_faces` triangles.
 
     Hollows inside, which no view can see, are filled; specks are dropped.
+
+    Args:
+        filter_rounds: of Taubin's filter (1995), which takes away bumps of a cell or two and does
+            not shrink the rest.
 
     Raises: ValueError: the distance is nowhere negative.
     """
@@ -82,6 +88,8 @@ def extract_mesh(surface: DistanceGrid, num_faces: int) -> ClosedMesh:
     least = _SPECK * max(part.volume() for part in parts)
     kept = [part for part in parts if part.volume() > least]
     solid = Manifold.compose(kept)
+    if filter_rounds > 0:
+        solid = _filtered(solid, filter_rounds)
     return _simplified(solid, num_faces, len(kept), surface.grid.cell)
 
 
@@ -106,6 +114,13 @@ def _solid(vertices: np.ndarray, faces: np.ndarray) -> Manifold:
             np.ascontiguousarray(faces, dtype=np.uint32),
         )
     )
+
+
+def _filtered(solid: Manifold, rounds: int) -> Manifold:
+    mesh = solid.to_mesh()
+    even = trimesh.Trimesh(mesh.vert_properties[:, :3], mesh.tri_verts, process=False)
+    filter_taubin(even, iterations=rounds)
+    return _solid(even.vertices, even.faces)
 
 
 def _simplified(solid: Manifold, num_faces: int, num_parts: int, cell: float) -> ClosedMesh:

@@ -50,6 +50,8 @@ _NEARLY_WHITE = 0.04
 # Share of such pixels, for one of the object's, that neither outlines and compression explain nor
 # the traces that models leave in the background.
 _MUCH_NEARLY_WHITE = 0.35
+# Of the filter, by how much more smoothness is asked for than true views need.
+_ROUNDS, _MOST_ROUNDS = 500, 1000
 
 
 @dataclass(frozen=True, eq=False)
@@ -117,8 +119,7 @@ def reconstruct(
         light: the one the views were made under, to be divided out of the colors.
         names: of the views, for notes and scores; "view 0", "view 1" and so on if None.
         network: gives the surface, in place of fitting one.
-        smoothness: how much a fitted surface is kept from bending; `DRAWN_SMOOTHNESS` for views
-            that a model drew.
+        smoothness: as in `ReconstructConfig`; `DRAWN_SMOOTHNESS` for views that a model drew.
 
     Raises: ValueError: too few views, one that shows nothing, or masks that agree on nothing.
     """
@@ -147,7 +148,7 @@ def reconstruct(
         Ball(ball.center.to(target), ball.radius),
         cells,
     )
-    closed = extract_mesh(surface, faces)
+    closed = extract_mesh(surface, faces, _filter_rounds(smoothness))
     if closed.num_parts > 1:
         notes.append(f"the model has {closed.num_parts} separate parts")
     mesh = texture_mesh(
@@ -249,6 +250,12 @@ def _network(folder: Path | None) -> SurfaceNetwork | None:
     from spad.reconstruction.learned_surface import load_network
 
     return load_network(folder)
+
+
+def _filter_rounds(smoothness: float) -> int:
+    """Rounds by which the mesh is evened out, too: none for true views, whose detail it would take
+    away."""
+    return min(round(_ROUNDS * (smoothness - FitSettings.smoothness)), _MOST_ROUNDS)
 
 
 def _smoothness(config: ReconstructConfig) -> float:
