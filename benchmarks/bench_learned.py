@@ -1,14 +1,15 @@
 """How near do views of learned things come to renders of the very things?
 
-    python benchmarks/bench_learned.py MODELS OUTPUT [--model mini] [--most 100]
+    python benchmarks/bench_learned.py MODELS OUTPUT [--model mini] [--most 100] [--mesh]
 
 MODELS is the `models.jsonl` that the model's training data was rendered from
 (`benchmarks/mini/make_things.py` makes it). Each thing is drawn from its first caption at cameras
 on a ring that no training image had, and rendered at the same cameras. PSNR is
 that of the bounding box of the thing in each render; IoU that of the masks, where a pixel belongs
 to the thing if a channel is more than `WHITE_TOLERANCE` below white. Both are means over views,
-then things, with a bootstrap interval over things. OUTPUT gets `scores.json`, and sheets with each
-drawing above its render.
+then things, with a bootstrap interval over things. With --mesh a 3D model is made of the views of
+each thing, and compared with the very model as `spad evaluate --reference` does. OUTPUT gets
+`scores.json`, sheets with each drawing above its render, and the 3D models.
 """
 
 import argparse
@@ -22,8 +23,12 @@ from tqdm import tqdm
 
 from spad.cameras import Cameras
 from spad.data.assets import read_index
+from spad.data.view_sets import set_from_images
+from spad.evaluation.mesh_scores import score_meshes
 from spad.evaluation.psnr_ssim import psnr
+from spad.evaluation.reference_meshes import MeshPair
 from spad.evaluation.statistics import estimate_mean
+from spad.files import slug
 from spad.hub.registry import load_model, model_info
 from spad.images.alpha import WHITE_TOLERANCE
 from spad.images.grids import prompt_grid
@@ -32,6 +37,8 @@ from spad.images.reading import on_white
 from spad.meshes.mesh import load_object
 from spad.meshes.raycast import render_views
 from spad.reconstruction.consistent_sampling import ConsistentSampling
+from spad.reconstruction.reconstruct import reconstruct
+from spad.reconstruction.surface import DRAWN_SMOOTHNESS
 
 ELEVATION_DEG, START_AZIMUTH_DEG = 25.0, -37.0
 THINGS_ON_A_SHEET = 10
@@ -67,6 +74,12 @@ def compare(drawn: torch.Tensor, true: torch.Tensor) -> tuple[float, float]:
     return float(psnr(drawn, true, boxes(masks[1])).mean()), float(iou.mean())
 
 
+def modeled(caption: str, images: list[Image.Image], cameras: Cameras, path: Path) -> None:
+    """Write a 3D model of drawn views."""
+    views = set_from_images(caption, np.stack([np.asarray(one) for one in images]), cameras)
+    reconstruct(views, smoothness=DRAWN_SMOOTHNESS).save(path)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -79,6 +92,7 @@ def main() -> None:
     parser.add_argument("--consistency", type=float, default=0.0, help="as of `spad generate`")
     parser.add_argument("--steps", type=int, help="denoising steps; default: the model's own")
     parser.add_argument("--guidance-scale", type=float, help="default: the model's own")
+    parser.add_argument("--mesh", action="store_true", help="make a 3D model of the views, too")
     arguments = parser.parse_args()
     model = model_info(arguments.model)
     defaults, pipeline = model.defaults, load_model(model.path)
@@ -112,14 +126,20 @@ def main() -> None:
             seed=number,
             callback_on_step_end=ConsistentSampling(cameras, share) if share > 0 else None,
         ).images[0]
-        scores[caption] = compare(to_floats(np.stack(images)), to_floats(true))
+        found = compare(to_floats(np.stack(images)), to_floats(true))
+        scores[caption] = dict(zip(("psnr", "iou"), found, strict=True))
+        if arguments.mesh:
+            path = arguments.output / f"{slug(caption)}.glb"
+            modeled(caption, images, cameras, path)
+            pair = MeshPair(path, arguments.models.parent / row.file)
+            scores[caption] |= score_meshes(pair)[0]
         sheet |= {caption: images, f"{caption}: render": [Image.fromarray(one) for one in true]}
         if len(sheet) == 2 * THINGS_ON_A_SHEET or number == len(things) - 1:
             prompt_grid(sheet).save(arguments.output / f"{number // THINGS_ON_A_SHEET:03d}.png")
             sheet = {}
     summary = {
-        name: vars(estimate_mean([pair[index] for pair in scores.values()]))
-        for index, name in enumerate(("psnr", "iou"))
+        name: vars(estimate_mean([one[name] for one in scores.values()]))
+        for name in next(iter(scores.values()))
     }
     for name, found in summary.items():
         print("{0}: {mean:.3f} ({low:.3f} to {high:.3f}) over {count} things".format(name, **found))
