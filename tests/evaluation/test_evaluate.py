@@ -24,7 +24,13 @@ from spad.evaluation import scoring
 from spad.evaluation.config import EvaluateConfig
 from spad.evaluation.metrics import METRICS, Metric
 from spad.evaluation.protocol import load_protocol
-from spad.evaluation.report import Column, EvaluationReport, read_report, write_report
+from spad.evaluation.report import (
+    Column,
+    EvaluationReport,
+    ScoredObject,
+    read_report,
+    write_report,
+)
 from spad.evaluation.sampling import ModelSampler, is_failed, plan_evaluation
 from spad.files import exclusive
 from spad.hub.registry import model_info
@@ -162,6 +168,15 @@ def test_a_journal_that_was_cut_short_is_gone_on_with(renders, tmp_path):
     journal.write_text(journal.read_text()[:-40])
     assert run(renders, "--output", output) == 0
     assert len(read_report(output).objects) == 6
+
+
+def test_no_object_is_the_worst_where_all_are_equal():
+    columns = (Column("a", True, None, "differs"), Column("b", False, None, "does not"))
+    objects = [ScoredObject(f"{n}", "views", None, {"a": n, "b": 0.0}, {}, "") for n in range(3)]
+    report = EvaluationReport("it", {}, "", columns, tuple(objects))
+    assert [one.name for one, _ in report.worst(columns[0], 2)] == ["0", "1"]
+    assert report.worst(columns[1]) == []
+    assert "| b ↓ |" not in report.markdown().split("## Worst")[1]
 
 
 @pytest.mark.parametrize(

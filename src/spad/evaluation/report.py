@@ -113,8 +113,10 @@ class EvaluationReport:
         return rows
 
     def worst(self, column: Column, count: int = 3) -> list[tuple[ScoredObject, float]]:
-        """The `count` objects with the worst defined values, worst first."""
+        """The `count` objects with the worst defined values, worst first; none if all are equal."""
         known = [(o, value) for o, value in self.values(column) if not math.isnan(value)]
+        if len(known) > 1 and len({value for _, value in known}) == 1:
+            return []
         return sorted(known, key=lambda pair: pair[1], reverse=not column.higher_is_better)[:count]
 
     def by_seed(self) -> dict[str, list[float]]:
@@ -212,7 +214,8 @@ class EvaluationReport:
             worst = "; ".join(
                 f"{title_of(one)} ({show_number(value)})" for one, value in self.worst(column)
             )
-            lines.append(f"| {column.name} {column.direction} | {escape_cell(worst)} |")
+            if worst:
+                lines.append(f"| {column.name} {column.direction} | {escape_cell(worst)} |")
         parts.append("## Worst\n\n" + "\n".join(lines))
         facts = [f"- {name}: {fact}" for name, fact in describe(self.about)]
         parts.append("## How it was made\n\n" + "\n".join(facts))
