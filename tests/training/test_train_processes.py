@@ -4,8 +4,10 @@ import csv
 import os
 import random
 import signal
+import socket
 import subprocess
 import sys
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -42,6 +44,12 @@ def run_python(*words: str, **environment: str) -> subprocess.CompletedProcess:
     )
 
 
+def free_ports(count: int) -> list[int]:
+    with ExitStack() as stack:
+        sockets = [stack.enter_context(socket.create_server(("", 0))) for _ in range(count)]
+        return [one.getsockname()[1] for one in sockets]
+
+
 def weights(folder: Path) -> dict[str, torch.Tensor]:
     pipeline = load_model(folder, dtype=torch.float32)
     return pipeline.unet.state_dict() | pipeline.text_encoder.state_dict()
@@ -75,10 +83,14 @@ def test_two_processes_learn_what_one_learns(settings, tmp_path):
         arguments(sharing, two[1]) + shared,
     ]
     script = tmp_path / "train.py"
+    # A port for each run: torchrun's own still has the addresses of the run before.
     script.write_text(
+        "import os\n"
         "from accelerate.state import AcceleratorState\n"
         "from spad.cli import main\n"
-        f"for command in {commands!r}:\n"
+        "os.environ['TORCHELASTIC_USE_AGENT_STORE'] = 'False'\n"
+        f"for port, command in zip({free_ports(len(commands))!r}, {commands!r}):\n"
+        "    os.environ['MASTER_PORT'] = str(port)\n"
         "    AcceleratorState._reset_state(reset_partial_state=True)\n"
         "    assert main(command) == 0\n"
     )
