@@ -9,7 +9,8 @@ that of the bounding box of the thing in each render; IoU that of the masks, whe
 to the thing if a channel is more than `WHITE_TOLERANCE` below white. Both are means over views,
 then things, with a bootstrap interval over things. With --mesh a 3D model is made of the views of
 each thing, and compared with the very model as `spad evaluate --reference` does. OUTPUT gets
-`scores.json`, sheets with each drawing above its render, and the 3D models.
+`scores.json`, sheets with each drawing above its render, and the 3D models. Needs `pip install
+'spad[mesh]'`.
 """
 
 import argparse

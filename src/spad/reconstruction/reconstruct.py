@@ -255,15 +255,25 @@ def _network(folder: Path | None) -> SurfaceNetwork | None:
 def _filter_rounds(smoothness: float) -> int:
     """Rounds by which the mesh is evened out, too: none for true views, whose detail it would take
     away."""
-    return min(round(_ROUNDS * (smoothness - FitSettings.smoothness)), _MOST_ROUNDS)
+    return round(min(_ROUNDS * (smoothness - FitSettings.smoothness), _MOST_ROUNDS))
 
 
 def _smoothness(config: ReconstructConfig) -> float:
-    """As asked for, or by who made the views: `spad generate` leaves its record beside them."""
+    """As asked for, or by who made the views."""
     if config.smoothness is not None:
         return config.smoothness
     folder = config.source if config.source.is_dir() else config.source.parent
-    return DRAWN_SMOOTHNESS if (folder / RECORD).is_file() else FitSettings.smoothness
+    return DRAWN_SMOOTHNESS if _is_drawn(folder) else FitSettings.smoothness
+
+
+def _is_drawn(folder: Path) -> bool:
+    """Whether `spad generate` made the views: its record beside them names prompts and a model."""
+    try:
+        record = read_json(folder / RECORD, dict)
+    except ValueError:
+        # Files of this name from other programs may have other contents.
+        return False
+    return {"prompts", "model"} <= record.keys()
 
 
 def _chosen_files(config: ReconstructConfig) -> tuple[PosedImages, list[str], list[str]]:
