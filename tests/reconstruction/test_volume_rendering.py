@@ -27,6 +27,7 @@ def test_points_of_a_grid_are_where_its_index_says():
     flat = torch.tensor([0, 1, 21, 21 * 17, len(grid) - 1])
     assert grid.index(flat).tolist() == [[0, 0, 0], [1, 0, 0], [0, 1, 0], [0, 0, 1], [20, 16, 10]]
     assert (grid.index(flat) * torch.tensor(grid.strides)).sum(1).tolist() == flat.tolist()
+    assert grid.flat(grid.index(flat)).tolist() == flat.tolist()
     volume = grid.volume(grid.points()[:, 0])
     assert torch.allclose(volume[3, 5], -1 + 0.1 * torch.arange(21))
 
@@ -83,37 +84,49 @@ def test_samples_come_in_order_and_miss_no_occupied_point(direction):
             assert float(torch.cdist(inside, world[ray == index]).amin(1).max()) < 0.8 * 0.1
 
 
-def slow_composite(distance, color, ray, rays, sharpness):
+def slow_composite(values, ray, rays, sharpness):
     """Front to back, one sample after the other."""
-    out = torch.zeros(rays, 4)
+    out = torch.zeros(rays, 4, dtype=values.dtype)
     for number in range(rays):
         chosen = (ray == number).nonzero()[:, 0].tolist()
-        passing = 1.0
+        passing = torch.ones((), dtype=values.dtype)
         for first, second in itertools.pairwise(chosen):
-            before, after = (torch.sigmoid(sharpness * distance[i]) for i in (first, second))
-            stopped = max(0.0, float((before - after) / before))
-            middle = torch.cat([(color[first] + color[second]) / 2, torch.ones(1)])
-            out[number] += passing * stopped * middle
-            passing *= 1 - stopped
+            before, after = (torch.sigmoid(sharpness * values[i, 0]) for i in (first, second))
+            stopped = ((before - after) / before).clamp(min=0)
+            color = (values[first, 1:] + values[second, 1:]) / 2
+            out[number] += passing * stopped * torch.cat([color, torch.ones_like(color[:1])])
+            passing = passing * (1 - stopped)
     return out
 
 
-def test_composition_is_its_slow_twin():
+def test_composition_is_its_slow_twin_in_value_and_gradient():
     generator = torch.Generator().manual_seed(4)
     ray = torch.tensor([0] * 7 + [2] + [3] * 12 + [4] * 5)
-    distance = torch.randn(len(ray), generator=generator)
-    color = torch.rand(len(ray), 3, generator=generator)
-    fast = composite(distance, color, ray, 6, 3.0)
-    assert torch.allclose(fast, slow_composite(distance, color, ray, 6, 3.0), atol=1e-5)
+    values = torch.randn(len(ray), 4, generator=generator, dtype=torch.float64).requires_grad_()
+    upstream = torch.randn(6, 4, generator=generator, dtype=torch.float64)
+    fast, slow = (each(values, ray, 6, 3.0) for each in (composite, slow_composite))
+    assert torch.allclose(fast, slow)
     assert (fast[[1, 2, 5]] == 0).all()
+    fast_gradient, slow_gradient = (
+        torch.autograd.grad((each * upstream).sum(), values)[0] for each in (fast, slow)
+    )
+    assert slow_gradient.abs().amax(0).gt(0.1).all()
+    assert torch.allclose(fast_gradient, slow_gradient)
+
+
+def test_nothing_is_composed_of_no_samples():
+    nothing = torch.zeros(0, 4, requires_grad=True)
+    drawn = composite(nothing, torch.zeros(0, dtype=torch.long), 3, 2.0)
+    assert drawn.tolist() == [[0.0] * 4] * 3
+    assert torch.autograd.grad(drawn.sum(), nothing)[0].shape == (0, 4)
 
 
 @pytest.mark.parametrize("nearest", [-0.4, 0.0, 0.1, 0.5])
 def test_a_ray_past_a_ball_is_covered_by_its_smallest_distance(nearest):
     along = torch.linspace(-4, 4, 801)
     distance = (along**2 + (3 + nearest) ** 2).sqrt() - 3
-    color = torch.full((len(along), 3), 0.25)
-    drawn = composite(distance, color, torch.zeros(len(along), dtype=torch.long), 1, 5.0)[0]
+    values = F.pad(distance[:, None], (0, 3), value=0.25)
+    drawn = composite(values, torch.zeros(len(along), dtype=torch.long), 1, 5.0)[0]
     expected = 1 / (1 + math.exp(5 * nearest))
     assert abs(float(drawn[3]) - expected) < 0.01
     assert torch.allclose(drawn[:3], 0.25 * drawn[3])

@@ -110,7 +110,7 @@ class Scene:
         rows, weights = interpolation(place, self.grid)
         values = TableMix.apply(self.table, rows, weights)
         count = len(cameras) * cameras.height * cameras.width
-        drawn = composite(values[:, 0], values[:, 1:], ray, count, _SHARPNESS)
+        drawn = composite(values, ray, count, _SHARPNESS)
         images = drawn.T.unflatten(1, (len(cameras), cameras.height, cameras.width))
         return images.transpose(0, 1)
 

@@ -64,7 +64,7 @@ def view_distances(
         pixels = F.grid_sample(
             outlines[view][None, None], place, padding_mode="border", align_corners=False
         )[0, 0, 0]
-        beyond = (xy - torch.minimum(xy.clamp(min=0), size)).norm(dim=-1)
+        beyond = torch.hypot(*(xy - torch.minimum(xy.clamp(min=0), size)).unbind(-1))
         outside = torch.full_like(pixels, -REACH) if cut_off[view] else pixels.clamp(min=0) + beyond
         pixels = torch.where(beyond > 0, outside, pixels).clamp(max=_FAR_OUT)
         distance = pixels * (depth / focal[view]).clamp(min=0)

@@ -223,7 +223,7 @@ def draw_rays(
     rows, weights = interpolation(place, grid)
     table = torch.cat([surface.distance[:, None], surface.color], dim=1)
     values = TableMix.apply(table, rows, weights)
-    return composite(values[:, 0], values[:, 1:], ray, len(origins), sharpness)
+    return composite(values, ray, len(origins), sharpness)
 
 
 def grid_over(low: Tensor, high: Tensor, cells: int) -> Grid:
@@ -301,6 +301,8 @@ class _Fit:
         values = torch.cat([start.distance[:, None], start.color], dim=1)[self._points]
         self._table = torch.cat([values, far]).requires_grad_()
         self._neighbors = self._rows_beside()
+        # The same by axis: (3, 2, a).
+        self._beside = self._neighbors.T.contiguous().view(3, 2, count)
         self._inner = (self._neighbors < count).all(1).float()[:, None]
         self._rays = PixelRays.near_masks(images, alpha, cameras)
         self._optimizer = Adam([self._table])
@@ -359,22 +361,22 @@ class _Fit:
         )
         distance = self._start.distance.clone()
         distance[self._points] = self._table[: len(self._points), 0]
-        strides = torch.tensor(grid.strides, device=ray.device)
-        value = distance[((place + 0.5).long() * strides).sum(1)]
         # The nearest grid point is less than a cell away.
+        value = distance.index_select(0, grid.flat((place + 0.5).long()))
         reach = _REACH * self._band / _BAND + 1
         # Half a pixel before what is fitted ends, no light is left.
         deep = (value < 0.5 * self._band / _BAND - self._band).long()
         count = deep.cumsum(0)
         is_first = torch.cat([torch.ones_like(ray[:1], dtype=torch.bool), ray[1:] != ray[:-1]])
-        before_ray = (count - deep)[is_first][is_first.cumsum(0) - 1]
-        kept = (value < reach) & (count == before_ray)
+        first = is_first.nonzero()[:, 0]
+        before_ray = (count - deep)[first].index_select(0, is_first.cumsum(0) - 1)
+        kept = ((value < reach) & (count == before_ray)).nonzero()[:, 0]
         rows, weights = interpolation(place[kept], grid)
         return RaySamples(ray[kept], self._row[rows], weights), targets
 
     def _step(self, samples: RaySamples, target: Tensor, rate: float, smoothness: float) -> None:
         values = TableMix.apply(self._table, samples.rows, samples.weights)
-        drawn = composite(values[:, 0], values[:, 1:], samples.ray, len(target), self._sharpness)
+        drawn = composite(values, samples.ray, len(target), self._sharpness)
         loss = 3 * F.smooth_l1_loss(drawn[:, :3], target[:, :3], beta=0.1)
         loss = loss + self._settings.mask * F.mse_loss(drawn[:, 3], target[:, 3])
         (gradient,) = torch.autograd.grad(loss, self._table)
@@ -392,15 +394,17 @@ class _Fit:
         spread = F.embedding_bag(self._neighbors, F.pad(bend, (0, 0, 0, 1)), mode="sum") / 6
         weights = [smoothness, *[settings.color_smoothness] * 3]
         gradient = 2 * bend.new_tensor(weights) * (spread - bend)
+        distance = table[:, 0].contiguous()
+        around = distance.index_select(0, self._beside.reshape(-1)).view(3, 2, count)
+        slope = (around[:, 1] - around[:, 0]) / 2
+        length = (slope.square().sum(0) + 1e-8).sqrt()
+        push = F.pad(inner[:, 0] * (1 - 1 / length) * slope, (0, 1))
+        pushed = [
+            along.index_select(0, before) - along.index_select(0, after)
+            for along, (before, after) in zip(push, self._beside, strict=True)
+        ]
         # Where the distance bends outward, the surface is drawn in: its area falls fastest so.
-        gradient[:, 0] -= settings.area * bend[:, 0]
-        around = table[:, 0][self._neighbors]
-        slope = (around[:, 1::2] - around[:, ::2]) / 2
-        length = (slope.square().sum(1, keepdim=True) + 1e-8).sqrt()
-        push = F.pad(inner * (1 - 1 / length) * slope, (0, 0, 0, 1))
-        for axis in range(3):
-            before, after = self._neighbors[:, 2 * axis], self._neighbors[:, 2 * axis + 1]
-            gradient[:, 0] += settings.eikonal * (push[before, axis] - push[after, axis])
+        gradient[:, 0] += settings.eikonal * sum(pushed) - settings.area * bend[:, 0]
         return gradient / count
 
 

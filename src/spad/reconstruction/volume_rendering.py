@@ -46,6 +46,12 @@ class Grid:
         nx, ny, _ = self.shape
         return torch.stack([flat % nx, flat // nx % ny, flat // (nx * ny)], dim=-1)
 
+    def flat(self, index: Tensor) -> Tensor:
+        """(n,) flat indices of whole coordinates (n, 3), the inverse of `index`."""
+        x, y, z = index.unbind(-1)
+        nx, ny, _ = self.shape
+        return x + nx * (y + ny * z)
+
     def points(self) -> Tensor:
         """(n, 3) world."""
         flat = torch.arange(len(self), device=self.low.device)
@@ -96,41 +102,42 @@ def samples_along(
     Returns:
         ray: (s,) ascending. place: (s, 3) in cells from the grid's first point.
     """
-    origins = (origins - grid.low) / grid.cell
-    directions = torch.where(directions.abs() < 1e-9, 1e-9, directions)
-    shape = torch.tensor(grid.shape, device=origins.device)
-    ends = [(x - origins) / directions for x in (torch.zeros_like(shape), shape - 1)]
-    start = torch.minimum(*ends).amax(1).clamp(min=0)
-    end = torch.maximum(*ends).amin(1)
+    # Axes come first: torch is slow where the last dimension is three long.
+    origin = ((origins - grid.low) / grid.cell).T.contiguous()
+    direction = torch.where(directions.abs() < 1e-9, 1e-9, directions).T.contiguous()
+    last = torch.tensor(grid.shape, device=origin.device)[:, None] - 1
+    ends = -origin / direction, (last - origin) / direction
+    start = torch.minimum(*ends).amax(0).clamp(min=0)
+    end = torch.maximum(*ends).amin(0)
     hits = (end > start).nonzero()[:, 0]
-    origins, directions, start, end = (x[hits] for x in (origins, directions, start, end))
+    origin, direction, start, end = (x[..., hits] for x in (origin, direction, start, end))
     stride = step * BLOCK
     most = math.ceil(float((end - start).amax()) / stride) if len(hits) else 0
-    begins = start[:, None] + stride * torch.arange(most, device=origins.device)
-    middle = origins[:, None] + (begins + stride / 2)[..., None] * directions[:, None]
-    block = (middle / BLOCK).long()
-    block = torch.minimum(block.clamp(min=0), (shape - 1) // BLOCK)
-    x, y, z = block.unbind(-1)
+    begins = start[:, None] + stride * torch.arange(most, device=origin.device)
+    middle = origin[..., None] + (begins + stride / 2) * direction[..., None]
+    x, y, z = (
+        (along / BLOCK).long().clamp(0, count - 1)
+        for along, count in zip(middle, reversed(blocks.shape), strict=True)
+    )
     ray, number = (blocks[z, y, x] & (begins < end[:, None])).nonzero(as_tuple=True)
-    offsets = torch.arange(BLOCK, device=origins.device) + jitter[hits][ray, None]
+    offsets = torch.arange(BLOCK, device=origin.device) + jitter[hits][ray, None]
     distance = begins[ray, number][:, None] + step * offsets
-    place = origins[ray, None] + distance[..., None] * directions[ray, None]
+    place = origin[:, ray, None] + distance * direction[:, ray, None]
     # The far side of a cell is reached only by what lies inside of the grid.
-    limit = (shape - 1) - 1e-3
-    inside = ((place >= 0) & (place <= limit)).all(-1)
-    return hits[ray][:, None].expand_as(distance)[inside], place[inside]
+    inside = ((place >= 0) & (place <= last[..., None] - 1e-3)).all(0)
+    kept = inside.reshape(-1).nonzero()[:, 0]
+    return hits[ray].index_select(0, kept // BLOCK), place.flatten(1).index_select(1, kept).T
 
 
 def interpolation(place: Tensor, grid: Grid) -> tuple[Tensor, Tensor]:
     """Flat indices (s, 8) of the corners of the cells that places (s, 3) are in, and weights."""
-    base = place.long()
-    share = place - base
-    x, y, z = (torch.stack([1 - part, part], dim=1) for part in share.unbind(1))
-    weights = (z[:, :, None, None] * y[:, None, :, None] * x[:, None, None, :]).flatten(1)
-    strides = torch.tensor(grid.strides, device=place.device)
-    corner = torch.tensor([0, 1], device=place.device)
-    offsets = corner[:, None, None] * strides[2] + corner[:, None] * strides[1] + corner
-    return (base * strides).sum(1, keepdim=True) + offsets.flatten(), weights
+    base = place.T.long()
+    x, y, z = ((1 - share, share) for share in place.T - base)
+    weights = [up * along * across for up in z for along in y for across in x]
+    _, row, layer = grid.strides
+    corner = [up + along + across for up in (0, layer) for along in (0, row) for across in (0, 1)]
+    offsets = torch.tensor(corner, device=place.device)
+    return grid.flat(base.T)[:, None] + offsets, torch.stack(weights, dim=1)
 
 
 class TableMix(torch.autograd.Function):
@@ -169,31 +176,63 @@ def transposed_mix(values: Tensor, rows: Tensor, weights: Tensor, length: int) -
     return total.T
 
 
-def composite(distance: Tensor, color: Tensor, ray: Tensor, rays: int, sharpness: float) -> Tensor:
+def composite(values: Tensor, ray: Tensor, rays: int, sharpness: float) -> Tensor:
     """Premultiplied color and coverage (rays, 4) of surfaces seen along rays.
 
     Between two samples light is stopped as the logistic function of the distance falls; on a ray
     that passes a convex surface, coverage is that function of the smallest distance, so outlines
-    lie where the distance is zero.
+    lie where the distance is zero. It has derivatives by the values.
 
     Args:
-        distance: (s,) signed, negative inside, of samples in order along rays.
-        color: (s, 3).
+        values: (s, 4) signed distance, negative inside, and color of samples in order along rays.
         ray: (s,) ascending.
-        sharpness: of the logistic function, per unit of `distance`.
+        sharpness: of the logistic function, per unit of distance.
 
     Source: NeuS (Wang et al. 2021), equation 13.
     """
-    passing = F.logsigmoid(sharpness * distance)
-    same = ray[1:] == ray[:-1]
-    # Logarithm of the share of light that passes from one sample to the next.
-    passed = torch.where(same, (passing[1:] - passing[:-1]).clamp(max=0), 0.0)
-    # Sums over all rays run into the ten thousands: too long for float32.
-    until = passed.double().cumsum(0) - passed
-    first = torch.cat([torch.ones_like(same[:1]), ~same])
-    starts = first.nonzero()[:, 0].clamp(max=len(passed) - 1)
-    before = until - until[starts][first.cumsum(0)[:-1] - 1]
-    weight = torch.exp(before).float() * -torch.expm1(passed)
-    between = torch.cat([(color[1:] + color[:-1]) / 2, torch.ones_like(color[1:, :1])], dim=1)
-    total = torch.zeros(rays, 4, device=color.device, dtype=color.dtype)
-    return total.index_add(0, ray[:-1], weight[:, None] * between)
+    return _Composite.apply(values, ray, rays, sharpness)
+
+
+class _Composite(torch.autograd.Function):
+    """With a gradient that takes half the time of the one torch derives."""
+
+    @staticmethod
+    def forward(ctx, values: Tensor, ray: Tensor, rays: int, sharpness: float) -> Tensor:
+        logits = sharpness * values[:, 0]
+        passing = F.logsigmoid(logits)
+        # Logarithm of the share of light that passes from a sample to the next, all after the last.
+        passed = (passing.roll(-1) - passing).clamp_(max=0)
+        counts = torch.bincount(ray, minlength=rays)
+        ends = counts.cumsum(0)
+        passed[ends[counts > 0] - 1] = 0
+        # Sums over all rays run into the ten thousands: too long for float32.
+        until = passed.double().cumsum(0).sub_(passed)
+        starts = ends - counts
+        before = until.index_select(0, starts.index_select(0, ray))
+        light = (until - before).to(values.dtype).exp_()
+        stopped = torch.expm1(passed).neg_().mul_(light)
+        # What is stopped between two samples shows the mean of their colors.
+        weight = (stopped + stopped.roll(1)).mul_(0.5)
+        every = torch.arange(len(ray), device=ray.device)
+        color = F.embedding_bag(every, values, starts, mode="sum", per_sample_weights=weight)
+        coverage = F.embedding_bag(every, stopped[:, None], starts, mode="sum")
+        ctx.save_for_backward(values, ray, ends, logits, passed, light, stopped, weight)
+        ctx.sharpness = sharpness
+        return torch.cat([color[:, 1:], coverage], dim=1)
+
+    @staticmethod
+    def backward(ctx, *gradients: Tensor) -> tuple[Tensor, None, None, None]:
+        values, ray, ends, logits, passed, light, stopped, weight = ctx.saved_tensors
+        # Of nothing, color and coverage.
+        upstream = F.pad(gradients[0], (1, 0)).index_select(0, ray)
+        gradient = upstream[:, :4] * weight[:, None]
+        by_weight = (upstream[:, :4] * values).sum(1)
+        by_stopped = (by_weight + by_weight.roll(-1)).mul_(0.5).add_(upstream[:, 4])
+        # What a sample stops, all behind it on the ray miss.
+        until = (by_stopped * stopped).double().cumsum(0)
+        last = (ends - 1).index_select(0, ray)
+        behind = (until.index_select(0, last) - until).to(values.dtype)
+        by_passed = (behind - by_stopped * (light - stopped)).mul_(passed < 0)
+        by_passing = by_passed.roll(1) - by_passed
+        gradient[:, 0] = ctx.sharpness * torch.sigmoid(-logits) * by_passing
+        return gradient, None, None, None
