@@ -1,10 +1,18 @@
 """Laws of the distance to a visual hull."""
 
 import numpy as np
+import pytest
 import torch
 
 from spad.cameras import Cameras
-from spad.reconstruction.hull_field import REACH, cuts_off, hull_distance, outline_distance
+from spad.geometry.focus import object_ball
+from spad.reconstruction.hull_field import (
+    REACH,
+    cuts_off,
+    hull_distance,
+    missed_parts,
+    outline_distance,
+)
 
 
 def disc(size: int, x: float, y: float, radius: float, finer: int = 8) -> torch.Tensor:
@@ -76,3 +84,62 @@ def test_nothing_behind_a_camera_is_of_the_object():
     behind = torch.tensor([[10.0, 0.0, 0.0]])
     outlines = outline_distance(torch.ones(1, 16, 16))
     assert float(hull_distance(behind, outlines, camera, [True])) == torch.inf
+
+
+def two_balls(num_views: int = 8, size: int = 64) -> tuple[torch.Tensor, Cameras, torch.Tensor]:
+    """Masks of each of two balls (2, v, h, w), drawn as discs, cameras and their centers (2, 3)."""
+    azimuth = [360 * view / num_views for view in range(num_views)]
+    cameras = Cameras.orbit(20.0, azimuth, height=size, width=size)
+    centers = torch.tensor([[0.0, 0.0, -0.3], [0.0, 0.0, 0.5]])
+    xy, depth = cameras.project(centers)
+    radius = 0.25 * cameras.intrinsics[0, 0, 0] / depth
+    discs = [
+        torch.stack(
+            [disc(size, *xy[view, i].tolist(), float(radius[view, i])) for view in range(8)]
+        )
+        for i in range(2)
+    ]
+    return torch.stack(discs), cameras, centers
+
+
+def hull_with_missed(masks: torch.Tensor, cameras: Cameras, points: torch.Tensor) -> torch.Tensor:
+    outlines, cut_off = outline_distance(masks), cuts_off(masks)
+    missed = missed_parts(outlines, cameras, cut_off, object_ball(cameras))
+    return hull_distance(points, outlines, cameras, cut_off, missed=missed)
+
+
+def test_views_that_agree_miss_nothing():
+    discs, cameras, _ = two_balls()
+    masks = discs.amax(0)
+    outlines, cut_off = outline_distance(masks), cuts_off(masks)
+    assert missed_parts(outlines, cameras, cut_off, object_ball(cameras)) is None
+
+
+@pytest.mark.parametrize("missing", [[3], [3, 7]])
+def test_what_one_view_or_two_miss_stays_in_the_hull(missing):
+    discs, cameras, centers = two_balls()
+    masks = discs.amax(0)
+    masks[missing] = discs[0, missing]
+    plain = hull_distance(centers, outline_distance(masks), cameras, cuts_off(masks))
+    assert plain[0] < -0.15
+    assert plain[1] > 0
+    assert (hull_with_missed(masks, cameras, centers) < -0.15).all()
+    # The rest of the hull is as it was.
+    points = torch.rand(2000, 3, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    below = points[points[:, 2] < 0]
+    plain = hull_distance(below, outline_distance(masks), cameras, cuts_off(masks))
+    assert torch.equal(hull_with_missed(masks, cameras, below), plain)
+
+
+def test_what_three_views_of_eight_miss_is_not_in_the_hull():
+    discs, cameras, centers = two_balls()
+    masks = discs.amax(0)
+    masks[[0, 3, 6]] = discs[0, [0, 3, 6]]
+    assert float(hull_with_missed(masks, cameras, centers)[1]) > 0
+
+
+def test_what_one_view_alone_shows_is_not_in_the_hull():
+    discs, cameras, centers = two_balls()
+    masks = discs[0].clone()
+    masks[3] = discs[:, 3].amax(0)
+    assert float(hull_with_missed(masks, cameras, centers)[1]) > 0

@@ -21,7 +21,7 @@ from spad.reconstruction.mesh_extraction import extract_mesh, is_watertight
 from spad.reconstruction.model_views import draw_model, on_white
 from spad.reconstruction.reconstruct import reconstruct, run_reconstruct, spread_out
 from spad.reconstruction.scores import HELD_OUT
-from spad.reconstruction.surface import FitSettings, fit_surface
+from spad.reconstruction.surface import FitSettings, draw_surface, fit_surface
 
 
 @pytest.fixture(scope="module")
@@ -63,6 +63,36 @@ def test_a_sheet_stays_thin(tmp_path):
     middle = vertices[np.abs(vertices[:, [0, 2]]).max(1) < 0.3]
     # As wide as a cell and a half, each way from its middle.
     assert np.quantile(np.abs(middle[:, 1]), 0.9) < 0.06
+
+
+def test_a_tail_that_one_view_sees_from_its_edge_stays(tmp_path):
+    body = trimesh.creation.icosphere(2, 0.5)
+    # In a plane with the first camera, before and below the body, and thinner than a pixel.
+    place = trimesh.transformations.translation_matrix([0.75, 0, -0.35])
+    tail = trimesh.creation.box((0.5, 0.002, 0.5), place)
+    trimesh.util.concatenate([body, tail]).export(tmp_path / "fish.stl")
+    fish = load_object(tmp_path / "fish.stl")
+    views = views_of(fish, ring())
+    images = (views.images - 1 + views.alpha[:, None]).clamp(0, 1)
+    surface = fit_surface(images, views.alpha, views.cameras, object_ball(views.cameras), 48)
+    others = Cameras.orbit(20.0, [75.0, 105.0], height=SIZE, width=SIZE)
+    true = views_of(fish, others).alpha
+    alpha = draw_surface(surface, others)[:, 3]
+    assert float(torch.minimum(alpha, true).sum() / true.sum()) > 0.95
+
+
+def test_the_side_that_an_object_stands_on_is_flat(tmp_path):
+    trimesh.creation.box((1.2, 1.2, 0.8)).export(tmp_path / "box.stl")
+    views = views_of(load_object(tmp_path / "box.stl"), ring())
+    images = (views.images - 1 + views.alpha[:, None]).clamp(0, 1)
+    ball = object_ball(views.cameras)
+    lowest = []
+    for unseen in (FitSettings.unseen, 1.0):
+        settings = FitSettings(unseen=unseen)
+        surface = fit_surface(images, views.alpha, views.cameras, ball, 48, settings)
+        lowest.append(float(extract_mesh(surface, 2000).vertices[:, 2].min()))
+    true = float(load_object(tmp_path / "box.stl").vertices[:, 2].min())
+    assert true - lowest[0] < 0.5 * (true - lowest[1])
 
 
 def test_a_model_says_how_well_it_agrees(model):

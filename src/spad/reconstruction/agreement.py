@@ -6,12 +6,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from spad.cameras import Cameras
 from spad.geometry.focus import Ball
-from spad.reconstruction.hull_field import view_distances
+from spad.reconstruction.hull_field import (
+    flat_pixels,
+    hit_pixels,
+    small_masks,
+    view_distances,
+    widened,
+)
 from spad.reconstruction.volume_rendering import Grid
 
 _CELLS = 48
@@ -51,22 +56,24 @@ def disagreeing_views(
     # Parts between the points count, so a point near the outline is inside.
     distances = view_distances(points, outlines, cameras, cut_off)
     outside = torch.stack([distance > 0.87 * grid.cell for distance in distances])
-    masks, places = _small_masks(outlines, cameras, points, ball)
+    masks, small = small_masks(outlines, cameras, grid.cell, ball)
+    places = flat_pixels(small, points)
     left, found = list(range(len(cameras))), []
     while len(left) > max(_FEWEST, len(cameras) * (1 - _LARGEST_SHARE)):
         out = outside[left]
         votes = out.sum(0)
-        hull = [_hit(masks[view], places[view][votes == 0]) for view in left]
+        hull = hit_pixels(masks[left], places[left][:, votes == 0])
+        filled = _filled(masks[left], hull)
         best = None
         for number, view in enumerate(left):
             added = (votes == 1) & out[number]
-            others = [(n, other) for n, other in enumerate(left) if n != number]
-            before = _mean([_filled(masks[o], hull[n]) for n, o in others])
-            after = [
-                _filled(masks[o], hull[n] | _hit(masks[o], places[o][added])) for n, o in others
-            ]
-            if best is None or _mean(after) - before > best.filled_without - best.filled_with:
-                best = Disagreement(view, before, _mean(after))
+            more = _filled(masks[left], hull | hit_pixels(hull, places[left][:, added]))
+            before, after = (
+                _mean([share for n, share in enumerate(each) if n != number])
+                for each in (filled, more)
+            )
+            if best is None or after - before > best.filled_without - best.filled_with:
+                best = Disagreement(view, before, after)
         assert best is not None, "three views at least are left"
         gain, missing = best.filled_without - best.filled_with, 1 - best.filled_with
         if gain < max(_GAIN, _LEAST_BLAME * missing):
@@ -76,34 +83,10 @@ def disagreeing_views(
     return found
 
 
-def _small_masks(
-    outlines: Tensor, cameras: Cameras, points: Tensor, ball: Ball
-) -> tuple[Tensor, Tensor]:
-    """Masks (v, h, w) with pixels about as wide as the points are apart, and the flat pixel of
-    every point in every view (v, n)."""
-    apart = 2 * ball.radius / (_CELLS - 1)
-    focal = cameras.intrinsics[:, 0, 0] / (cameras.centers - ball.center).norm(dim=1)
-    factor = max(1, round(float(focal.median()) * apart))
-    size = [max(1, n // factor) for n in (cameras.height, cameras.width)]
-    inside = (outlines < 0).float()[:, None]
-    masks = F.interpolate(inside, size, mode="area")[:, 0] > 0.5
-    xy, _ = cameras.resized(*size).project(points)
-    column, row = xy.nan_to_num(nan=-1.0).floor().long().unbind(-1)
-    column, row = column.clamp(0, size[1] - 1), row.clamp(0, size[0] - 1)
-    return masks, row * size[1] + column
-
-
-def _hit(mask: Tensor, pixels: Tensor) -> Tensor:
-    """(h w,) bool: the flat pixels that points fall on, in an image of the size of a mask."""
-    hit = torch.zeros(mask.numel(), dtype=torch.bool, device=mask.device)
-    hit[pixels] = True
-    return hit
-
-
-def _filled(mask: Tensor, hit: Tensor) -> float:
-    """Share of a mask (h, w) that hit pixels cover, each three wide."""
-    wide = F.max_pool2d(hit.view(1, 1, *mask.shape).float(), 3, stride=1, padding=1)[0, 0]
-    return float((wide * mask).sum() / mask.sum().clamp(min=1))
+def _filled(masks: Tensor, hit: Tensor) -> list[float]:
+    """Share of each mask (v, h, w) that hit pixels (v, h, w) cover, each three wide."""
+    covered = (widened(hit) & masks).sum((1, 2))
+    return (covered / masks.sum((1, 2)).clamp(min=1)).tolist()
 
 
 def _mean(values: Sequence[float]) -> float:

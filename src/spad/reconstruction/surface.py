@@ -13,7 +13,13 @@ from spad.cameras import Cameras
 from spad.geometry.focus import Ball
 from spad.geometry.rays import rays
 from spad.reconstruction.adam import Adam
-from spad.reconstruction.hull_field import cuts_off, hull_distance, outline_distance
+from spad.reconstruction.hull_field import (
+    MissedParts,
+    cuts_off,
+    hull_distance,
+    missed_parts,
+    outline_distance,
+)
 from spad.reconstruction.volume_rendering import (
     Grid,
     RaySamples,
@@ -43,6 +49,9 @@ _AROUND_MASK = 3
 DRAWN_SMOOTHNESS = 0.5
 # From this share of the steps on, the surface is polished.
 _POLISH_FROM = 0.6
+# Cosine of the angle between a surface's normal and the direction to a view from which on the view
+# sees it fully.
+_SEEN_FROM = 0.2
 # After so many steps the surface may leave its samples behind, and new ones are taken.
 _STEPS_BY_SAMPLES = 40
 
@@ -62,7 +71,9 @@ class FitSettings:
         smoothness: that the surface does not bend.
         polish: how many times as much, at last: while it is carved, that would hold it back, and
             carving leaves it rough.
-        area: that it is small; flattens what no view sees, such as the side an object stands on.
+        area: that it is small.
+        unseen: how many times as much where no view sees it, such as the side an object stands on,
+            which is flattened so.
         color_smoothness: that colors change little from cell to cell.
         sharpness: of the surface, per pixel: how soft the edges of masks are.
         sample_step: cells from one sample on a ray to the next.
@@ -70,7 +81,7 @@ class FitSettings:
         seed: of the choice of rays.
     """
 
-    coarse_steps: int = 120
+    coarse_steps: int = 200
     fine_steps: int = 80
     rays: int = 4096
     most_rays: int = 60_000
@@ -82,6 +93,7 @@ class FitSettings:
     smoothness: float = 0.3
     polish: float = 10.0
     area: float = 0.25
+    unseen: float = 16.0
     color_smoothness: float = 0.02
     sharpness: float = 4.0
     sample_step: float = 0.8
@@ -132,7 +144,10 @@ def fit_surface(
     """
     generator = torch.Generator(device=images.device).manual_seed(settings.seed)
     outlines, cut_off = outline_distance(alpha), cuts_off(alpha)
-    box = box_of_hull(outlines, cameras, cut_off, ball, settings.dissenting)
+    missed = None
+    if settings.dissenting == 0:
+        missed = missed_parts(outlines, cameras, cut_off, ball)
+    box = box_of_hull(outlines, cameras, cut_off, ball, settings.dissenting, missed)
     if box is None:
         raise ValueError(
             "expected views of one object, got masks that no point in space agrees with; are the "
@@ -147,7 +162,8 @@ def fit_surface(
         (cells, settings.fine_steps, settings.fine_rate),
     ):
         grid = grid_over(*box, count)
-        hull = hull_distance(grid.points(), outlines, cameras, cut_off, settings.dissenting)
+        points = grid.points()
+        hull = hull_distance(points, outlines, cameras, cut_off, settings.dissenting, missed)
         hull = (hull / grid.cell).clamp(max=_FAR)
         views = _resized(images, alpha, cameras, grid.cell, ball.center)
         if result is None:
@@ -162,16 +178,24 @@ def fit_surface(
 
 
 def box_of_hull(
-    outlines: Tensor, cameras: Cameras, cut_off: list[bool], ball: Ball, dissenting: int = 0
+    outlines: Tensor,
+    cameras: Cameras,
+    cut_off: list[bool],
+    ball: Ball,
+    dissenting: int = 0,
+    missed: MissedParts | None = None,
 ) -> tuple[Tensor, Tensor] | None:
-    """Lowest and highest corner (3,) of a box around the visual hull; None if that is empty."""
+    """Lowest and highest corner (3,) of a box around the visual hull; None if that is empty.
+
+    Args: as of `hull_distance`.
+    """
     radius = _ROOM * ball.radius
     grid = Grid(
         ball.center - radius, 2 * radius / (_BOX_CELLS - 1), (_BOX_CELLS, _BOX_CELLS, _BOX_CELLS)
     )
     points = grid.points()
     # Half a cell's diagonal: parts between the points count.
-    distance = hull_distance(points, outlines, cameras, cut_off, dissenting)
+    distance = hull_distance(points, outlines, cameras, cut_off, dissenting, missed)
     inside = points[distance < 0.87 * grid.cell]
     if not len(inside):
         return None
@@ -305,6 +329,7 @@ class _Fit:
         self._beside = self._neighbors.T.contiguous().view(3, 2, count)
         self._inner = (self._neighbors < count).all(1).float()[:, None]
         self._rays = PixelRays.near_masks(images, alpha, cameras)
+        self._towards_views = F.normalize(cameras.centers - center, dim=1)
         self._optimizer = Adam([self._table])
 
     def run(self, steps: int, rate: float, generator: torch.Generator) -> None:
@@ -314,6 +339,7 @@ class _Fit:
             rays = torch.randperm(len(self._rays), generator=generator, device=device)
             rays = rays[: settings.most_rays]
             samples, targets = self._samples(rays, generator)
+            area = self._area(samples)
             batches = math.ceil(len(rays) / settings.rays)
             firsts = torch.arange(batches + 1, device=device) * settings.rays
             ends = torch.searchsorted(samples.ray, firsts).tolist()
@@ -326,7 +352,7 @@ class _Fit:
                     smoothness = settings.smoothness * (
                         settings.polish if share >= _POLISH_FROM else 1
                     )
-                    self._step(part, target, rate * settings.final_rate**share, smoothness)
+                    self._step(part, target, rate * settings.final_rate**share, smoothness, area)
                 done += 1
 
     def result(self) -> DistanceGrid:
@@ -374,18 +400,38 @@ class _Fit:
         rows, weights = interpolation(place[kept], grid)
         return RaySamples(ray[kept], self._row[rows], weights), targets
 
-    def _step(self, samples: RaySamples, target: Tensor, rate: float, smoothness: float) -> None:
+    def _step(
+        self, samples: RaySamples, target: Tensor, rate: float, smoothness: float, area: Tensor
+    ) -> None:
         values = TableMix.apply(self._table, samples.rows, samples.weights)
         drawn = composite(values, samples.ray, len(target), self._sharpness)
         loss = 3 * F.smooth_l1_loss(drawn[:, :3], target[:, :3], beta=0.1)
         loss = loss + self._settings.mask * F.mse_loss(drawn[:, 3], target[:, 3])
         (gradient,) = torch.autograd.grad(loss, self._table)
-        gradient[: len(self._points)] += self._regularization(smoothness)
+        gradient[: len(self._points)] += self._regularization(smoothness, area)
         gradient[len(self._points) :] = 0
         self._optimizer.step([gradient], [rate])
 
     @torch.no_grad()
-    def _regularization(self, smoothness: float) -> Tensor:
+    def _area(self, samples: RaySamples) -> Tensor:
+        """(a,) weight of the area at each point, larger where no view looks at the surface, or none
+        of the samples is."""
+        count, settings = len(self._points), self._settings
+        reached = torch.zeros(len(self._table), device=self._table.device)
+        reached[samples.rows.reshape(-1)] = 1
+        normals = F.normalize(self._slope(self._table[:count, 0]), dim=0)
+        facing = (self._towards_views @ normals).amax(0)
+        seen = reached[:count] * (facing / _SEEN_FROM).clamp(0, 1)
+        return settings.area * (settings.unseen + (1 - settings.unseen) * seen)
+
+    def _slope(self, distance: Tensor) -> Tensor:
+        """(3, a) derivatives along x, y, z; of use where all neighbors are fitted."""
+        padded = F.pad(distance, (0, 1))
+        around = padded.index_select(0, self._beside.reshape(-1)).view(3, 2, len(distance))
+        return (around[:, 1] - around[:, 0]) / 2
+
+    @torch.no_grad()
+    def _regularization(self, smoothness: float, area: Tensor) -> Tensor:
         """(a, 4) gradient of the terms that only neighbors take part in, by sums over them."""
         settings, count, inner = self._settings, len(self._points), self._inner
         # A last row of nothing stands for neighbors that are not fitted.
@@ -394,9 +440,7 @@ class _Fit:
         spread = F.embedding_bag(self._neighbors, F.pad(bend, (0, 0, 0, 1)), mode="sum") / 6
         weights = [smoothness, *[settings.color_smoothness] * 3]
         gradient = 2 * bend.new_tensor(weights) * (spread - bend)
-        distance = table[:, 0].contiguous()
-        around = distance.index_select(0, self._beside.reshape(-1)).view(3, 2, count)
-        slope = (around[:, 1] - around[:, 0]) / 2
+        slope = self._slope(table[:count, 0])
         length = (slope.square().sum(0) + 1e-8).sqrt()
         push = F.pad(inner[:, 0] * (1 - 1 / length) * slope, (0, 1))
         pushed = [
@@ -404,7 +448,7 @@ class _Fit:
             for along, (before, after) in zip(push, self._beside, strict=True)
         ]
         # Where the distance bends outward, the surface is drawn in: its area falls fastest so.
-        gradient[:, 0] += settings.eikonal * sum(pushed) - settings.area * bend[:, 0]
+        gradient[:, 0] += settings.eikonal * sum(pushed) - area * bend[:, 0]
         return gradient / count
 
 
