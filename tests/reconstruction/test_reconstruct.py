@@ -92,7 +92,7 @@ def test_the_side_that_an_object_stands_on_is_flat(tmp_path):
         surface = fit_surface(images, views.alpha, views.cameras, ball, 48, settings)
         lowest.append(float(extract_mesh(surface, 2000).vertices[:, 2].min()))
     true = float(load_object(tmp_path / "box.stl").vertices[:, 2].min())
-    assert true - lowest[0] < 0.5 * (true - lowest[1])
+    assert true - lowest[0] < 0.7 * (true - lowest[1])
 
 
 def test_a_model_says_how_well_it_agrees(model):

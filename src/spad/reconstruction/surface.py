@@ -93,7 +93,7 @@ class FitSettings:
     smoothness: float = 0.3
     polish: float = 10.0
     area: float = 0.25
-    unseen: float = 16.0
+    unseen: float = 3.0
     color_smoothness: float = 0.02
     sharpness: float = 4.0
     sample_step: float = 0.8
