@@ -408,6 +408,21 @@ def test_a_program_that_calls_main_has_its_environment_back(capsys, monkeypatch)
     assert added.items() <= during[0].items() and os.environ == before
 
 
+@pytest.mark.parametrize(
+    ("arguments", "is_measured"), [("models", False), ("reconstruct none", True)]
+)
+def test_only_commands_that_compute_look_for_other_work(arguments, is_measured):
+    code = (
+        "import sys, spad.cli\n"
+        "spad.cli.set_wait_policy = lambda environment: print('measured')\n"
+        f"spad.cli.main({arguments.split()!r})"
+    )
+    ran = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env=ENVIRONMENT, check=True
+    )
+    assert ("measured" in ran.stdout.splitlines()) == is_measured
+
+
 def test_render_without_models_is_one_line(tmp_path, capsys):
     assert main(["render", str(tmp_path / "none"), "--output", str(tmp_path / "out")]) == 2
     assert capsys.readouterr().err.startswith("spad: error: expected")

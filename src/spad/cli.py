@@ -38,13 +38,13 @@ from spad.surroundings import (
     termination_as_interrupt,
     widen_terminal,
 )
+from spad.threads import WAIT_POLICY, set_wait_policy
 from spad.training.config import (
     PRESETS,
     TrainAutoencoderConfig,
     TrainConfig,
     TrainReconstructorConfig,
 )
-from spad.training.threads import WAIT_POLICY, set_wait_policy
 
 # Optional packages, by the name they are imported by, and the extra that installs each.
 _EXTRAS = {
@@ -72,6 +72,17 @@ _EXTRAS = {
     "fast_simplification": "mesh",
     "xatlas": "mesh",
 }
+
+# Commands whose threads may spin while they wait, if nothing else works; others' sleep.
+_COMPUTING = (
+    GenerateConfig,
+    ReconstructConfig,
+    TextureConfig,
+    DistillConfig,
+    TrainConfig,
+    TrainAutoencoderConfig,
+    TrainReconstructorConfig,
+)
 
 
 def _value_of(flag: str, arguments: Sequence[str]) -> str | None:
@@ -109,10 +120,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if parsed is None:
         return 0
     command, run = parsed
-    is_training = isinstance(
-        command, TrainConfig | TrainAutoencoderConfig | TrainReconstructorConfig
-    )
-    with _prepared(isinstance(command, DownloadConfig), is_training):
+    with _prepared(isinstance(command, DownloadConfig), isinstance(command, _COMPUTING)):
         try:
             run(command, ["spad", *argv])
             # What fails at exit would end in a traceback.
@@ -247,7 +255,7 @@ class _LineHandler(logging.Handler):
 
 
 @contextmanager
-def _prepared(may_fetch: bool, is_training: bool) -> Iterator[None]:
+def _prepared(may_fetch: bool, may_spin: bool) -> Iterator[None]:
     """Context: send spad's log to stderr, silence other libraries' deprecation warnings, and treat
     SIGTERM as Ctrl-C.
 
@@ -263,12 +271,11 @@ def _prepared(may_fetch: bool, is_training: bool) -> Iterator[None]:
     if not may_fetch:
         variables["HF_HUB_OFFLINE"] = "1"
     added = {*variables, WAIT_POLICY} - os.environ.keys()
-    # Threads that spin while they wait make everything much slower if other work shares the cores;
-    # a training may have them to itself.
-    if is_training:
-        set_wait_policy(os.environ)
-    if not is_training:
+    # Threads that spin while they wait make everything much slower if other work shares the cores.
+    if not may_spin:
         variables[WAIT_POLICY] = "passive"
+    elif "torch" not in sys.modules:
+        set_wait_policy(os.environ)
     for name, value in variables.items():
         os.environ.setdefault(name, value)
     log, handler = logging.getLogger("spad"), _LineHandler()

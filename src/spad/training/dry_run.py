@@ -7,10 +7,10 @@ from statistics import mean
 
 import torch
 
+from spad.threads import waiting
 from spad.training.config import TrainConfig
 from spad.training.cost import check_space, disk_needed, duration
 from spad.training.memory import card_table
-from spad.training.threads import waiting
 from spad.training.train import Trainer
 
 

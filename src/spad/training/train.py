@@ -33,6 +33,7 @@ from spad.model.autoencoder import encode_scaled, encoder_hash
 from spad.model.text import TokenIds
 from spad.model.unet import MultiViewUNet
 from spad.settings import defaults_of
+from spad.threads import waiting
 from spad.training.batches import (
     Batch,
     CaptionedImages,
@@ -64,7 +65,6 @@ from spad.training.run import (
 )
 from spad.training.samples import as_array, draw_samples, sample_prompts
 from spad.training.save import save_pipeline, unsharded_copy
-from spad.training.threads import waiting
 
 logger = logging.getLogger(__name__)
 

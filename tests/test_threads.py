@@ -5,8 +5,8 @@ import time
 
 import pytest
 
-from spad.training import threads
-from spad.training.threads import WAIT_POLICY, set_wait_policy, waiting
+from spad import threads
+from spad.threads import WAIT_POLICY, set_wait_policy, waiting
 
 
 @pytest.mark.parametrize(("used", "policy"), [(0.0, None), (19.0, None), (21.0, "passive")])

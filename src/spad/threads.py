@@ -1,4 +1,4 @@
-"""How the threads of a training wait for each other. Imports nothing heavy."""
+"""How the threads of a computation wait for each other. Imports nothing heavy."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ import psutil
 WAIT_POLICY = "OMP_WAIT_POLICY"
 # Share of the cores that others use, from which on sleeping threads are faster.
 _BUSY = 0.2
-_MEASURED_S = 0.5
+_MEASURED_S = 0.2
 
 
 def set_wait_policy(environment: MutableMapping[str, str]) -> None:
     """Let threads sleep while they wait if other work uses the cores.
 
-    Threads that spin react at once, which makes a training about a quarter faster; but on shared
-    cores they take time from those they wait for. A policy that the user has set stays.
+    Threads that spin react at once, which makes trainings and 3D models about a quarter faster; but
+    on shared cores they take time from those they wait for. A policy that the user has set stays.
 
     Args:
         environment: that of the process, before torch is imported.
