@@ -153,6 +153,7 @@ def test_every_package_has_its_reference():
         "command_line",
         "commands",
         "installation",
+        "threads",
     }
     pages = {path.stem for path in ROOT.glob("docs/reference/*.md")} - {"index"}
     assert pages == packages

@@ -26,7 +26,7 @@ SRC = ROOT / "src"
 
 # A package, or a module beside the packages, imports only from itself and from those before it.
 PACKAGES = """
-    files settings installation cameras geometry images meshes attention model hub cluster
+    files settings installation threads cameras geometry images meshes attention model hub cluster
     generation data curation reconstruction training evaluation visualize app command_line
     surroundings commands cli __main__
 """.split()
