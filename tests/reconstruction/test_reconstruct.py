@@ -65,6 +65,20 @@ def test_a_sheet_stays_thin(tmp_path):
     assert np.quantile(np.abs(middle[:, 1]), 0.9) < 0.06
 
 
+def test_cells_are_narrower_for_a_thin_object(tmp_path):
+    cells = []
+    for size, sides in ((64, (0.1, 0.1, 1.4)), (64, (1, 1, 1.4)), (128, (1, 1, 1.4))):
+        trimesh.creation.box(sides).export(tmp_path / "box.stl")
+        views = views_of(load_object(tmp_path / "box.stl"), ring().resized(size, size))
+        images = (views.images - 1 + views.alpha[:, None]).clamp(0, 1)
+        ball, settings = object_ball(views.cameras), FitSettings(coarse_steps=1, fine_steps=1)
+        surface = fit_surface(images, views.alpha, views.cameras, ball, settings=settings)
+        cells.append(max(surface.grid.shape))
+    thin, thick, thick_in_more_pixels = cells
+    assert thin > 1.4 * thick
+    assert thick_in_more_pixels < 1.3 * thick
+
+
 def test_a_tail_that_one_view_sees_from_its_edge_stays(tmp_path):
     body = trimesh.creation.icosphere(2, 0.5)
     # In a plane with the first camera, before and below the body, and thinner than a pixel.

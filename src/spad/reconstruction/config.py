@@ -37,7 +37,7 @@ class ReconstructConfig:
     """Side of the texture in texels. Default: four times that of the images, 512 to 2048."""
     cells: Annotated[int, Interval(ge=24, le=512)] | None = None
     """Grid cells along the object's longest side; more show thinner parts and take longer. Default:
-    about one a pixel, at most 128."""
+    by the object's thickness, at most 160, and 1.5 a pixel."""
     smoothness: NonNegativeFloat | None = None
     """How much the surface is kept from bending; above 0.3 its mesh is evened out, too. Default:
     0.5 for views of spad generate, which disagree in detail, else 0.3."""

@@ -137,7 +137,7 @@ def reconstruct(
         notes.append(
             f"{names[view]} is left out: the others' outlines are filled to "
             f"{one.filled_without:.0%} without it, to {one.filled_with:.0%} with it; "
-            "is its camera right?"
+            "its camera is wrong, or it sees a thin part from its edge"
         )
     fitted = _fitted(uses)
     target = _device(device)

@@ -19,6 +19,7 @@ from spad.reconstruction.hull_field import (
     hull_distance,
     missed_parts,
     outline_distance,
+    widened,
 )
 from spad.reconstruction.volume_rendering import (
     Grid,
@@ -30,8 +31,12 @@ from spad.reconstruction.volume_rendering import (
     samples_along,
 )
 
-# Cells along the longest side of the finest grid, unless told otherwise.
-_FEWEST_CELLS, _MOST_CELLS = 48, 128
+# Unless told otherwise, so many cells are as wide as the object is thick, by the mean of its masks:
+# fewer lose thin parts, and more hold the carving of thick ones back.
+_ACROSS_THICKNESS = 20
+# And not more than so many are as wide as a pixel.
+_MOST_BY_PIXEL = 1.5
+_FEWEST_CELLS, _MOST_CELLS = 48, 160
 # The box around the hull is found in this many cells, in so much more than the cameras' ball: one
 # wrong camera moves that.
 _BOX_CELLS, _ROOM = 44, 1.2
@@ -82,7 +87,7 @@ class FitSettings:
     """
 
     coarse_steps: int = 200
-    fine_steps: int = 80
+    fine_steps: int = 120
     rays: int = 4096
     most_rays: int = 60_000
     coarse_rate: float = 0.3
@@ -137,7 +142,7 @@ def fit_surface(
         alpha: (v, h, w).
         cameras: v, on the images' device.
         ball: where the object is.
-        cells: of the finest grid, along the longest side; about one a pixel if None.
+        cells: of the finest grid, along the longest side; as the object's thickness asks if None.
 
     Raises: ValueError: the masks agree on nothing.
     Source: NeuS (Wang et al. 2021), with a grid of distances and colors in place of networks.
@@ -155,7 +160,8 @@ def fit_surface(
         )
     if cells is None:
         across = float((box[1] - box[0]).amax()) / _pixel_size(cameras, ball.center)
-        cells = min(_MOST_CELLS, max(_FEWEST_CELLS, round(across)))
+        by_pixel = min(_MOST_BY_PIXEL, _ACROSS_THICKNESS / _thickness(alpha))
+        cells = min(_MOST_CELLS, max(_FEWEST_CELLS, round(across * by_pixel)))
     result = None
     for count, steps, rate in (
         (cells // 2, settings.coarse_steps, settings.coarse_rate),
@@ -286,6 +292,14 @@ def _resized(
     size = [math.ceil(side / factor) for side in (cameras.height, cameras.width)]
     small = F.interpolate(torch.cat([images, alpha[:, None]], dim=1), size, mode="area")
     return small[:, :3], small[:, 3], cameras.resized(*size)
+
+
+def _thickness(alpha: Tensor) -> float:
+    """Width in pixels of a strip as long and as large as the masks (v, h, w) together."""
+    masks = alpha > 0.5
+    outlines = masks & widened(~masks)
+    # A strip has an outline on either side.
+    return 2 * float(masks.sum() / outlines.sum())
 
 
 def _pixel_size(cameras: Cameras, center: Tensor) -> float:
