@@ -10,12 +10,14 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from spad.cameras.cameras import Cameras
     from spad.cameras.formats import load_cameras
+    from spad.data.view_sets import set_from_images
     from spad.geometry.epipolar import epipolar_mask
     from spad.geometry.rays import plucker_map
     from spad.hub.registry import load_model
     from spad.model.autoencoder import PatchAutoencoder
     from spad.model.pipeline import SPADPipeline
     from spad.model.unet import MultiViewUNet
+    from spad.reconstruction.reconstruct import reconstruct
 
 __version__ = "0.1.0"
 
@@ -29,6 +31,8 @@ __all__ = [
     "load_cameras",
     "load_model",
     "plucker_map",
+    "reconstruct",
+    "set_from_images",
 ]
 
 _HOMES = {
@@ -40,6 +44,8 @@ _HOMES = {
     "load_cameras": "spad.cameras.formats",
     "load_model": "spad.hub.registry",
     "plucker_map": "spad.geometry.rays",
+    "reconstruct": "spad.reconstruction.reconstruct",
+    "set_from_images": "spad.data.view_sets",
 }
 
 

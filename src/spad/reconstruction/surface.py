@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -48,6 +49,8 @@ _BAND = 2.5
 # light.
 _REACH = 1.5
 _FAR = 6.0
+# Coarse cells from the hull's surface, within which it is found anew on the finer grid.
+_NEAR_HULL = 4.0
 # Rays start from pixels so near to a mask.
 _AROUND_MASK = 3
 # Of the surface of views that a model drew: they disagree in detail, which makes it rough.
@@ -162,21 +165,23 @@ def fit_surface(
         across = float((box[1] - box[0]).amax()) / _pixel_size(cameras, ball.center)
         by_pixel = min(_MOST_BY_PIXEL, _ACROSS_THICKNESS / _thickness(alpha))
         cells = min(_MOST_CELLS, max(_FEWEST_CELLS, round(across * by_pixel)))
+
+    def to_hull(points: Tensor) -> Tensor:
+        return hull_distance(points, outlines, cameras, cut_off, settings.dissenting, missed)
+
     result = None
     for count, steps, rate in (
         (cells // 2, settings.coarse_steps, settings.coarse_rate),
         (cells, settings.fine_steps, settings.fine_rate),
     ):
         grid = grid_over(*box, count)
-        points = grid.points()
-        hull = hull_distance(points, outlines, cameras, cut_off, settings.dissenting, missed)
-        hull = (hull / grid.cell).clamp(max=_FAR)
         views = _resized(images, alpha, cameras, grid.cell, ball.center)
         if result is None:
+            hull = (to_hull(grid.points()) / grid.cell).clamp(max=_FAR)
             color = torch.full((len(grid), 3), 0.5, device=hull.device)
             start, deepest = DistanceGrid(grid, hull.clone(), color, hull), math.inf
         else:
-            start, deepest = _finer(result, grid, hull), _BAND
+            start, deepest = _finer(result, grid, to_hull), _BAND
         fit = _Fit(start, deepest, *views, ball.center, settings)
         fit.run(steps, rate, generator)
         result = fit.result()
@@ -265,21 +270,31 @@ def grid_over(low: Tensor, high: Tensor, cells: int) -> Grid:
     return Grid((low + high) / 2 - half, cell, (shape[0], shape[1], shape[2]))
 
 
-def _finer(coarse: DistanceGrid, grid: Grid, hull: Tensor) -> DistanceGrid:
+def _finer(coarse: DistanceGrid, grid: Grid, to_hull: Callable[[Tensor], Tensor]) -> DistanceGrid:
     """A fitted grid on the points of a finer one.
 
     What is handed on is how far the surface lies inside of the hull, so that parts of the hull that
     are thinner than a coarse cell stay. Outside of it, where coarse cells make thin parts thick, it
     is put back.
+
+    Args:
+        to_hull: distance of points (n, 3) to the hull, world units; it is asked for near the hull's
+            surface, and farther off the coarse grid tells.
     """
-    carved = (coarse.distance - coarse.hull).clamp(min=0) * (coarse.grid.cell / grid.cell)
-    volume = coarse.grid.volume(torch.cat([carved[:, None], coarse.color], dim=1).T)
-    last = torch.tensor(coarse.grid.shape, device=hull.device) - 1
-    place = (grid.points() - coarse.grid.low) / coarse.grid.cell / last * 2 - 1
+    ratio = coarse.grid.cell / grid.cell
+    carved = (coarse.distance - coarse.hull).clamp(min=0)
+    near = (coarse.hull.abs() < _NEAR_HULL).float()
+    distances = torch.stack([carved * ratio, coarse.hull * ratio, near])
+    volume = coarse.grid.volume(torch.cat([distances, coarse.color.T]))
+    last = torch.tensor(coarse.grid.shape, device=near.device) - 1
+    points = grid.points()
+    place = (points - coarse.grid.low) / coarse.grid.cell / last * 2 - 1
     found = F.grid_sample(
         volume[None], place[None, None, None], align_corners=True, padding_mode="border"
     )[0, :, 0, 0]
-    return DistanceGrid(grid, hull + found[0], found[1:].T, hull)
+    hull, nearby = found[1].clamp(max=_FAR), found[2].nonzero()[:, 0]
+    hull[nearby] = (to_hull(points[nearby]) / grid.cell).clamp(max=_FAR)
+    return DistanceGrid(grid, hull + found[0], found[3:].T, hull)
 
 
 def _resized(
