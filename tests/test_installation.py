@@ -69,6 +69,14 @@ def test_the_command_is_one_of_the_python_that_runs():
     assert Path(words[0]).absolute() == Path(sys.executable).absolute() or words[0] == "uv"
 
 
+def test_a_name_of_the_package_says_what_installs_its_extra():
+    program = "import sys; sys.modules['fast_simplification'] = None; import spad; spad.reconstruct"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    last = done.stderr.splitlines()[-1]
+    assert "reconstruct needs fast_simplification; install it with: " in last
+    assert last.endswith(install_command("mesh"))
+
+
 def test_the_command_is_understood_by_pip(tmp_path):
     # A dry run without an index: it fails for the lack of packages, not for its words.
     words = shlex.split(install_command("plot"))

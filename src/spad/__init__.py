@@ -48,11 +48,24 @@ _HOMES = {
     "set_from_images": "spad.data.view_sets",
 }
 
+# What needs an extra.
+_EXTRAS = {"reconstruct": "mesh"}
+
 
 def __getattr__(name: str) -> object:
     if name not in _HOMES:
         raise AttributeError(f"module 'spad' has no attribute {name!r}")
-    return getattr(import_module(_HOMES[name]), name)
+    try:
+        home = import_module(_HOMES[name])
+    except ModuleNotFoundError as error:
+        if name not in _EXTRAS:
+            raise
+        from spad.installation import install_command
+
+        command = install_command(_EXTRAS[name])
+        message = f"{name} needs {error.name}; install it with: {command}"
+        raise ModuleNotFoundError(message, name=error.name) from error
+    return getattr(home, name)
 
 
 def __dir__() -> list[str]:
