@@ -1,6 +1,8 @@
-"""A picture of an object and, below, its model of eight renders, from cameras of neither.
+"""A picture of an object and, below, its model.
 
-python benchmarks/model_beside_truth.py stag.glb true-views.webp
+    python benchmarks/model_beside_truth.py stag.glb true-views.webp
+
+The model is made of eight renders from a ring of cameras, and both are seen from six others.
 """
 
 import sys

@@ -176,8 +176,10 @@ def test_views_that_a_model_drew_make_a_smooth_surface(table_views, tmp_path, mo
     assert np.array_equal(made("as rendered", smoothness=0.3).vertices, rendered.vertices)
     monkeypatch.setattr(sys.modules[reconstruct.__module__], "_ROUNDS", 0)
     unfiltered = made("unfiltered")
-    bends = [mesh.face_adjacency_angles.mean() for mesh in (drawn, unfiltered, rendered)]
-    assert bends[0] < 0.95 * bends[1] and bends[1] < 0.98 * bends[2]
+    angles = [mesh.face_adjacency_angles for mesh in (drawn, unfiltered, rendered)]
+    # The filter takes bumps away, which are few; smoothness is in all of the surface.
+    assert angles[0].mean() < 0.95 * angles[1].mean()
+    assert np.median(angles[1]) < 0.95 * np.median(angles[2])
     with pytest.raises(ValueError, match="expected --smoothness or --network, got both"):
         replace(config, smoothness=1.0, network=tmp_path)
 

@@ -49,7 +49,8 @@ _BAND = 2.5
 # light.
 _REACH = 1.5
 _FAR = 6.0
-# Coarse cells from the hull's surface, within which it is found anew on the finer grid.
+# Coarse cells from the hull's surface, within which it is found anew on the finer grid; what is
+# farther is `_FAR` fine cells away.
 _NEAR_HULL = 4.0
 # Rays start from pixels so near to a mask.
 _AROUND_MASK = 3
