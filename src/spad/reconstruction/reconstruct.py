@@ -41,6 +41,8 @@ if TYPE_CHECKING:
 
 FEWEST_VIEWS = 3
 _LONGEST_SIDE, _SPLATS_SIDE = 1024, 256
+# Whether views agree is judged on a coarse grid, for which larger masks tell nothing more.
+_JUDGED_SIDE = 256
 # Views within so many degrees of each other see one side of the object.
 _ONE_SIDE_DEG = 75.0
 # Share of the outlines' area that may be missing before it is said.
@@ -383,6 +385,11 @@ def _notes_on_white(views: ViewSet, names: Sequence[str]) -> list[str]:
 def _disagreements(alpha: Tensor, cameras: Cameras, ball: Ball) -> list[Disagreement]:
     if len(cameras) <= FEWEST_VIEWS:
         return []
+    longer = max(cameras.height, cameras.width)
+    if longer > _JUDGED_SIDE:
+        size = [max(1, round(n * _JUDGED_SIDE / longer)) for n in (cameras.height, cameras.width)]
+        alpha = F.interpolate(alpha[:, None], size, mode="area")[:, 0]
+        cameras = cameras.resized(*size)
     return disagreeing_views(outline_distance(alpha), cameras, cuts_off(alpha), ball)
 
 
